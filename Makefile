@@ -1,0 +1,41 @@
+# Two commands set everything up on a fresh machine: `make chat` and `make test`.
+VENV := .venv
+BIN := $(VENV)/bin
+CHAT_ARGS ?=
+
+.PHONY: chat test test-full check format wheel clean
+
+chat: $(VENV)/.run
+	$(BIN)/moe-mlx chat $(CHAT_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-full: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+$(VENV)/.run: pyproject.toml constraints.txt .ci/venv
+	@echo "preparing $(VENV) ..." >&2
+	@sh .ci/venv $(VENV) .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt .ci/venv
+	@echo "preparing $(VENV) ..." >&2
+	@sh .ci/venv $(VENV) ".[dev,plot,web]"
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
