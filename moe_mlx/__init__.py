@@ -1,0 +1,35 @@
+"""moe-mlx: mixture-of-experts models larger than memory, on MLX.
+
+`load` gives `(model, tokenizer)` that every mlx-lm function accepts; `stats` and `reset` look at and empty the
+expert cache behind such a model. Names resolve on first use, so importing the package costs no MLX.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.version import __version__
+
+if TYPE_CHECKING:
+    from moe_mlx.loader import load
+    from moe_mlx.runtime import reset, runtime_of, stats
+
+_HOME = {
+    "load": "moe_mlx.loader",
+    "reset": "moe_mlx.runtime",
+    "runtime_of": "moe_mlx.runtime",
+    "stats": "moe_mlx.runtime",
+}
+
+__all__ = ["__version__", "load", "reset", "runtime_of", "stats"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'moe_mlx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

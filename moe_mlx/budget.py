@@ -1,0 +1,193 @@
+"""From "4GB", "50%" or "auto" to slots per layer, and the memory plan behind it. GB = 10^9 bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moe_mlx.errors import DoesNotFitError, UsageError
+from moe_mlx.store import ExpertLayer
+
+KV_TOKENS = 8192
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MLX_CACHE_SHARE, _MLX_CACHE_FLOOR, _MLX_CACHE_CEILING = 0.05, 64 * 10**6, 10**9
+#: Left to the interpreter, activations and fragmentation when the cap is chosen for the user.
+_HEADROOM_SHARE = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """An expert cache as asked for: bytes, or a share of the routed experts, or neither (auto)."""
+
+    nbytes: int | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Where memory goes, in bytes. `slots` is per MoE layer."""
+
+    slots: tuple[int, ...]
+    expert_cache: int
+    resident_weights: int
+    kv_cache: int
+    mlx_cache: int
+    available: int | None
+    experts_total: int
+
+    @property
+    def total(self) -> int:
+        """Everything the plan accounts for."""
+        return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache
+
+
+def show_bytes(count: float) -> str:
+    """Returns bytes for people: "7.9 MB", "4.0 GB" (powers of ten)."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{int(count)} B"
+
+
+def parse_size(text: str) -> int:
+    """Returns the bytes in "4GB", "512 MiB" or "1000000".
+
+    Raises:
+        UsageError: it is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].lower() not in _UNITS:
+        raise UsageError(f"{text!r} is no size: write bytes with a unit, such as 4GB or 512MB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def parse_cap(value: str | int) -> Cap:
+    """Returns the cap in "auto", "50%", "4GB" or a number of bytes.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UsageError(f"expert_cache is {value!r}: give 'auto', a share such as '50%', or bytes such as '4GB'")
+    if isinstance(value, int):
+        if value <= 0:
+            raise UsageError(f"expert_cache is {value}: give a positive number of bytes")
+        return Cap(nbytes=value)
+    text = value.strip().lower()
+    if text == "auto":
+        return Cap()
+    if text.endswith("%"):
+        try:
+            share = float(text[:-1]) / 100
+        except ValueError:
+            share = math.nan
+        if not 0 < share <= 1:
+            raise UsageError(f"expert_cache {value!r}: a share is more than 0% and at most 100%")
+        return Cap(share=share)
+    try:
+        return Cap(nbytes=parse_size(text))
+    except UsageError as error:
+        raise UsageError(f"expert_cache {error}; or give 'auto' or a share such as 50%") from None
+
+
+def _first(config: Mapping[str, Any], *names: str) -> Any:
+    for scope in (config, config.get("text_config") or {}, config.get("llm_config") or {}):
+        for name in names:
+            if scope.get(name) is not None:
+                return scope[name]
+    return None
+
+
+def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
+    """Estimates the KV cache of `tokens` positions from a config, every layer taken as full attention.
+
+    Latent attention (kv_lora_rank) keeps one compressed vector and the rotary key a position.
+    """
+    layers = int(_first(config, "num_hidden_layers", "n_layers", "n_layer", "num_layers") or 0)
+    if rank := _first(config, "kv_lora_rank"):
+        return int(layers * tokens * (int(rank) + int(_first(config, "qk_rope_head_dim") or 0)) * element_bytes)
+    heads = int(_first(config, "num_attention_heads", "n_heads", "n_head") or 1)
+    kv_heads = int(_first(config, "num_key_value_heads", "n_kv_heads") or heads)
+    hidden = int(_first(config, "hidden_size", "d_model", "n_embd", "model_dim") or 0)
+    head_dim = int(_first(config, "head_dim") or hidden // max(1, heads))
+    return 2 * layers * kv_heads * head_dim * tokens * element_bytes
+
+
+def mlx_cache_bytes(available: int) -> int:
+    """Returns the limit we set on MLX's buffer cache, in bytes."""
+    return int(min(max(available * _MLX_CACHE_SHARE, _MLX_CACHE_FLOOR), _MLX_CACHE_CEILING))
+
+
+def slots_for_share(layers: Sequence[ExpertLayer], share: float) -> tuple[int, ...]:
+    """Returns whole slots per layer, rounded down, at least top_k and at most all."""
+    # The epsilon lets 12.5% of 32 be 4 whatever binary fractions make of it.
+    return tuple(min(layer.experts, max(layer.top_k, int(share * layer.experts + 1e-9))) for layer in layers)
+
+
+def cache_bytes(layers: Sequence[ExpertLayer], slots: Sequence[int]) -> int:
+    """Returns the bytes of the banks."""
+    return sum(layer.expert_nbytes * count for layer, count in zip(layers, slots, strict=True))
+
+
+def plan_memory(
+    layers: Sequence[ExpertLayer],
+    cap: Cap,
+    *,
+    resident_weights: int,
+    kv_cache: int,
+    available: int,
+    per_layer_extra: int = 0,
+) -> MemoryPlan:
+    """Chooses the slots of each layer.
+
+    Args:
+        layers: The MoE layers.
+        cap: What was asked for.
+        resident_weights: Bytes of every weight that is no routed expert.
+        kv_cache: Bytes of the KV cache to come.
+        available: Memory that may be used, in bytes.
+        per_layer_extra: Bytes of staging and audit buffers.
+
+    Raises:
+        DoesNotFitError: below top_k slots a layer, or above what memory holds; names both ends.
+    """
+    total = sum(layer.nbytes for layer in layers)
+    floor = cache_bytes(layers, [layer.top_k for layer in layers])
+    mlx_cache = mlx_cache_bytes(available)
+    ceiling = available - resident_weights - kv_cache - mlx_cache - per_layer_extra
+    largest = min(total, max(0, ceiling))
+
+    def refuse(what: str) -> DoesNotFitError:
+        ends = f"the smallest expert cache is {show_bytes(floor)} (top_k experts a layer, {floor / total:.1%})"
+        if largest >= floor:
+            ends += f", the largest that fits here {show_bytes(largest)} ({largest / total:.0%} of {show_bytes(total)})"
+        else:
+            ends += (
+                f", and only {show_bytes(max(0, ceiling))} are left here beside {show_bytes(resident_weights)} of "
+                f"resident weights and {show_bytes(kv_cache)} of KV cache: free memory, or choose a smaller model "
+                "or --max-kv-size"
+            )
+        return DoesNotFitError(f"{what}: {ends}")
+
+    if cap.share is not None:
+        share = cap.share
+        if share * total < floor - 1:
+            raise refuse(f"an expert cache of {share:.3%} is too small")
+    elif cap.nbytes is not None:
+        share = min(1.0, cap.nbytes / total)
+        if cap.nbytes < floor:
+            raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} is too small")
+    else:
+        share = min(1.0, (ceiling - available * _HEADROOM_SHARE) / total)
+        if share * total < floor:
+            share = floor / total
+    slots = slots_for_share(layers, share)
+    wanted = cache_bytes(layers, slots)
+    if cap.nbytes is not None and wanted > cap.nbytes:
+        raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} leaves some layer fewer slots than its top_k")
+    if wanted > ceiling:
+        raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
+    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total)

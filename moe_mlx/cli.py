@@ -1,0 +1,74 @@
+"""The `moe-mlx` command: finds the verb, imports only that verb, turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from moe_mlx.errors import MoeMlxError
+from moe_mlx.version import __version__
+
+#: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.
+VERBS: dict[str, str] = {
+    "chat": "talk to a model, its expert cache alive beside the conversation",
+    "generate": "answer one prompt",
+    "convert": "reshard an MLX checkpoint into one file per expert",
+    "verify": "re-read every digest of a store",
+    "inspect": "layers, experts, sizes and what caps mean for a store or checkpoint",
+    "bench": "measure decode and prefill against mlx-lm itself, in one run",
+}
+
+INTERRUPTED = 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="moe-mlx",
+        description="Run mixture-of-experts models larger than memory, on MLX.",
+        epilog=f"verbs:\n{verbs}\n\n`moe-mlx VERB --help` explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"moe-mlx {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=VERBS, help="what to do; see below")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        argv: Arguments after the program's name; `sys.argv[1:]` by default.
+
+    Returns:
+        0 ok, 1 failure, 2 usage, 3 store missing or corrupt, 4 does not fit, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    verb = parser.parse_args(words[:1]).verb
+    try:
+        command = import_module(f"moe_mlx.commands.{verb}")
+        verb_parser = argparse.ArgumentParser(prog=f"moe-mlx {verb}", description=command.__doc__)
+        command.add_arguments(verb_parser)
+        return int(command.run(verb_parser.parse_args(words[1:])) or 0)
+    except MoeMlxError as error:
+        print(f"moe-mlx {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; keep the interpreter's own flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Talks to a model, its expert cache alive beside the conversation. `--plain` is a line mode without the app."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments, open_session
+from moe_mlx.errors import MoeMlxError
+
+if TYPE_CHECKING:
+    from moe_mlx.session import Message, Session
+
+HELP = (
+    "type a message; /new starts over, /regenerate answers again, /stats shows the cache, /quit leaves; "
+    "Ctrl-C stops an answer"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx chat`."""
+    parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
+    add_model_arguments(parser)
+    add_sampling_arguments(parser, max_tokens=1024)
+    if find_spec("moe_mlx_tui.arguments") is not None:
+        from moe_mlx_tui.arguments import add_arguments as add_app_arguments
+
+        add_app_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Opens the app on a terminal, the line mode elsewhere."""
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if getattr(args, "web", None) or (not args.plain and on_terminal):
+        from moe_mlx_tui.app import run_app
+
+        return int(run_app(args))
+    return line_mode(args)
+
+
+def line_mode(args: argparse.Namespace) -> int:
+    """Reads a message a line and answers; a status line on standard error follows each answer."""
+    session = open_session(args)
+    talk = Conversation(session, args.system_prompt)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(HELP, file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            print("\n/quit leaves", file=sys.stderr)
+            continue
+        if line in ("/quit", "/exit"):
+            break
+        if line:
+            talk.turn(line)
+    session.runtime.close()
+    return 0
+
+
+class Conversation:
+    """The messages so far, and what to do with the next line."""
+
+    def __init__(self, session: Session, system_prompt: str | None) -> None:
+        self.session, self.system_prompt = session, system_prompt
+        self.messages: list[Message] = []
+        self.commands: dict[str, Callable[[], None]] = {
+            "/new": self.new, "/regenerate": self.regenerate, "/stats": self.stats, "/help": self.help,
+        }  # fmt: skip
+        self.new()
+
+    def new(self) -> None:
+        """Starts over; the system prompt stays."""
+        self.messages = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        self.session.forget()
+
+    def regenerate(self) -> None:
+        """Answers the latest message again."""
+        if self.messages and self.messages[-1]["role"] == "assistant":
+            self.messages.pop()
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.answer()
+
+    def stats(self) -> None:
+        """Prints the running totals of decode."""
+        totals: Any = self.session.runtime.stats.decode
+        print(
+            f"[decode so far: {totals.tokens} tokens, hit {totals.hit_rate:.1%}, swapped {totals.swapped_share:.1%}, "
+            f"{totals.bytes_read} bytes read, {totals.read_backs} read-backs]",
+            file=sys.stderr,
+        )
+
+    def help(self) -> None:
+        """Prints what can be typed."""
+        print(HELP, file=sys.stderr)
+
+    def turn(self, line: str) -> None:
+        """Does what one line asks."""
+        if (command := self.commands.get(line)) is not None:
+            command()
+            return
+        self.messages.append({"role": "user", "content": line})
+        self.answer()
+
+    def answer(self) -> None:
+        """Answers the latest message; Ctrl-C keeps what was said so far, an error takes the message back."""
+        from moe_mlx.commands.generate import describe
+
+        stop = threading.Event()
+        parts: list[str] = []
+        stream = self.session.answer(self.session.encode(self.messages), stop=stop)
+        try:
+            while True:
+                try:
+                    piece = next(stream)
+                except StopIteration:
+                    break
+                parts.append(piece.text)
+                print(piece.text, end="", flush=True)
+        except KeyboardInterrupt:
+            stream.close()
+            print(" [stopped]", end="")
+        except MoeMlxError as error:
+            print(flush=True)
+            print(f"error: {error}", file=sys.stderr)
+            self.messages.pop()
+            return
+        print(flush=True)
+        self.messages.append({"role": "assistant", "content": "".join(parts)})
+        if self.session.last is not None:
+            print(describe(self.session, self.session.last), file=sys.stderr)
+            if self.session.last.refilled:
+                print(f"[{self.session.last.refilled}]", file=sys.stderr)

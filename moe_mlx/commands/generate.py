@@ -1,0 +1,97 @@
+"""Answers one prompt. Text goes to standard output as it is made, a summary to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments, open_session
+
+if TYPE_CHECKING:
+    from moe_mlx.session import Answer, Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx generate`."""
+    parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
+    parser.add_argument("--prefill-response", help="the answer begins with this")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of text")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
+    add_model_arguments(parser)
+    add_sampling_arguments(parser, max_tokens=100)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Loads, answers, sums up."""
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    session = open_session(args)
+    messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+    messages.append({"role": "user", "content": prompt})
+    tokens = session.encode(messages, prefill_response=args.prefill_response)
+    for piece in session.answer(tokens):
+        if not args.json:
+            print(piece.text, end="", flush=True)
+    answer = session.last
+    assert answer is not None
+    if args.json:
+        json.dump(summary(session, answer), sys.stdout, ensure_ascii=False)
+    print(flush=True)
+    if not args.quiet and not args.json:
+        print(describe(session, answer), file=sys.stderr)
+    session.runtime.close()
+    return 0
+
+
+def summary(session: Session, answer: Answer) -> dict[str, Any]:
+    """Returns an answer and its counts under the names that scripts read; hits and misses are decode's."""
+    import mlx.core as mx
+
+    runtime = session.runtime
+    return {
+        "text": answer.text,
+        "tokens": list(answer.tokens),
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "generation_tokens": len(answer.tokens),
+        "prompt_tps": answer.prompt_tps,
+        "generation_tps": answer.generation_tps,
+        "peak_memory_bytes": mx.get_peak_memory(),
+        "expert_cache_bytes": runtime.expert_cache_bytes,
+        "slots_per_layer": runtime.slots_per_layer,
+        "hits": answer.decode.hits,
+        "misses": answer.decode.misses,
+        "hit_rate": answer.decode.hit_rate,
+        "bytes_read": answer.decode.bytes_read,
+        "swapped": answer.decode.swapped,
+        "weight_moved": answer.decode.weight_moved,
+        "read_backs": answer.decode.read_backs,
+        "wait_seconds": answer.decode.wait_seconds,
+        "discarded_steps": answer.discarded_steps,
+        "routing": runtime.routing.routing,
+        "route_lambda": runtime.routing.route_lambda,
+        "prefill": {
+            "hits": answer.prefill.hits,
+            "misses": answer.prefill.misses,
+            "bytes_read": answer.prefill.bytes_read,
+            "tokens": answer.prefill.tokens,
+        },
+    }
+
+
+def describe(session: Session, answer: Answer) -> str:
+    """Returns the summary in one line, for people."""
+    from moe_mlx.budget import show_bytes
+
+    decode, runtime = answer.decode, session.runtime
+    parts = [
+        f"{len(answer.tokens)} tokens at {answer.generation_tps:.1f}/s",
+        f"prompt {answer.prompt_tokens}" + (f" ({answer.reused_tokens} kept)" if answer.reused_tokens else ""),
+        f"hit {decode.hit_rate:.0%}",
+        f"read {show_bytes(decode.bytes_read + answer.prefill.bytes_read)}",
+        f"swapped {decode.swapped_share:.1%}",
+        f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
+        runtime.routing.describe(),
+    ]
+    return "[" + ", ".join(parts) + "]"

@@ -1,0 +1,148 @@
+"""Arguments that every verb with a model shares. Spellings are mlx_lm.generate's where it has them; no MLX here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlx import nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from moe_mlx.session import CacheSettings, Sampling, Session
+
+ROUTINGS = ("exact", "cache-prior", "max-rank", "cumulative")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what names a model, its cap and its routing."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", default="demo", help="store, MLX checkpoint folder, or hub repository (default: the embedded demo)"
+    )
+    model.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    model.add_argument("--adapter-path", help="LoRA adapter on attention, router or dense weights")
+    model.add_argument("--trust-remote-code", action="store_true", help="allow code that the model or tokenizer brings")
+    cache = parser.add_argument_group("expert cache")
+    cache.add_argument(
+        "--expert-cache",
+        metavar="CAP",
+        help="bytes (4GB), a share of the routed experts (50%%), or auto (default: auto; 50%% for the demo)",
+    )
+    cache.add_argument("--evict", choices=("lru", "lfu"), default="lru", help="which expert gives way (default: lru)")
+    cache.add_argument("--readers", type=int, default=4, help="threads that read experts (default: 4)")
+    cache.add_argument(
+        "--decode",
+        choices=("auto", "native", "readback"),
+        default="auto",
+        help="where decode routes: inside the graph (native) or in Python after a read-back (default: auto)",
+    )
+    cache.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
+    routing = parser.add_argument_group("routing (decode only; prompts are always routed exactly)")
+    routing.add_argument("--routing", choices=ROUTINGS, default="cache-prior", help="(default: cache-prior)")
+    routing.add_argument("--route-lambda", type=float, metavar="L", help="strength of cache-prior, 0 to 1")
+    routing.add_argument("--route-top-j", type=int, metavar="J", help="true top experts that are never displaced")
+    routing.add_argument("--route-max-rank", type=int, metavar="M", help="max-rank: residents stand in from the top M")
+    routing.add_argument("--route-mass", type=float, metavar="P", help="cumulative: ... from the top that hold mass P")
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Adds sampling, the prompt's form and the KV cache."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--max-tokens", "-m", type=int, default=max_tokens, help=f"(default: {max_tokens})")
+    group.add_argument("--temp", type=float, default=0.0, help="temperature; 0 is greedy (default: 0)")
+    group.add_argument("--top-p", type=float, default=1.0, help="(default: 1)")
+    group.add_argument("--min-p", type=float, default=0.0, help="(default: 0)")
+    group.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens (default: 0, all)")
+    group.add_argument("--min-tokens-to-keep", type=int, default=1, help="for --min-p (default: 1)")
+    group.add_argument("--xtc-probability", type=float, default=0.0, help="(default: 0)")
+    group.add_argument("--xtc-threshold", type=float, default=0.0, help="(default: 0)")
+    group.add_argument("--repetition-penalty", type=float, help="penalise repeated tokens")
+    group.add_argument("--seed", type=int, help="seed of the sampler")
+    prompt = parser.add_argument_group("prompt")
+    prompt.add_argument("--system-prompt", help="system message for the chat template")
+    prompt.add_argument("--ignore-chat-template", action="store_true", help="give the prompt to the model as it is")
+    prompt.add_argument("--use-default-chat-template", action="store_true", help="use the tokenizer's default template")
+    prompt.add_argument("--chat-template-config", metavar="JSON", help="arguments for the chat template, one object")
+    prompt.add_argument(
+        "--extra-eos-token", nargs="+", default=(), metavar="TOKEN", help="more tokens that end an answer"
+    )
+    kv = parser.add_argument_group("KV cache")
+    kv.add_argument("--max-kv-size", type=int, help="tokens to keep at most (rotating)")
+    kv.add_argument("--prefill-step-size", type=int, default=2048, help="prompt tokens at a time (default: 2048)")
+    kv.add_argument("--kv-bits", type=int, help="quantise the KV cache")
+    kv.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")
+    kv.add_argument("--quantized-kv-start", type=int, default=5000, help="(default: 5000)")
+
+
+def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the routing that was asked for, as `moe_mlx.load` takes it; what was not given keeps its default."""
+    names = ("routing", "route_lambda", "route_top_j", "route_max_rank", "route_mass")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def load_model(args: argparse.Namespace) -> tuple[nn.Module, TokenizerWrapper]:
+    """Loads what the arguments name; remarks go to standard error."""
+    if args.readers < 1:
+        raise UsageError(f"--readers is {args.readers}: give 1 or more")
+    from moe_mlx.loader import load
+
+    tokenizer_config = {"trust_remote_code": True} if args.trust_remote_code else {}
+    model, tokenizer = load(
+        args.model,
+        expert_cache=args.expert_cache,
+        evict=args.evict,
+        readers=args.readers,
+        verify_reads=not args.no_verify,
+        adapter_path=args.adapter_path,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        tokenizer_config=tokenizer_config,
+        max_kv_size=getattr(args, "max_kv_size", None),
+        say=lambda line: print(line, file=sys.stderr),
+        **routing_arguments(args),
+    )
+    for token in getattr(args, "extra_eos_token", ()):
+        tokenizer.add_eos_token(token)
+    if getattr(args, "use_default_chat_template", False) and tokenizer.chat_template is None:
+        tokenizer.chat_template = tokenizer.default_chat_template
+    return model, tokenizer
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Returns the sampling that was asked for."""
+    from dataclasses import fields
+
+    from moe_mlx.session import Sampling
+
+    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
+
+
+def caching_of(args: argparse.Namespace) -> CacheSettings:
+    """Returns the KV cache settings that were asked for."""
+    from dataclasses import fields
+
+    from moe_mlx.session import CacheSettings
+
+    return CacheSettings(**{field.name: getattr(args, field.name) for field in fields(CacheSettings)})
+
+
+def open_session(args: argparse.Namespace) -> Session:
+    """Checks the arguments, loads the model and opens a conversation with it."""
+    template: dict[str, Any] = {}
+    if args.chat_template_config:
+        try:
+            template = json.loads(args.chat_template_config)
+        except ValueError as error:
+            raise UsageError(f"--chat-template-config is no JSON: {error}") from error
+        if not isinstance(template, dict):
+            raise UsageError("--chat-template-config holds no object")
+    from moe_mlx.session import Session
+
+    sampling, caching = sampling_of(args), caching_of(args)
+    model, tokenizer = load_model(args)
+    return Session(model, tokenizer, sampling, caching, template, raw=args.ignore_chat_template)

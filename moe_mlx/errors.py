@@ -1,0 +1,56 @@
+"""One tree of exceptions: each says what is wrong, where, and what to do next, and carries its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MoeMlxWarning(UserWarning):
+    """Something a user should hear of once: a fallback taken, a family routed exactly."""
+
+
+class MoeMlxError(Exception):
+    """Root of every error raised on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(MoeMlxError):
+    """A parameter or an argument that cannot be taken."""
+
+    exit_code = 2
+
+
+class UnsupportedModelError(UsageError):
+    """A model that is no mixture of experts, or whose experts are laid out in a way we do not know."""
+
+
+class StoreError(MoeMlxError):
+    """A store or checkpoint that is missing, incomplete or corrupt."""
+
+    exit_code = 3
+
+
+class StoreMissingError(StoreError):
+    """No store, checkpoint or file where one was named."""
+
+
+class StoreCorruptError(StoreError):
+    """Bytes on disk that contradict their own description."""
+
+
+class ExpertReadError(StoreCorruptError):
+    """One expert could not be read whole: names layer, expert and file."""
+
+    def __init__(self, layer: int, expert: int, path: Path | str, reason: str) -> None:
+        self.layer, self.expert, self.path, self.reason = layer, expert, Path(path), reason
+        super().__init__(
+            f"layer {layer}, expert {expert}: {reason} ({path}). "
+            "Run `moe-mlx verify` on the store; convert again if it reports damage."
+        )
+
+
+class DoesNotFitError(MoeMlxError):
+    """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
+
+    exit_code = 4

@@ -1,0 +1,158 @@
+"""The expert cache of one MoE layer: its table, its slots, its policy and its log, brought together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+
+from moe_mlx.reading import ReaderPool
+from moe_mlx.records import DECODE, EventLog
+from moe_mlx.residency import ResidencyTable
+from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
+from moe_mlx.slots import SlotBank
+from moe_mlx.store import ExpertLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mlx import nn
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeEvent:
+    """One token in one layer, as `eval` scores it and a trace keeps it.
+
+    Attributes:
+        index: MoE ordinal of the layer.
+        step: Number of the model call.
+        scores: float32 `[E]`, what the model ranks by; it and the next two empty where no adapter knows the router.
+        raw: float32 `[E]`, the same before groups were masked.
+        weigh: float32 `[E]`, what the model weighs by.
+        exact: The model's own choice in its own order.
+        touched: The experts used, distinct, in touch order.
+    """
+
+    index: int
+    step: int
+    scores: Scores
+    raw: Scores
+    weigh: Scores
+    exact: tuple[int, ...]
+    touched: tuple[int, ...]
+
+
+@dataclass
+class StepCounter:
+    """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
+
+    step: int = 0
+    last_index: int = -1
+    on_begin: list[Callable[[], None]] = field(default_factory=list)
+
+    def enter(self, index: int) -> int:
+        """Returns the number of the call under way, as MoE layer `index` is entered."""
+        if index <= self.last_index or self.last_index < 0:
+            self.step += 1
+            for call in self.on_begin:
+                call()
+        self.last_index = index
+        return self.step
+
+
+class LayerCache:
+    """What `CappedSwitch` asks: bring these experts in and tell me their slots."""
+
+    def __init__(
+        self, spec: ExpertLayer, table: ResidencyTable, bank: SlotBank, pool: ReaderPool, policy: RoutingPolicy,
+        log: EventLog, counter: StepCounter, inner: nn.Module,
+    ) -> None:  # fmt: skip
+        self.spec, self.table, self.bank, self.pool = spec, table, bank, pool
+        self.policy, self.log, self.counter, self.inner = policy, log, counter, inner
+        self.spans: list[mx.array] = []
+        self.selected: tuple[mx.array, mx.array] | None = None
+        self.recorder: Callable[[DecodeEvent], None] | None = None
+        self.observed: tuple[mx.array, mx.array, mx.array] | None = None
+        self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
+
+    @property
+    def full(self) -> bool:
+        """Whether every expert has a slot, so that routing need not be looked at."""
+        return self.table.slots == self.table.experts
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the policy may change a choice."""
+        return not self.policy.lossless and not self.full
+
+    def record(self, scores: Scores, raw: Scores, weigh: Scores, exact: Sequence[int], touched: Sequence[int]) -> None:
+        """Hands one decode event to the recorder, if there is one."""
+        if self.recorder is not None:
+            self.recorder(
+                DecodeEvent(self.spec.index, self.counter.step, scores, raw, weigh, tuple(exact), tuple(touched))
+            )
+
+    def resident_mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Returns bool `[E]`: what is in memory now."""
+        return np.frombuffer(self.table.slot_of, dtype=np.int32) >= 0
+
+    def real(self, experts: Iterable[int]) -> list[int]:
+        """Returns those that are experts of this layer; greater numbers are none."""
+        return [expert for expert in experts if expert < self.table.experts]
+
+    def take_spans(self) -> None:
+        """Adds the ranges observed since the last call, token by token, to the running mean."""
+        if self.spans:
+            spans, self.spans = self.spans, []
+            for span in np.concatenate([np.array(rows, dtype=np.float32).reshape(-1) for rows in spans]).tolist():
+                self.table.observe_range(span)
+
+    def choose(self, scores: Scores, exact: list[int], raw: Scores) -> Choice:
+        """Applies the policy to one token, whose range counts first.
+
+        Args:
+            scores: float32 `[E]` that the model ranks by.
+            exact: The model's own choice in its own order.
+            raw: float32 `[E]`, the same scores before groups were masked; the range is taken of these.
+        """
+        self.take_spans()
+        delta = self.table.observe_range(finite_range(raw))
+        resident = self.resident_mask()
+        if scores.size > resident.size:  # what needs no memory is always there
+            resident = np.append(resident, np.ones(scores.size - resident.size, dtype=np.bool_))
+        return choose(self.policy, scores, exact, resident, delta)
+
+    def decode(self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float) -> list[int]:
+        """Brings one token's experts in.
+
+        Args:
+            experts: The chosen, in computing order; may repeat.
+            touch_order: The same, distinct, the heaviest first.
+            swapped: How many of them exact routing would not have chosen.
+            moved: Exact router weight of the displaced.
+
+        Returns:
+            The slots of `experts`.
+
+        Raises:
+            ExpertReadError: a read failed. The table is consistent, the failed slot empty.
+        """
+        admission = self.table.begin(touch_order)
+        bytes_read = waited = 0
+        if admission.misses:
+            self.bank.settle()
+            bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        step = self.counter.step
+        hits, misses = len(admission.hits), len(admission.misses)
+        self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses), moved)
+        slot_of = self.table.slot_of
+        return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
+
+    def fill(self, experts: Sequence[int]) -> int:
+        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read."""
+        admission = self.table.begin(experts)
+        self.bank.settle()
+        bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        return bytes_read

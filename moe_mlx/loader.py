@@ -1,0 +1,170 @@
+"""`moe_mlx.load`: a store or an MLX checkpoint in, `(model, tokenizer)` out, accepted by every mlx-lm function."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_tokenizer
+
+from moe_mlx.adapters import apply_adapters
+from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, parse_cap, plan_memory
+from moe_mlx.checkpoints import resolve
+from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
+from moe_mlx.errors import MoeMlxWarning
+from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.layer import LayerCache, StepCounter
+from moe_mlx.memory import recommended_bytes
+from moe_mlx.reading import DEFAULT_READERS, ReaderPool
+from moe_mlx.records import Ledger
+from moe_mlx.residency import ResidencyTable
+from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.registry import adapt
+from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, DEFAULT_ROUTING, RoutingSettings
+from moe_mlx.runtime import Runtime, attach
+from moe_mlx.skeleton import build, replace_module
+from moe_mlx.slots import SlotBank
+from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.switch import CappedSwitch
+
+
+def load(
+    path_or_repo: str | Path = DEMO,
+    *,
+    expert_cache: str | int | None = None,
+    routing: str = DEFAULT_ROUTING,
+    route_lambda: float = DEFAULT_LAMBDA,
+    route_top_j: int | None = None,
+    route_max_rank: int | None = None,
+    route_mass: float = DEFAULT_MASS,
+    evict: str = DEFAULT_EVICTION,
+    max_kv_size: int | None = None,
+    readers: int = DEFAULT_READERS,
+    verify_reads: bool = True,
+    adapter_path: str | None = None,
+    tokenizer_config: dict[str, Any] | None = None,
+    model_config: dict[str, Any] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> tuple[nn.Module, TokenizerWrapper]:
+    """Loads a mixture-of-experts model under a capped expert cache.
+
+    Args:
+        path_or_repo: A store made by `moe-mlx convert`, an MLX checkpoint (runs in place), a hub repository, or "demo".
+        expert_cache: Bytes ("4GB"), a share of the routed experts ("50%"), or "auto". By default "auto", and "50%" for
+            the demo.
+        routing: "exact", "cache-prior", "max-rank" or "cumulative". Prompts are always routed exactly.
+        route_lambda: Strength of Cache-Prior, in [0, 1]; 0 is exact routing.
+        route_top_j: True top experts that are never displaced.
+        route_max_rank: M of Max-Rank.
+        route_mass: p of Cumulative, in [0, 1].
+        evict: "lru" or "lfu".
+        max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
+        readers: Threads that read experts.
+        verify_reads: Whether every expert read from a store is checked against its digest.
+        adapter_path: A LoRA adapter on attention, router or dense weights.
+        tokenizer_config: Passed to mlx-lm's tokenizer loading.
+        model_config: Overrides of the model's config.
+        revision: Branch, tag or commit of a hub repository.
+        trust_remote_code: Whether a model may bring its own code.
+        say: Gets one-line remarks (running in place, exact routing); by default they are warnings.
+
+    Returns:
+        mlx-lm's model and tokenizer; `moe_mlx.runtime_of(model)` is the cache behind it.
+
+    Raises:
+        UsageError: a parameter that cannot be taken.
+        StoreError: the model is missing, incomplete or corrupt.
+        DoesNotFitError: the expert cache is below its floor or above what memory holds.
+    """
+    settings = RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass)
+    make_eviction(evict)
+    if expert_cache is None:
+        expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
+    cap = parse_cap(expert_cache)
+    remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=3))
+    folder = resolve(path_or_repo, revision)
+    source = open_source(folder, verify=verify_reads)
+    try:
+        available = recommended_bytes()
+        config = dict(source.config)
+        plan = plan_memory(
+            source.layers,
+            cap,
+            resident_weights=source.resident_nbytes,
+            kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, 2),
+            available=available,
+        )
+        mx.set_cache_limit(plan.mlx_cache)
+        model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
+        runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
+        if adapter_path is not None:
+            apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
+        mx.eval(model.parameters())
+        runtime.fill_whole_layers()
+        tokenizer = load_tokenizer(folder, tokenizer_config, eos_token_ids=config.get("eos_token_id"))
+    except BaseException:
+        source.close()
+        raise
+    _remarks(runtime, folder, remark)
+    return model, tokenizer
+
+
+def _is_demo(path_or_repo: str | Path) -> bool:
+    if str(path_or_repo) == DEMO:
+        return True
+    try:
+        return Path(path_or_repo).expanduser().resolve() == demo_path().resolve()
+    except OSError:
+        return False
+
+
+def _assemble(
+    model: nn.Module,
+    config: dict[str, Any],
+    source: ExpertSource,
+    switches: list[tuple[str, nn.Module]],
+    plan: MemoryPlan,
+    settings: RoutingSettings,
+    evict: str,
+    readers: int,
+) -> Runtime:
+    """Puts a capped switch in every switch's place."""
+    pool, ledger, counter = ReaderPool(source, readers), Ledger(len(source.layers)), StepCounter()
+    caches: list[LayerCache] = []
+    routed = True
+    for layer, count, (path, inner) in zip(source.layers, plan.slots, switches, strict=True):
+        bank = SlotBank(layer.tensors, count)
+        bank.install(inner)
+        table = ResidencyTable(layer.experts, count, make_eviction(evict))
+        log = ledger.logs[layer.index]
+        cache = LayerCache(layer, table, bank, pool, Exact(), log, counter, inner)
+        replace_module(model, path, CappedSwitch(cache))
+        routed = adapt(model, path) and routed
+        caches.append(cache)
+    runtime = Runtime(model, config, source, pool, ledger, counter, caches, settings, evict, plan, routed)
+    if routed:
+        runtime.set_routing()
+    attach(model, runtime)
+    return runtime
+
+
+def _remarks(runtime: Runtime, folder: Path, remark: Callable[[str], None]) -> None:
+    lossy_asked = runtime.routing.routing != "exact" and not all(cache.full for cache in runtime.layers)
+    if lossy_asked and not runtime.routed:
+        family = runtime.config.get("model_type", "this family")
+        remark(f"{family}: no routing adapter knows this model's router, so it is routed exactly (moe-mlx families)")
+    elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
+        remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
+    if runtime.source.in_place and not all(cache.full for cache in runtime.layers):
+        runs = len(runtime.source.byte_ranges(0, 0))
+        remark(
+            f"{folder.name}: running in place, {runs} reads an expert and no digests; "
+            "`moe-mlx convert` makes it one checked read"
+        )

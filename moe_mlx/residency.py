@@ -1,0 +1,167 @@
+"""Which expert of a layer sits in which slot: one table per layer, pure Python, no arrays of any framework.
+
+The table's numbers live in `array.array`s so that the in-graph primitive works on the very same memory: there is one
+owner of the state, whoever runs the step.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moe_mlx.eviction import Eviction, make_eviction
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One expert that has to be read: its slot holds nothing until `ResidencyTable.commit`."""
+
+    expert: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What one event (a token at decode, a wave of a prompt) does to a layer.
+
+    Attributes:
+        hits: Experts that were resident before the event.
+        misses: Experts to be read, with the slot each goes to, in the order of `begin`'s argument.
+        evicted: Experts that lost their slot.
+    """
+
+    hits: tuple[int, ...]
+    misses: tuple[Placement, ...]
+    evicted: tuple[int, ...]
+
+
+class ResidencyTable:
+    """Slots and clocks of one MoE layer.
+
+    An event is `begin`, the reads, then `commit` for each read that arrived whole or `forget` for each that did not.
+    Between them a slot that is being filled belongs to nobody, so it can never be served half-filled.
+
+    Attributes:
+        slot_of: int32 `[E]`, the slot of each expert, -1 where absent.
+        owner: int32 `[S]`, the expert in each slot, -1 where empty.
+        used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
+        heat: float64 `[E]`, for the aged LFU.
+        whole: int64 `[2]`: the clock, and the tokens in the running range.
+        reals: float64 `[2]`: the LFU gain, and the sum of logit ranges.
+    """
+
+    CLOCK: ClassVar[int] = 0
+    RANGE_TOKENS: ClassVar[int] = 1
+    GAIN: ClassVar[int] = 0
+    RANGE_SUM: ClassVar[int] = 1
+
+    def __init__(self, experts: int, slots: int, eviction: Eviction | None = None) -> None:
+        if not 0 < slots <= experts:
+            raise ValueError(f"{slots} slots for {experts} experts")
+        self.experts, self.slots = experts, slots
+        self.eviction = eviction or make_eviction("lru")
+        self.slot_of = array("i", [-1]) * experts
+        self.owner = array("i", [-1]) * slots
+        self.used = array("q", [0]) * slots
+        self.heat = array("d", [0.0]) * experts
+        self.whole = array("q", [0, 0])
+        self.reals = array("d", [1.0, 0.0])
+
+    @property
+    def resident(self) -> list[int]:
+        """Experts in memory, by slot."""
+        return [expert for expert in self.owner if expert >= 0]
+
+    def begin(self, chosen: Sequence[int], protect: Collection[int] = ()) -> Admission:
+        """Touches what is resident and clears a slot for each expert that is not.
+
+        Hits and misses are judged against one snapshot, taken before anything moves; an expert of this event is
+        never its victim.
+
+        Args:
+            chosen: Distinct experts in touch order: the first is the oldest of this event.
+            protect: Slots that must not be emptied, for instance those that queued work still reads.
+
+        Raises:
+            ValueError: more experts than slots that may be emptied.
+        """
+        since = self.whole[self.CLOCK]
+        hits: list[int] = []
+        absent: list[tuple[int, int]] = []
+        for place, expert in enumerate(chosen, start=1):
+            self.eviction.touch(self, expert)
+            slot = self.slot_of[expert]
+            if slot >= 0:
+                self.used[slot] = since + place
+                hits.append(expert)
+            else:
+                absent.append((expert, since + place))
+        self.whole[self.CLOCK] = since + len(chosen)
+        misses: list[Placement] = []
+        evicted: list[int] = []
+        for expert, stamp in absent:
+            slot = self.eviction.victim(self, since, protect)
+            if slot < 0:
+                for placed in misses:
+                    self.forget(placed.slot)
+                raise ValueError(
+                    f"{len(chosen)} experts do not fit {self.slots} slots, {len(protect)} of them protected"
+                )
+            if (loser := self.owner[slot]) >= 0:
+                self.slot_of[loser] = -1
+                self.owner[slot] = -1
+                evicted.append(loser)
+            self.used[slot] = stamp
+            misses.append(Placement(expert, slot))
+        self.eviction.end_event(self)
+        return Admission(tuple(hits), tuple(misses), tuple(evicted))
+
+    def commit(self, placement: Placement) -> None:
+        """Makes a slot valid: its expert has been read whole."""
+        self.owner[placement.slot] = placement.expert
+        self.slot_of[placement.expert] = placement.slot
+
+    def forget(self, slot: int) -> None:
+        """Leaves a slot empty: its read failed, was cancelled, or its bytes are no longer trusted."""
+        if (expert := self.owner[slot]) >= 0:
+            self.slot_of[expert] = -1
+        self.owner[slot] = -1
+        self.used[slot] = 0
+
+    def observe_range(self, span: float) -> float:
+        """Adds one token's logit range and returns the running mean, this token included."""
+        self.reals[self.RANGE_SUM] += span
+        self.whole[self.RANGE_TOKENS] += 1
+        return self.reals[self.RANGE_SUM] / self.whole[self.RANGE_TOKENS]
+
+    def touch(self, experts: Iterable[int]) -> None:
+        """Renews the clocks of resident experts, the first becoming the oldest, without an event of their own."""
+        for expert in experts:
+            slot = self.slot_of[expert]
+            if slot >= 0:
+                self.whole[self.CLOCK] += 1
+                self.used[slot] = self.whole[self.CLOCK]
+
+    def hottest(self) -> list[int]:
+        """Resident experts, most worth keeping first (latest use)."""
+        slots = [slot for slot in range(self.slots) if self.owner[slot] >= 0]
+        return [self.owner[slot] for slot in sorted(slots, key=self.used.__getitem__, reverse=True)]
+
+    def reset(self) -> None:
+        """Empties residency, clocks, heats and the running range, in place."""
+        for field, value in ((self.slot_of, -1), (self.owner, -1), (self.used, 0)):
+            for place in range(len(field)):
+                field[place] = value
+        for expert in range(self.experts):
+            self.heat[expert] = 0.0
+        self.whole[self.CLOCK] = self.whole[self.RANGE_TOKENS] = 0
+        self.reals[self.GAIN], self.reals[self.RANGE_SUM] = 1.0, 0.0
+
+    def check(self) -> None:
+        """Raises AssertionError unless slot and expert are a bijection on what is resident."""
+        for slot, expert in enumerate(self.owner):
+            assert expert < 0 or self.slot_of[expert] == slot, f"slot {slot} says {expert}"
+        for expert, slot in enumerate(self.slot_of):
+            assert slot < 0 or self.owner[slot] == expert, f"expert {expert} says {slot}"

@@ -1,0 +1,1 @@
+"""Cache-aware routing: one file per policy, one adapter per router family."""

@@ -1,0 +1,72 @@
+"""The routing a user asks for, checked once, turned into one policy per layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from moe_mlx.errors import UsageError
+from moe_mlx.routing.cache_prior import CachePrior
+from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.max_rank import Cumulative, MaxRank
+from moe_mlx.routing.policy import RoutingPolicy, check_top_j
+
+POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
+DEFAULT_ROUTING = "cache-prior"
+#: Others halved the bytes at 0.10-0.15 for +0.4..1.6% perplexity; `moe-mlx eval --sweep` measures it for a model.
+DEFAULT_LAMBDA = 0.10
+DEFAULT_MASS = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSettings:
+    """What to choose experts by at decode. Prompts are always routed exactly.
+
+    Attributes:
+        routing: One of `POLICIES`.
+        route_lambda: Strength of Cache-Prior, in [0, 1].
+        route_top_j: True top experts never displaced; None: 1 for top-2 models, 2 otherwise.
+        route_max_rank: M of Max-Rank; None: twice the model's top-k.
+        route_mass: p of Cumulative, in [0, 1].
+    """
+
+    routing: str = DEFAULT_ROUTING
+    route_lambda: float = DEFAULT_LAMBDA
+    route_top_j: int | None = None
+    route_max_rank: int | None = None
+    route_mass: float = DEFAULT_MASS
+
+    def __post_init__(self) -> None:
+        if self.routing not in POLICIES:
+            raise UsageError(f"unknown routing {self.routing!r}: choose one of {', '.join(POLICIES)}")
+        for name, value in (("route_lambda", self.route_lambda), ("route_mass", self.route_mass)):
+            if not isinstance(value, int | float) or not math.isfinite(value) or not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} is {value!r}: give a number from 0 to 1")
+        check_top_j(self.route_top_j, 1)
+        rank = self.route_max_rank
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+            raise UsageError(f"route_max_rank is {rank!r}: give a whole number of experts, 1 or more")
+
+    def policy(self, top_k: int, experts: int) -> RoutingPolicy:
+        """Returns the policy for a layer of `experts` experts of which the model takes `top_k`."""
+        top_j = check_top_j(self.route_top_j, top_k)
+        if top_j >= top_k:
+            return Exact()  # nothing may be displaced: top-1 models, and J as large as k
+        if self.routing == "cache-prior":
+            return CachePrior(float(self.route_lambda), top_j)
+        if self.routing == "max-rank":
+            rank = 2 * top_k if self.route_max_rank is None else self.route_max_rank
+            return MaxRank(min(rank, experts), top_j, top_k)
+        if self.routing == "cumulative":
+            return Cumulative(float(self.route_mass), top_j)
+        return Exact()
+
+    def describe(self) -> str:
+        """Returns one short line, as the status line shows it."""
+        if self.routing == "cache-prior":
+            return f"cache-prior lambda {self.route_lambda:g}"
+        if self.routing == "max-rank":
+            return f"max-rank {self.route_max_rank or 'auto'}"
+        if self.routing == "cumulative":
+            return f"cumulative {self.route_mass:g}"
+        return "exact"

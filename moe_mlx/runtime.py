@@ -1,0 +1,191 @@
+"""The expert cache behind a loaded model: its layers, totals, settings, and what may be changed while it lives."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+from moe_mlx.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.errors import UsageError
+from moe_mlx.eviction import make_eviction
+from moe_mlx.layer import LayerCache, StepCounter
+from moe_mlx.memory import recommended_bytes
+from moe_mlx.reading import ReaderPool
+from moe_mlx.records import Ledger, Stats
+from moe_mlx.residency import ResidencyTable
+from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.slots import SlotBank
+from moe_mlx.store import ExpertSource
+
+ATTRIBUTE = "moe_mlx_runtime"
+
+
+@dataclass
+class Runtime:
+    """Everything that belongs to one loaded model.
+
+    Attributes:
+        model: mlx-lm's model, its switches replaced.
+        config: The checkpoint's config.
+        source: Where experts are read from.
+        layers: The MoE layers, in order.
+        routing: The routing asked for.
+        plan: The memory plan in force.
+        routed: Whether every MoE layer has an adapter, so that a lossy policy takes effect.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    source: ExpertSource
+    pool: ReaderPool
+    ledger: Ledger
+    counter: StepCounter
+    layers: list[LayerCache]
+    routing: RoutingSettings
+    evict: str
+    plan: MemoryPlan
+    routed: bool
+    filled_bytes: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.stats = Stats(self.ledger)
+        self.counter.on_begin.append(self.ledger.collect)
+
+    @property
+    def slots_per_layer(self) -> list[int]:
+        """Slots of each MoE layer."""
+        return [cache.table.slots for cache in self.layers]
+
+    @property
+    def expert_cache_bytes(self) -> int:
+        """Bytes of all slot banks."""
+        return sum(cache.bank.nbytes for cache in self.layers)
+
+    @property
+    def resident_share(self) -> float:
+        """Share of the routed experts that have a slot."""
+        return sum(self.slots_per_layer) / sum(layer.experts for layer in self.source.layers)
+
+    def drain(self) -> None:
+        """Waits for all queued work that reads slots."""
+        for cache in self.layers:
+            cache.bank.settle()
+        mx.synchronize()
+
+    def reset(self) -> None:
+        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
+        with self.lock:
+            self.drain()
+            for cache in self.layers:
+                cache.spans.clear()
+                cache.selected = cache.observed = None
+                if cache.full:
+                    cache.table.reals[cache.table.RANGE_SUM] = 0.0
+                    cache.table.whole[cache.table.RANGE_TOKENS] = 0
+                else:
+                    cache.table.reset()
+            self.counter.last_index = -1
+            self.ledger.reset()
+
+    def set_routing(self, **changes: Any) -> RoutingSettings:
+        """Changes routing between tokens; names as in `RoutingSettings`.
+
+        Raises:
+            UsageError: a value or a name that cannot be taken.
+        """
+        unknown = set(changes) - set(RoutingSettings.__dataclass_fields__)
+        if unknown:
+            raise UsageError(f"unknown routing setting {sorted(unknown)[0]!r}")
+        settings = replace(self.routing, **changes)
+        with self.lock:
+            self.drain()
+            for cache in self.layers:
+                cache.policy = settings.policy(cache.spec.top_k, cache.spec.experts) if self.routed else cache.policy
+            self.routing = settings
+        return settings
+
+    def resize(self, expert_cache: str | int) -> MemoryPlan:
+        """Changes the cap between tokens: layer by layer the bank is freed, rebuilt, and its hottest experts reread.
+
+        The old cap or the new one, whichever is larger, is never exceeded on the way.
+
+        Raises:
+            UsageError: no cap can be read from `expert_cache`.
+            DoesNotFitError: it is below the floor or above what fits; nothing was changed.
+        """
+        with self.lock:
+            plan = plan_memory(
+                self.source.layers,
+                parse_cap(expert_cache),
+                resident_weights=self.plan.resident_weights,
+                kv_cache=self.plan.kv_cache,
+                available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
+            )
+            self.drain()
+            self.ledger.collect(closing=True)
+            order = sorted(
+                range(len(self.layers)), key=lambda index: plan.slots[index] - self.layers[index].table.slots
+            )
+            for index in order:
+                self._rebuild(self.layers[index], plan.slots[index])
+            self.plan = plan
+            return plan
+
+    def _rebuild(self, cache: LayerCache, slots: int) -> None:
+        old = cache.table
+        if slots == old.slots:
+            return
+        table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
+        table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
+        keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
+        wanted = list(keep)
+        cache.bank.free(cache.inner)
+        mx.clear_cache()
+        cache.bank = SlotBank(cache.spec.tensors, slots)
+        cache.bank.install(cache.inner)
+        cache.table = table
+        self.filled_bytes += cache.fill(wanted)
+
+    def fill_whole_layers(self) -> None:
+        """Reads in every expert of the layers that have a slot for each."""
+        for cache in self.layers:
+            if cache.full:
+                self.filled_bytes += cache.fill(range(cache.table.experts))
+
+    def close(self) -> None:
+        """Waits for queued work, ends the reader threads and closes the files."""
+        self.drain()
+        self.pool.close()
+        self.source.close()
+
+
+def attach(model: nn.Module, runtime: Runtime) -> None:
+    """Hangs the runtime on its model, outside the model's parameters."""
+    object.__setattr__(model, ATTRIBUTE, runtime)
+
+
+def runtime_of(model: nn.Module) -> Runtime:
+    """Returns the runtime of a model loaded by `moe_mlx.load`.
+
+    Raises:
+        UsageError: the model was loaded by something else.
+    """
+    runtime = getattr(model, ATTRIBUTE, None)
+    if not isinstance(runtime, Runtime):
+        raise UsageError("this model was not loaded by moe_mlx.load, so it has no expert cache")
+    return runtime
+
+
+def stats(model: nn.Module) -> Stats:
+    """Returns the running totals of a model: `stats(model).decode.hits` and so on."""
+    return runtime_of(model).stats
+
+
+def reset(model: nn.Module) -> None:
+    """Empties residency, running ranges and counters, so that the same seed gives the same answer again."""
+    runtime_of(model).reset()

@@ -1,0 +1,296 @@
+"""A conversation with one model: prompt cache kept between turns, every answer with its counts. No user interface.
+
+Generation is `mlx_lm.stream_generate`; this module decides what of the prompt is still in the cache, tells what was
+prefilled, accounts for the step that mlx-lm runs ahead, and throws the cache away after an error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm import stream_generate
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from moe_mlx.errors import UsageError
+from moe_mlx.records import PhaseTotals
+from moe_mlx.runtime import Runtime, runtime_of
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn and how many; names and defaults are mlx_lm.generate's."""
+
+    max_tokens: int = 1024
+    temp: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    min_tokens_to_keep: int = 1
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.0
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens == 0 or self.max_tokens < -1:
+            raise UsageError(f"max_tokens is {self.max_tokens}: give a positive number, or -1 for no limit")
+        for name in ("top_p", "min_p", "xtc_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+        if self.temp < 0.0:
+            raise UsageError(f"temp is {self.temp}: give 0 (greedy) or more")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The KV cache: its size in tokens (None grows), the prompt chunk, quantisation; names are mlx_lm's."""
+
+    max_kv_size: int | None = None
+    prefill_step_size: int = 2048
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of an answer as it is made: new text (may be empty) and the token behind it."""
+
+    text: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer and what it took.
+
+    Attributes:
+        text: All of it.
+        tokens: Token ids, the end-of-sequence token included where there was one.
+        prompt_tokens: Tokens of the whole prompt.
+        reused_tokens: Prompt tokens that were still in the cache.
+        refilled: Why nothing could be reused although something was kept, or "".
+        finish_reason: "stop", "length", or "cancelled".
+        prompt_tps: Prefilled tokens a second.
+        generation_tps: Generated tokens a second.
+        seconds: Wall time.
+        decode: Counts of the decode steps, the step run ahead included.
+        prefill: Counts of the prompt.
+        discarded_steps: Steps run ahead whose token was not used.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    reused_tokens: int
+    refilled: str
+    finish_reason: str
+    prompt_tps: float
+    generation_tps: float
+    seconds: float
+    decode: PhaseTotals
+    prefill: PhaseTotals
+    discarded_steps: int
+
+
+class _CancelledError(Exception):
+    """Raised inside mlx-lm's prefill to leave it at a chunk's end."""
+
+
+@dataclass
+class Session:
+    """A conversation. Not thread-safe: one thread owns it and MLX.
+
+    Attributes:
+        model: A model from `moe_mlx.load`.
+        tokenizer: Its tokenizer.
+        sampling: Used for the next answer; may be replaced between answers.
+        caching: The KV cache's settings.
+        template: Extra arguments for the chat template.
+        raw: Whether prompts go in as they are, without the chat template.
+        last: The latest answer.
+    """
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    sampling: Sampling = field(default_factory=Sampling)
+    caching: CacheSettings = field(default_factory=CacheSettings)
+    template: dict[str, Any] = field(default_factory=dict)
+    raw: bool = False
+    last: Answer | None = None
+    _held: list[int] = field(default_factory=list)
+    _cache: list[Any] | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """The expert cache behind the model."""
+        return runtime_of(self.model)
+
+    def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
+        """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
+        if self.raw or not self.tokenizer.has_chat_template:
+            text = "\n".join(str(message["content"]) for message in messages)
+            return list(self.tokenizer.encode(text))
+        shown = list(messages)
+        if prefill_response is not None:
+            shown.append({"role": "assistant", "content": prefill_response})
+        tokens = self.tokenizer.apply_chat_template(
+            shown,
+            add_generation_prompt=prefill_response is None,
+            continue_final_message=prefill_response is not None,
+            **self.template,
+        )
+        return list(tokens)
+
+    def forget(self) -> None:
+        """Throws the prompt cache away; the next answer prefills everything."""
+        self._cache, self._held = None, []
+
+    def _reuse(self, prompt: list[int]) -> tuple[int, str]:
+        """Makes the cache hold a prefix of `prompt`; returns how long it is, and why it is empty if it need not be."""
+        shared = 0
+        for kept, wanted in zip(self._held, prompt, strict=False):
+            if kept != wanted:
+                break
+            shared += 1
+        shared = min(shared, len(prompt) - 1)  # mlx-lm needs one token to start from
+        excess = len(self._held) - shared
+        if self._cache is not None and shared and excess:
+            if can_trim_prompt_cache(self._cache) and trim_prompt_cache(self._cache, excess) == excess:
+                self._held = self._held[:shared]
+            else:
+                self.forget()
+                reason = "this model's cache cannot be trimmed, so the whole prompt is read again"
+                self._cache = make_prompt_cache(self.model, self.caching.max_kv_size)
+                return 0, reason
+        if self._cache is None or not shared:
+            self._cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
+            return 0, ""
+        return shared, ""
+
+    def answer(
+        self,
+        prompt: list[int],
+        *,
+        stop: threading.Event | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+        logits_processors: list[Callable[[mx.array, mx.array], mx.array]] | None = None,
+    ) -> Generator[Piece, None, Answer]:
+        """Generates one answer.
+
+        Args:
+            prompt: Token ids of the whole conversation so far.
+            stop: Set by another thread to stop at the next token (or prompt chunk).
+            on_prefill: Called with prompt tokens done and in all; tokens found in the cache count as done.
+            logits_processors: As for mlx_lm, after the session's own.
+
+        Yields:
+            Pieces of text with their tokens.
+
+        Returns:
+            The answer with its counts, also in `last`.
+
+        Raises:
+            UsageError: an empty prompt.
+            ExpertReadError: an expert could not be read; the prompt cache is thrown away, the session stays usable.
+        """
+        if not prompt:
+            raise UsageError("the prompt is empty: say something")
+        started = time.perf_counter()
+        runtime = self.runtime
+        if self.sampling.seed is not None:
+            mx.random.seed(self.sampling.seed)
+        reused, refilled = self._reuse(prompt)
+        before_decode, before_prefill = runtime.stats.decode, runtime.stats.prefill
+        fed = [0]
+
+        def progress(done: int, total: int) -> None:
+            fed[0] = done
+            if on_prefill is not None:
+                on_prefill(reused + done, reused + total)
+            if stop is not None and stop.is_set() and done < total:
+                raise _CancelledError
+
+        tokens: list[int] = []
+        parts: list[str] = []
+        finish, prompt_tps, generation_tps = "cancelled", 0.0, 0.0
+        stream = self._stream(prompt[reused:], progress, logits_processors)
+        try:
+            for response in stream:
+                tokens.append(response.token)
+                parts.append(response.text)
+                prompt_tps, generation_tps = response.prompt_tps, response.generation_tps
+                finish = response.finish_reason or "cancelled"
+                yield Piece(response.text, response.token)
+                if stop is not None and stop.is_set():
+                    break
+            self._held = prompt + tokens
+        except _CancelledError:
+            self._held = prompt[: reused + fed[0]]
+        except GeneratorExit:
+            self._held = prompt + tokens
+            raise
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            stream.close()
+            runtime.drain()
+            self.last = self._account(
+                parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
+                before_decode, before_prefill,
+            )  # fmt: skip
+        return self.last
+
+    def _stream(
+        self, prompt: list[int], progress: Callable[[int, int], None], extra: list[Any] | None
+    ) -> Generator[Any, None, None]:
+        s = self.sampling
+        sampler = make_sampler(
+            s.temp, s.top_p, s.min_p, s.min_tokens_to_keep, top_k=s.top_k, xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            xtc_special_tokens=[*self.tokenizer.encode("\n"), *self.tokenizer.eos_token_ids],
+        )  # fmt: skip
+        processors = make_logits_processors(repetition_penalty=s.repetition_penalty) + list(extra or [])
+        stream: Generator[Any, None, None] = stream_generate(
+            self.model,
+            self.tokenizer,
+            prompt,
+            max_tokens=s.max_tokens,
+            sampler=sampler,
+            logits_processors=processors or None,
+            prompt_cache=self._cache,
+            prefill_step_size=self.caching.prefill_step_size,
+            kv_bits=self.caching.kv_bits,
+            kv_group_size=self.caching.kv_group_size,
+            quantized_kv_start=self.caching.quantized_kv_start,
+            prompt_progress_callback=progress,
+        )
+        return stream
+
+    def _account(
+        self, parts: list[str], tokens: list[int], prompt_tokens: int, reused: int, refilled: str, finish: str,
+        prompt_tps: float, generation_tps: float, started: float, before_decode: PhaseTotals,
+        before_prefill: PhaseTotals,
+    ) -> Answer:  # fmt: skip
+        runtime = self.runtime
+        runtime.ledger.collect(closing=True)
+        decode = runtime.stats.decode - before_decode
+        discarded = max(0, decode.steps - len(tokens))
+        runtime.ledger.discard(discarded)
+        return Answer(
+            text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
+            refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
+            seconds=time.perf_counter() - started, decode=decode, prefill=runtime.stats.prefill - before_prefill,
+            discarded_steps=discarded,
+        )  # fmt: skip

@@ -1,0 +1,3 @@
+"""The version of moe-mlx, read by the build and by the manifest writer."""
+
+__version__ = "0.1.0"
