@@ -101,6 +101,11 @@ def _first(config: Mapping[str, Any], *names: str) -> Any:
     return None
 
 
+def kv_element_bytes(config: Mapping[str, Any]) -> int:
+    """Returns the bytes of one element of the KV cache: what the model computes in."""
+    return 4 if str(_first(config, "torch_dtype", "dtype")).endswith("float32") else 2
+
+
 def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
     """Estimates the KV cache of `tokens` positions from a config, every layer taken as full attention.
 

@@ -50,6 +50,10 @@ class ExpertReadError(StoreCorruptError):
         )
 
 
+class SlotsBusyError(MoeMlxError):
+    """A layer has too few slots left, because stalled reads still hold the others."""
+
+
 class DoesNotFitError(MoeMlxError):
     """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
 

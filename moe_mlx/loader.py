@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
 from moe_mlx.adapters import apply_adapters
-from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, parse_cap, plan_memory
+from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
 from moe_mlx.checkpoints import resolve
 from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.errors import MoeMlxWarning
@@ -98,10 +98,11 @@ def load(
             source.layers,
             cap,
             resident_weights=source.resident_nbytes,
-            kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, 2),
+            kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
         )
         mx.set_cache_limit(plan.mlx_cache)
+        _hold_wired_limit()
         model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
         runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
         if adapter_path is not None:
@@ -114,6 +115,12 @@ def load(
         raise
     _remarks(runtime, folder, remark)
     return model, tokenizer
+
+
+def _hold_wired_limit() -> None:
+    """Wires up to what the system recommends, once: mlx-lm sets and restores the same limit around each answer."""
+    if mx.metal.is_available():
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
 
 def _is_demo(path_or_repo: str | Path) -> bool:
@@ -162,7 +169,7 @@ def _remarks(runtime: Runtime, folder: Path, remark: Callable[[str], None]) -> N
         remark(f"{family}: no routing adapter knows this model's router, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
-    if runtime.source.in_place and not all(cache.full for cache in runtime.layers):
+    if runtime.source.in_place and not _is_demo(folder) and not all(cache.full for cache in runtime.layers):
         runs = len(runtime.source.byte_ranges(0, 0))
         remark(
             f"{folder.name}: running in place, {runs} reads an expert and no digests; "

@@ -107,7 +107,8 @@ def read_memory() -> MemoryReading:
     return MemoryReading(total, available, _footprint(), info.get("SwapTotal", 0) - info.get("SwapFree", 0))
 
 
-def _sysctl(name: str) -> bytes:
+def read_sysctl(name: str) -> bytes:
+    """Returns a macOS kernel value as raw bytes, empty where there is none."""
     import ctypes
 
     libc = ctypes.CDLL(None)
@@ -119,14 +120,14 @@ def _sysctl(name: str) -> bytes:
 
 
 def _read_darwin() -> MemoryReading:
-    total = int.from_bytes(_sysctl("hw.memsize"), "little")
-    page = int.from_bytes(_sysctl("hw.pagesize")[:8], "little") or 16384
+    total = int.from_bytes(read_sysctl("hw.memsize"), "little")
+    page = int.from_bytes(read_sysctl("hw.pagesize")[:8], "little") or 16384
     free = sum(
-        int.from_bytes(_sysctl(name)[:4], "little") * page
+        int.from_bytes(read_sysctl(name)[:4], "little") * page
         for name in ("vm.page_free_count", "vm.page_speculative_count", "vm.page_purgeable_count")
     )
     # struct xsw_usage: total, available, used, each 64 bits.
-    swap = int.from_bytes(_sysctl("vm.swapusage")[16:24], "little")
+    swap = int.from_bytes(read_sysctl("vm.swapusage")[16:24], "little")
     return MemoryReading(total, free, _footprint(), swap)
 
 

@@ -6,13 +6,17 @@ Reader threads only read and digest; MLX belongs to the thread that called.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Protocol
 
+from moe_mlx.errors import ExpertReadError
 from moe_mlx.residency import Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
 
+#: A disk that sleeps wakes up in seconds; a read longer than this ends the turn instead of hanging it.
+STALL_SECONDS = 60.0
 #: Reads in flight at once. One SSD queue is filled by a handful; more only adds switching (`moe-mlx bench io`).
 DEFAULT_READERS = 4
 
@@ -27,8 +31,8 @@ class SlotMemory(Protocol):
 class Reads:
     """Reads under way for one layer. `finish` makes the slots valid; nothing else may."""
 
-    def __init__(self, table: ResidencyTable) -> None:
-        self._table = table
+    def __init__(self, table: ResidencyTable, explain: Callable[[int, str], ExpertReadError], limit: float) -> None:
+        self._table, self._explain, self._limit = table, explain, limit
         self._running: list[tuple[Placement, Future[int]]] = []
         self.bytes_read = 0
 
@@ -43,41 +47,62 @@ class Reads:
             Nanoseconds that the caller stood still.
 
         Raises:
-            ExpertReadError: the first read that failed; the others are accounted for all the same.
+            ExpertReadError: the first read that failed or stalled; the others are accounted for all the same. The slot
+                of a stalled read stays out of use until that read ends.
         """
         started = time.perf_counter_ns()
         failure: BaseException | None = None
+        futures = [future for _, future in self._running]
         try:
-            wait([future for _, future in self._running])
+            wait(futures, timeout=self._limit)
         except BaseException as interruption:  # a reader may still be writing: no slot is given back before it ends
             failure = interruption
-            for _, future in self._running:
+            for future in futures:
                 future.cancel()
-            wait([future for _, future in self._running])
+            wait(futures, timeout=self._limit)
         for placement, future in self._running:
-            error = None if future.cancelled() else future.exception()
-            if future.cancelled() or error is not None:
+            if not future.done() and not future.cancel():
+                self._table.quarantine(placement.slot)
+                future.add_done_callback(partial(self._give_back, placement.slot))
+                error: BaseException | None = self._stalled(placement)
+            elif future.cancelled():
                 self._table.forget(placement.slot)
-                failure = failure or error
+                error = self._stalled(placement)
+            elif (error := future.exception()) is not None:
+                self._table.forget(placement.slot)
             else:
                 self._table.commit(placement)
                 self.bytes_read += future.result()
+            failure = failure or error
         self._running.clear()
         if failure is not None:
             raise failure
         return time.perf_counter_ns() - started
 
+    def _stalled(self, placement: Placement) -> ExpertReadError:
+        return self._explain(placement.expert, f"no answer from the disk in {self._limit:g} s")
+
+    def _give_back(self, slot: int, future: Future[int]) -> None:
+        self._table.forget(slot)
+
 
 class ReaderPool:
     """A few threads that read experts of one source."""
 
-    def __init__(self, source: ExpertSource, readers: int = DEFAULT_READERS) -> None:
-        self.source, self.readers = source, readers
+    def __init__(
+        self, source: ExpertSource, readers: int = DEFAULT_READERS, stall_seconds: float = STALL_SECONDS
+    ) -> None:
+        self.source, self.readers, self.stall_seconds = source, readers, stall_seconds
         self._threads = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="moe-mlx-read")
 
     def start(self, index: int, table: ResidencyTable, memory: SlotMemory, misses: Sequence[Placement]) -> Reads:
         """Issues the reads of `misses` of MoE layer `index` and returns at once."""
-        reads = Reads(table)
+
+        def explain(expert: int, reason: str) -> ExpertReadError:
+            where = self.source.byte_ranges(index, expert)[0].path
+            return ExpertReadError(self.source.layers[index].layer, expert, where, reason)
+
+        reads = Reads(table, explain, self.stall_seconds)
         for placement in misses:
             buffers = memory.buffers(placement.slot)
             reads.add(placement, self._threads.submit(self.source.read_into, index, placement.expert, buffers))

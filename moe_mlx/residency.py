@@ -11,7 +11,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from moe_mlx.errors import SlotsBusyError
 from moe_mlx.eviction import Eviction, make_eviction
+
+#: A clock no event reaches: such a slot is never a victim.
+QUARANTINED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class ResidencyTable:
             protect: Slots that must not be emptied, for instance those that queued work still reads.
 
         Raises:
-            ValueError: more experts than slots that may be emptied.
+            SlotsBusyError: more experts than slots that may be emptied.
         """
         since = self.whole[self.CLOCK]
         hits: list[int] = []
@@ -106,8 +110,9 @@ class ResidencyTable:
             if slot < 0:
                 for placed in misses:
                     self.forget(placed.slot)
-                raise ValueError(
-                    f"{len(chosen)} experts do not fit {self.slots} slots, {len(protect)} of them protected"
+                raise SlotsBusyError(
+                    f"{len(chosen)} experts need slots, and only {self.slots} are there, some of them held by queued "
+                    "work or a read that stalled: wait for the disk, or raise --expert-cache"
                 )
             if (loser := self.owner[slot]) >= 0:
                 self.slot_of[loser] = -1
@@ -129,6 +134,11 @@ class ResidencyTable:
             self.slot_of[expert] = -1
         self.owner[slot] = -1
         self.used[slot] = 0
+
+    def quarantine(self, slot: int) -> None:
+        """Takes a slot out of use: a stalled read may still write to it. `forget` gives it back."""
+        self.forget(slot)
+        self.used[slot] = QUARANTINED
 
     def observe_range(self, span: float) -> float:
         """Adds one token's logit range and returns the running mean, this token included."""

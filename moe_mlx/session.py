@@ -119,6 +119,7 @@ class Session:
         template: Extra arguments for the chat template.
         raw: Whether prompts go in as they are, without the chat template.
         last: The latest answer.
+        between_tokens: Called after each token while no step is being built; may resize the expert cache.
     """
 
     model: nn.Module
@@ -128,6 +129,7 @@ class Session:
     template: dict[str, Any] = field(default_factory=dict)
     raw: bool = False
     last: Answer | None = None
+    between_tokens: Callable[[], None] | None = None
     _held: list[int] = field(default_factory=list)
     _cache: list[Any] | None = None
 
@@ -135,6 +137,11 @@ class Session:
     def runtime(self) -> Runtime:
         """The expert cache behind the model."""
         return runtime_of(self.model)
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes of the prompt cache as it stands."""
+        return sum(int(getattr(cache, "nbytes", 0)) for cache in self._cache or ())
 
     def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
         """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
@@ -234,6 +241,8 @@ class Session:
                 yield Piece(response.text, response.token)
                 if stop is not None and stop.is_set():
                     break
+                if self.between_tokens is not None:
+                    self.between_tokens()
             self._held = prompt + tokens
         except _CancelledError:
             self._held = prompt[: reused + fed[0]]

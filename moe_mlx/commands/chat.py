@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments, open_session
@@ -65,6 +68,22 @@ def line_mode(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def interrupts_set(stop: threading.Event) -> Iterator[None]:
+    """Makes the first Ctrl-C ask for a stop at the next token, which keeps the prompt cache; a second one aborts."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 class Conversation:
     """The messages so far, and what to do with the next line."""
 
@@ -115,23 +134,18 @@ class Conversation:
 
         stop = threading.Event()
         parts: list[str] = []
-        stream = self.session.answer(self.session.encode(self.messages), stop=stop)
         try:
-            while True:
-                try:
-                    piece = next(stream)
-                except StopIteration:
-                    break
-                parts.append(piece.text)
-                print(piece.text, end="", flush=True)
-        except KeyboardInterrupt:
-            stream.close()
-            print(" [stopped]", end="")
+            with interrupts_set(stop):
+                for piece in self.session.answer(self.session.encode(self.messages), stop=stop):
+                    parts.append(piece.text)
+                    print(piece.text, end="", flush=True)
         except MoeMlxError as error:
             print(flush=True)
             print(f"error: {error}", file=sys.stderr)
             self.messages.pop()
             return
+        if stop.is_set():
+            print(" [stopped]", end="")
         print(flush=True)
         self.messages.append({"role": "assistant", "content": "".join(parts)})
         if self.session.last is not None:

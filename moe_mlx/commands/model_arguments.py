@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
@@ -85,8 +86,12 @@ def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def load_model(args: argparse.Namespace) -> tuple[nn.Module, TokenizerWrapper]:
-    """Loads what the arguments name; remarks go to standard error."""
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
+    """Loads what the arguments name; remarks go to `say`, standard error by default."""
     if args.readers < 1:
         raise UsageError(f"--readers is {args.readers}: give 1 or more")
     from moe_mlx.loader import load
@@ -103,7 +108,7 @@ def load_model(args: argparse.Namespace) -> tuple[nn.Module, TokenizerWrapper]:
         trust_remote_code=args.trust_remote_code,
         tokenizer_config=tokenizer_config,
         max_kv_size=getattr(args, "max_kv_size", None),
-        say=lambda line: print(line, file=sys.stderr),
+        say=say,
         **routing_arguments(args),
     )
     for token in getattr(args, "extra_eos_token", ()):
@@ -131,7 +136,7 @@ def caching_of(args: argparse.Namespace) -> CacheSettings:
     return CacheSettings(**{field.name: getattr(args, field.name) for field in fields(CacheSettings)})
 
 
-def open_session(args: argparse.Namespace) -> Session:
+def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> Session:
     """Checks the arguments, loads the model and opens a conversation with it."""
     template: dict[str, Any] = {}
     if args.chat_template_config:
@@ -141,8 +146,19 @@ def open_session(args: argparse.Namespace) -> Session:
             raise UsageError(f"--chat-template-config is no JSON: {error}") from error
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
+    from moe_mlx.pressure import PressureWatch
+    from moe_mlx.runtime import runtime_of
     from moe_mlx.session import Session
 
     sampling, caching = sampling_of(args), caching_of(args)
-    model, tokenizer = load_model(args)
-    return Session(model, tokenizer, sampling, caching, template, raw=args.ignore_chat_template)
+    model, tokenizer = load_model(args, say)
+    watch = PressureWatch(runtime_of(model), lambda line: print(line, file=sys.stderr))
+    return Session(
+        model,
+        tokenizer,
+        sampling,
+        caching,
+        template,
+        raw=args.ignore_chat_template,
+        between_tokens=watch.between_tokens,
+    )

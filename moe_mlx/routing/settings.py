@@ -50,7 +50,7 @@ class RoutingSettings:
     def policy(self, top_k: int, experts: int) -> RoutingPolicy:
         """Returns the policy for a layer of `experts` experts of which the model takes `top_k`."""
         top_j = check_top_j(self.route_top_j, top_k)
-        if top_j >= top_k:
+        if top_j >= top_k or top_k == 1:
             return Exact()  # nothing may be displaced: top-1 models, and J as large as k
         if self.routing == "cache-prior":
             return CachePrior(float(self.route_lambda), top_j)

@@ -1,4 +1,4 @@
-"""Exact routing is bit-equal to mlx-lm on the same weights: every prompt length around mlx-lm's switch of path, every cap."""
+"""Exact routing is bit-equal to mlx-lm on the same weights: at every cap, for prompts around its change of path."""
 
 from pathlib import Path
 

@@ -1,0 +1,82 @@
+"""Memory pressure between tokens: the cap shrinks to its floor and refuses there, grows back, and answers stay exact."""
+
+from pathlib import Path
+
+import pytest
+
+import moe_mlx
+from moe_mlx.errors import DoesNotFitError
+from moe_mlx.pressure import CALM_SECONDS, PressureWatch, psi_some
+from moe_mlx.session import Sampling, Session
+from tests.families.tiny import AFFINE4, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("qwen3_moe", tmp_path_factory.mktemp("model"), quantization=AFFINE4)
+
+
+class Weather:
+    """Pressure and time as a test wants them."""
+
+    def __init__(self) -> None:
+        self.pressure: bool | None = False
+        self.now = 0.0
+
+    def clock(self) -> float:
+        self.now += 5.0
+        return self.now
+
+
+def open_session(checkpoint: Path, tokens: int) -> tuple[Session, PressureWatch, Weather, list[str]]:
+    model, tokenizer = moe_mlx.load(checkpoint, expert_cache="75%", routing="exact", say=lambda line: None)
+    weather, said = Weather(), []
+    watch = PressureWatch(moe_mlx.runtime_of(model), said.append, lambda: weather.pressure, weather.clock)
+    talk = Session(model, tokenizer, Sampling(max_tokens=tokens), between_tokens=watch.between_tokens)
+    return talk, watch, weather, said
+
+
+def test_the_cap_shrinks_and_grows_back_in_the_middle_of_an_exact_answer(checkpoint: Path):
+    talk, _, weather, said = open_session(checkpoint, 60)
+    prompt = talk.encode([{"role": "user", "content": "what is a fox"}])
+    asked = talk.runtime.slots_per_layer
+    seen = []
+    for count, _ in enumerate(talk.answer(prompt)):
+        weather.pressure = 5 <= count < 8
+        seen.append(talk.runtime.slots_per_layer[0])
+    assert min(seen) < asked[0]
+    assert talk.runtime.slots_per_layer == asked
+    assert any("memory pressure" in line for line in said)
+    assert any("over" in line for line in said)
+    assert talk.last is not None
+    calm = open_session(checkpoint, 60)[0]
+    for _ in calm.answer(prompt):
+        pass
+    assert calm.last is not None
+    assert talk.last.tokens == calm.last.tokens
+
+
+def test_at_the_floor_it_refuses_and_the_session_stays_usable(checkpoint: Path):
+    talk, watch, weather, _ = open_session(checkpoint, 40)
+    prompt = talk.encode([{"role": "user", "content": "what is a fox"}])
+    weather.pressure = True
+    with pytest.raises(DoesNotFitError, match="floor"):
+        for _ in talk.answer(prompt):
+            pass
+    assert talk.runtime.slots_per_layer == [layer.top_k for layer in talk.runtime.source.layers]
+    weather.pressure = False
+    weather.now += CALM_SECONDS
+    watch.between_tokens()
+    for _ in talk.answer(prompt):
+        pass
+    assert talk.last is not None
+    assert talk.last.tokens
+
+
+def test_psi_is_read_and_its_absence_is_calm(tmp_path: Path):
+    file = tmp_path / "memory"
+    file.write_text(
+        "some avg10=12.50 avg60=3.00 avg300=1.00 total=99\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+    )
+    assert psi_some(file) == 12.5
+    assert psi_some(tmp_path / "none") == 0.0

@@ -1,0 +1,190 @@
+"""Faults in the middle of an answer: the turn ends with layer, expert and file; the next exact answer is a fresh run's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from moe_mlx_convert.reshard import convert
+
+import moe_mlx
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.session import Sampling, Session
+from tests.families.tiny import AFFINE4, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4)
+    convert(folder / "checkpoint", folder / "store")
+    return folder / "store"
+
+
+@pytest.fixture
+def store(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "store"))
+
+
+def session(folder: Path, **options) -> Session:
+    model, tokenizer = moe_mlx.load(folder, expert_cache="25%", routing="exact", say=lambda line: None, **options)
+    return Session(model, tokenizer, Sampling(max_tokens=12))
+
+
+def ask(talk: Session, text: str) -> tuple[int, ...]:
+    for _ in talk.answer(talk.encode([{"role": "user", "content": text}])):
+        pass
+    assert talk.last is not None
+    return talk.last.tokens
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+FAULTS = {
+    "flipped": flip,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 7),
+    "emptied": lambda path: os.truncate(path, 0),
+    "unlinked": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: (path.rename(path.with_suffix(".moved")), path.symlink_to(path.with_suffix(".moved"))),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str):
+    talk = session(store)
+    files = sorted((store / "experts").rglob("*.safetensors"))
+    for path in files:
+        FAULTS[fault](path)
+    with pytest.raises(ExpertReadError) as caught:
+        ask(talk, "what is a fox")
+    error = caught.value
+    named = [int(part.rsplit("-")[-1]) for part in (error.path.parent.name, error.path.stem)]
+    assert [error.layer, error.expert] == named
+    assert str(error.path) in str(error)
+    for cache in talk.runtime.layers:
+        cache.table.check()
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        shutil.copyfile(pristine / path.relative_to(store), path)
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+def test_a_replaced_expert_is_found_by_its_digest(store: Path):
+    talk = session(store)
+    files = sorted((store / "experts" / "layer-001").glob("*.safetensors"))
+    other = files[0].read_bytes()
+    for path in files[1:]:
+        path.write_bytes(other)
+    with pytest.raises(ExpertReadError, match="digest"):
+        ask(talk, "what is a fox")
+
+
+def test_a_stalled_read_ends_the_turn_and_its_slot_waits(store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch):
+    talk = session(store, decode="readback")
+    source, release = talk.runtime.source, threading.Event()
+    read_into = source.read_into
+
+    def stall(index: int, expert: int, buffers) -> int:
+        release.wait(30)
+        return read_into(index, expert, buffers)
+
+    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 0.05)
+    monkeypatch.setattr(source, "read_into", stall)
+    with pytest.raises(ExpertReadError, match=r"no answer from the disk in 0\.05 s"):
+        ask(talk, "what is a fox")
+    assert all(cache.table.owner[slot] < 0 for cache in talk.runtime.layers for slot in range(cache.table.slots))
+    release.set()
+    talk.runtime.pool.close()
+    talk.runtime.pool.__init__(source)  # type: ignore[misc]
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+def test_an_interrupt_during_a_miss_leaves_no_half_filled_slot(
+    store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import moe_mlx.reading as reading
+
+    talk = session(store, decode="readback")
+    original, calls = reading.wait, []
+
+    def interrupted(futures, timeout=None):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(futures, timeout)
+
+    monkeypatch.setattr(reading, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(talk, "what is a fox")
+    for cache in talk.runtime.layers:
+        cache.table.check()
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+def test_stopping_accounts_for_the_step_in_flight(store: Path):
+    talk = session(store)
+    stop = threading.Event()
+    prompt = talk.encode([{"role": "user", "content": "what is a fox"}])
+    for count, _ in enumerate(talk.answer(prompt, stop=stop)):
+        if count == 3:
+            stop.set()
+    assert talk.last is not None
+    assert talk.last.finish_reason == "cancelled"
+    assert len(talk.last.tokens) == 4
+    assert talk.last.decode.steps == len(talk.last.tokens) + talk.last.discarded_steps
+    assert talk._cache is not None
+    assert talk._cache[0].offset == len(talk._held)
+
+
+def test_totals_equal_the_bytes_the_reader_was_asked_for(store: Path, monkeypatch: pytest.MonkeyPatch):
+    talk = session(store, decode="readback")
+    asked: list[int] = []
+    read_into = talk.runtime.source.read_into
+
+    def counted(index: int, expert: int, buffers) -> int:
+        asked.append(read_into(index, expert, buffers))
+        return asked[-1]
+
+    monkeypatch.setattr(talk.runtime.source, "read_into", counted)
+    for text in ("what is a fox", "and a much longer question about many things " * 4):
+        ask(talk, text)
+    stats = talk.runtime.stats
+    assert stats.decode.bytes_read + stats.prefill.bytes_read == sum(asked) > 0
+    assert stats.decode.misses + stats.prefill.misses == len(asked)
+
+
+def test_a_low_descriptor_limit_is_enough(store: Path):
+    program = (
+        "import mlx_lm, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))\n"
+        "import moe_mlx.cli; sys.exit(moe_mlx.cli.main(sys.argv[1:]))"
+    )
+    words = ["generate", "--model", str(store), "--routing", "exact", "--expert-cache", "25%", "-m", "12", "--json"]
+    command = [sys.executable, "-c", program, *words, "-p", "what is a fox"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert tuple(json.loads(run.stdout)["tokens"]) == ask(session(store), "what is a fox")
+
+
+def test_reset_reproduces_a_lossy_answer(store: Path):
+    model, tokenizer = moe_mlx.load(store, expert_cache="25%", routing="cache-prior", route_lambda=0.5, say=print)
+    talk = Session(model, tokenizer, Sampling(max_tokens=20))
+
+    def fresh() -> tuple[int, ...]:
+        talk.forget()
+        moe_mlx.reset(model)
+        return ask(talk, "tell me something")
+
+    first, counts = fresh(), moe_mlx.stats(model).decode
+    assert (fresh(), moe_mlx.stats(model).decode.hits) == (first, counts.hits)
+    assert counts.swapped > 0
+    mx.synchronize()

@@ -1,0 +1,103 @@
+"""The command as a user meets it: help without MLX, exit codes, messages on standard error, data on standard output."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_mlx.cli import VERBS
+from tests.families.tiny import AFFINE4, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint("qwen3_moe", tmp_path_factory.mktemp("model"), quantization=AFFINE4)
+
+
+def moe_mlx(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "moe_mlx", *words]
+    return subprocess.run(command, check=False, input=stdin or "", capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_there_and_imports_no_mlx(verb: str):
+    program = (
+        "import sys\n"
+        "from moe_mlx.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'mlx', 'mlx_lm', 'numpy', 'textual', 'transformers'} & {name.split('.')[0] for name in sys.modules}\n"
+        "assert not heavy, heavy\n"
+    )
+    words = [verb, "--help"] if verb else ["--help"]
+    run = subprocess.run(
+        [sys.executable, "-c", program, *words], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"moe-mlx {verb}".strip() in run.stdout
+
+
+def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():
+    run = moe_mlx("fly")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "chat" in run.stderr
+
+
+def test_no_verb_shows_the_help_as_an_error():
+    run = moe_mlx()
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "verbs:" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--model", "/no/such/folder"], 3, "/no/such/folder"),
+        (["--expert-cache", "0%"], 2, "share"),
+        (["--expert-cache", "many"], 2, "4GB"),
+        (["--expert-cache", "1kB"], 4, "smallest"),
+        (["--expert-cache", "5%"], 4, "smallest"),
+        (["--route-lambda", "1.5"], 2, "0 to 1"),
+        (["--route-lambda", "nan"], 2, "0 to 1"),
+        (["--route-top-j", "-1"], 2, "0 or more"),
+        (["--routing", "best"], 2, "cache-prior"),
+        (["--max-tokens", "0"], 2, "max_tokens"),
+        (["--temp", "-1"], 2, "temp"),
+        (["--readers", "0"], 2, "--readers"),
+        (["--adapter-path", "/no/such/adapter"], 3, "adapter"),
+        (["--chat-template-config", "{"], 2, "JSON"),
+        (["-p", ""], 2, "empty"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_with_its_exit_code(checkpoint: Path, words: list[str], code: int, said: str):
+    given = ["generate", "--model", str(checkpoint), "-p", "hi", "--ignore-chat-template", *words]
+    run = moe_mlx(*given)
+    assert (run.returncode, run.stdout) == (code, ""), run.stderr
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_json_is_one_object_with_the_promised_names(checkpoint: Path):
+    run = moe_mlx(
+        "generate", "--model", str(checkpoint), "--expert-cache", "50%", "-p", "-", "-m", "9", "--json", stdin="hi"
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    promised = (
+        "text tokens prompt_tokens generation_tokens prompt_tps generation_tps peak_memory_bytes expert_cache_bytes "
+        "slots_per_layer hits misses hit_rate bytes_read swapped routing"
+    )
+    assert set(promised.split()) <= set(told)
+    assert told["generation_tokens"] == len(told["tokens"]) == 9
+    assert told["slots_per_layer"] == [8, 8]
+    assert told["hits"] + told["misses"] == 10 * 2 * 3  # ten decode steps (one ahead), two layers, top-3
+
+
+def test_chat_in_lines_answers_and_keeps_its_cache(checkpoint: Path):
+    run = moe_mlx("chat", "--plain", "--model", str(checkpoint), "-m", "6", stdin="hello\nand then\n/stats\n/quit\n")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("tokens at") == 2
+    assert "kept)" in run.stderr
+    assert "decode so far" in run.stderr
