@@ -1,0 +1,53 @@
+"""Serves a model over HTTP (OpenAI's chat and completions): mlx_lm.server itself, with the expert cache behind it.
+
+Arguments that are not ours go to mlx_lm.server as they are: --host, --port, --draft-model, --max-tokens and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.commands.model_arguments import add_model_arguments, load_model
+
+if TYPE_CHECKING:
+    from mlx import nn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx serve`."""
+    parser.add_argument("server", nargs=argparse.REMAINDER, help="-- then any argument of mlx_lm.server")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs mlx-lm's server over our loader."""
+    from mlx_lm import server
+
+    loaded: list[nn.Module] = []
+
+    def load(
+        path: str, adapter_path: str | None = None, tokenizer_config: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[Any, ...]:
+        from moe_mlx.runtime import runtime_of
+
+        while loaded:  # a client asked for another model: one expert cache at a time
+            runtime_of(loaded.pop()).close()
+        wanted = argparse.Namespace(**{**vars(args), "model": path, "adapter_path": adapter_path})
+        model, tokenizer = load_model(wanted)
+        if (tokenizer_config or {}).get("chat_template"):
+            tokenizer.chat_template = tokenizer_config["chat_template"]  # type: ignore[index]
+        loaded.append(model)
+        return model, tokenizer, runtime_of(model).config
+
+    server.load = load
+    words = [word for word in args.server if word != "--"]
+    words += ["--model", args.model]
+    if args.adapter_path is not None:
+        words += ["--adapter-path", args.adapter_path]
+    if args.trust_remote_code:
+        words += ["--trust-remote-code"]
+    sys.argv = ["mlx_lm.server", *words]
+    server.main()
+    return 0

@@ -1,0 +1,69 @@
+"""mlx-lm's server over our loader: the same answer as `generate`, requests one after another and at once."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["serve", "--routing", "exact", "--decode", "readback", "--", "--port", str(port), "--max-tokens", "12"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moe_mlx", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stderr is not None
+    for line in server.stderr:  # the server says when it listens
+        if "Starting httpd" in line:
+            break
+    drain = threading.Thread(target=server.stderr.read, daemon=True)
+    drain.start()
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(30)
+
+
+def ask(url: str, text: str) -> str:
+    body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return str(json.load(response)["choices"][0]["message"]["content"])
+
+
+def test_it_answers_as_generate_does(url: str):
+    words = ["generate", "--routing", "exact", "-p", "What is the capital of Italy?", "-m", "12", "-q"]
+    run = subprocess.run(
+        [sys.executable, "-m", "moe_mlx", *words], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert ask(url, "What is the capital of Italy?").strip() == run.stdout.strip()
+
+
+def test_requests_at_once_are_all_answered(url: str):
+    answers: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda number=number: answers.update({number: ask(url, "What is 2 plus 3?")}))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(answers) == 3
+    assert len(set(answers.values())) == 1
+
+
+def test_a_model_that_is_not_there_is_an_error_and_not_the_end(url: str):
+    body = json.dumps({"model": "/no/such/model", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request, timeout=120)
+    assert ask(url, "hello")
