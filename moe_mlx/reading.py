@@ -5,6 +5,7 @@ Reader threads only read and digest; MLX belongs to the thread that called.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -122,6 +123,13 @@ class ReaderPool:
         reads = self.start(index, table, memory, misses)
         waited = reads.finish()
         return reads.bytes_read, waited
+
+    def settle(self) -> None:
+        """Waits until every read under way has ended, those that were given up as stalled included."""
+        busy = threading.Barrier(self.readers + 1)
+        for _ in range(self.readers):
+            self._threads.submit(busy.wait)
+        busy.wait()
 
     def close(self) -> None:
         """Ends the threads after the reads under way."""

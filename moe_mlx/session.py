@@ -19,88 +19,15 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_p
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from moe_mlx.answer import Answer, Piece
 from moe_mlx.errors import UsageError
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
+from moe_mlx.sampling import CacheSettings, Sampling
+
+__all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]
 
 Message = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn and how many; names and defaults are mlx_lm.generate's."""
-
-    max_tokens: int = 1024
-    temp: float = 0.0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    top_k: int = 0
-    min_tokens_to_keep: int = 1
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.0
-    repetition_penalty: float | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_tokens == 0 or self.max_tokens < -1:
-            raise UsageError(f"max_tokens is {self.max_tokens}: give a positive number, or -1 for no limit")
-        for name in ("top_p", "min_p", "xtc_probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
-        if self.temp < 0.0:
-            raise UsageError(f"temp is {self.temp}: give 0 (greedy) or more")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """The KV cache: its size in tokens (None grows), the prompt chunk, quantisation; names are mlx_lm's."""
-
-    max_kv_size: int | None = None
-    prefill_step_size: int = 2048
-    kv_bits: int | None = None
-    kv_group_size: int = 64
-    quantized_kv_start: int = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of an answer as it is made: new text (may be empty) and the token behind it."""
-
-    text: str
-    token: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer and what it took.
-
-    Attributes:
-        text: All of it.
-        tokens: Token ids, the end-of-sequence token included where there was one.
-        prompt_tokens: Tokens of the whole prompt.
-        reused_tokens: Prompt tokens that were still in the cache.
-        refilled: Why nothing could be reused although something was kept, or "".
-        finish_reason: "stop", "length", or "cancelled".
-        prompt_tps: Prefilled tokens a second.
-        generation_tps: Generated tokens a second.
-        seconds: Wall time.
-        decode: Counts of the decode steps, the step run ahead included.
-        prefill: Counts of the prompt.
-        discarded_steps: Steps run ahead whose token was not used.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    prompt_tokens: int
-    reused_tokens: int
-    refilled: str
-    finish_reason: str
-    prompt_tps: float
-    generation_tps: float
-    seconds: float
-    decode: PhaseTotals
-    prefill: PhaseTotals
-    discarded_steps: int
 
 
 class _CancelledError(Exception):
