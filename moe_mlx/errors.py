@@ -46,7 +46,7 @@ class ExpertReadError(StoreCorruptError):
         self.layer, self.expert, self.path, self.reason = layer, expert, Path(path), reason
         super().__init__(
             f"layer {layer}, expert {expert}: {reason} ({path}). "
-            "Run `moe-mlx verify` on the store; convert again if it reports damage."
+            "`moe-mlx verify` finds damage in a store; then convert again. Fetch a damaged checkpoint again."
         )
 
 

@@ -1,0 +1,182 @@
+"""What is to be converted: a folder or hub repository, its fingerprint, and the small files that go along."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.errors import StoreMissingError, UnsupportedModelError, UsageError
+from moe_mlx.store import digest, is_store
+from moe_mlx.store.checkpoint import INDEX, Shards, read_json, read_shards
+from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx_convert.errors import SourceChangedError
+
+#: What mlx-lm downloads of a repository, licences added.
+PATTERNS = (
+    "*.json",
+    "model*.safetensors",
+    "*.py",
+    "tokenizer.model",
+    "*.tiktoken",
+    "tiktoken.model",
+    "*.txt",
+    "*.jsonl",
+    "*.jinja",
+    "LICENSE*",
+)
+#: What is copied along; code only where a config names it.
+VERBATIM = (*(p for p in PATTERNS if p not in ("*.py", "model*.safetensors")), "*.model", "NOTICE*", "README.md")
+#: Small files only: the largest tokenizer known is 40 MB.
+MAX_VERBATIM_NBYTES = 256_000_000
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_SNAPSHOT = re.compile(r"models--(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint to convert.
+
+    Attributes:
+        name: Repository id, or the folder's name.
+        revision: Commit of a hub snapshot.
+        shards: Its tensors.
+        verbatim: Small files to copy.
+        fingerprint: File name -> size, time of change and digest of the header (shards) or of all bytes.
+    """
+
+    name: str
+    revision: str | None
+    shards: Shards
+    verbatim: tuple[Path, ...]
+    fingerprint: Mapping[str, str]
+
+
+def resolve(source: str, revision: str | None = None, *, cached: bool = False) -> tuple[Path, str, str | None]:
+    """Finds a checkpoint's folder, downloading a hub repository unless the local cache holds it.
+
+    Args:
+        source: Folder or repository id.
+        revision: Branch, tag or commit of a repository.
+        cached: Look in the local cache only.
+
+    Returns:
+        The folder, the name of the source, and its revision where it is known.
+
+    Raises:
+        StoreMissingError: Neither a folder nor a repository that can be fetched.
+    """
+    folder = Path(source).expanduser()
+    if folder.exists():
+        if revision is not None:
+            raise UsageError(f"{source} is a folder: --revision is for hub repositories.")
+        folder = folder.resolve()
+        snapshot = _SNAPSHOT.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+        return (folder, snapshot[1].replace("--", "/"), folder.name) if snapshot else (folder, folder.name, None)
+    if _REPO.fullmatch(source) is None or source.startswith("."):
+        raise StoreMissingError(f"{source}: no such folder, and no hub repository id (owner/name).")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(source, revision=revision, allow_patterns=list(PATTERNS), local_files_only=cached)
+        )
+    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StoreMissingError(
+            f"{source}: no such folder here, and the hub gave no snapshot ({reason[0]}). "
+            "Check the name, the network and `hf auth login`."
+        ) from error
+    return folder, source, folder.name
+
+
+def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+    """Reads everything about a checkpoint that is needed before the first write.
+
+    Raises:
+        StoreError: A file missing or damaged.
+        UsageError: A store, or a model that wants code of its own to run.
+    """
+    folder, name, revision = resolve(source, revision)
+    if is_store(folder):
+        raise UsageError(f"{folder}: already a store (it has a {MANIFEST}); nothing to convert.")
+    shards = read_shards(folder)
+    if shards.config.get("model_file") is not None and not trust_remote_code:
+        raise UnsupportedModelError(
+            f"{folder}: config.json wants the code in {shards.config['model_file']!r} to run. "
+            "If you trust it, pass --trust-remote-code."
+        )
+    verbatim = tuple(sorted(_verbatim(folder, shards.config)))
+    for path in verbatim:
+        if path.stat().st_size > MAX_VERBATIM_NBYTES:
+            raise UsageError(f"{path}: larger than {MAX_VERBATIM_NBYTES} bytes; move it out of the checkpoint.")
+    return Checkpoint(name, revision, shards, verbatim, _fingerprint(shards, verbatim))
+
+
+def check_unchanged(checkpoint: Checkpoint, before: Mapping[str, str]) -> None:
+    """Compares a checkpoint's fingerprint with an earlier one.
+
+    Raises:
+        SourceChangedError: Naming the first file that differs.
+    """
+    for name in sorted({*before, *checkpoint.fingerprint}):
+        if before.get(name) != checkpoint.fingerprint.get(name):
+            raise SourceChangedError(
+                f"{checkpoint.shards.root / name}: changed since this conversion was begun. "
+                "Remove the .partial folder to start over with the checkpoint as it is now."
+            )
+
+
+def _fingerprint(shards: Shards, verbatim: tuple[Path, ...]) -> Mapping[str, str]:
+    prints = {}
+    for path in shards.files:
+        header = shards.headers[path]
+        entries = repr([(e.name, e.dtype, e.shape, e.begin) for e in header.entries.values()])
+        prints[path.name] = _print(path, digest.of([f"{header.data_offset} {entries}".encode()]))
+    for path in verbatim:
+        prints[path.name] = _print(path, digest.of([path.read_bytes()]))
+    return prints
+
+
+def _print(path: Path, contents: str) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {contents}"
+
+
+def _verbatim(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    code = _named_code(folder, config)
+    for path in folder.iterdir():
+        if path.name in (INDEX, MANIFEST) or path.name.startswith(".") or not path.is_file():
+            continue
+        if any(path.match(pattern) for pattern in VERBATIM) or path.name in code:
+            yield path
+
+
+def _named_code(folder: Path, config: Mapping[str, Any]) -> set[str]:
+    """Returns the names of Python files that the configs name (model_file, auto_map) and those that they import."""
+    wanted = [str(config["model_file"])] if config.get("model_file") else []
+    tokenizer = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    for table in (config, tokenizer):
+        mapped = table.get("auto_map") if isinstance(table, dict) else None
+        values = mapped.values() if isinstance(mapped, dict) else []
+        for value in values:
+            references = value if isinstance(value, list) else [value]
+            local = (r for r in references if isinstance(r, str) and "--" not in r)
+            wanted.extend(r.split(".")[0] + ".py" for r in local)
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        path = folder / name
+        if name in found or Path(name).name != name or not path.is_file():
+            continue
+        found.add(name)
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        imports = (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module)
+        wanted.extend(f"{str(n.module).split('.')[0]}.py" for n in imports)
+    return found

@@ -1,0 +1,200 @@
+"""One run of the converter: take over what is there, copy the rest, compare, write the manifest, name the folder."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from moe_mlx.store import manifest as manifests
+from moe_mlx.store.durable import Fs
+from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.spec import ByteRange
+from moe_mlx_convert.checkpoint import Checkpoint, check_unchanged, read_checkpoint
+from moe_mlx_convert.copying import Copier
+from moe_mlx_convert.destination import Destination, remove_leftovers
+from moe_mlx_convert.errors import ConvertError, SourceChangedError, failed
+from moe_mlx_convert.journal import NAME as JOURNAL
+from moe_mlx_convert.journal import Journal, read_journal
+from moe_mlx_convert.plan import Plan, Target, layer_directory
+from moe_mlx_convert.progress import Progress
+from moe_mlx_convert.summary import Summary
+from moe_mlx_convert.workers import each
+
+
+class Conversion:
+    """One run of the converter over one plan."""
+
+    def __init__(
+        self, fs: Fs, checkpoint: Checkpoint, destination: Destination, plan: Plan, copier: Copier, workers: int
+    ) -> None:
+        self._fs = fs
+        self._checkpoint = checkpoint
+        self._destination = destination
+        self._plan = plan
+        self._workers = workers
+        self._digests: dict[str, str] = {}
+        self._copier = copier
+
+    def run(self, *, compare: bool) -> Summary:
+        """Writes everything that is not there yet, and finishes the store."""
+        begun = time.monotonic()
+        targets = {target.name: target for target in self._plan.targets()}
+        resuming = self._destination.partial.exists()
+        if not resuming:
+            self._destination.check_space(self._plan.nbytes, len(targets))
+        else:
+            self._destination.check_contents(targets)
+        self._destination.take()
+        try:
+            resumed = self._resume(targets) if resuming else 0
+            self._write(targets)
+            compared_at = time.monotonic()
+            if compare:
+                self._compare(list(targets.values()))
+            check_unchanged(self._again(), self._checkpoint.fingerprint)
+            self._finish(targets)
+        finally:
+            self._copier.sources.close()
+            self._destination.release()
+        ended = time.monotonic()
+        return self._summary(len(targets), resumed, compared_at - begun, ended - compared_at, compare)
+
+    def _resume(self, targets: Mapping[str, Target]) -> int:
+        """Takes over what an interrupted run finished, after reading it again; returns the number of files."""
+        folder = self._destination.partial
+        begun, done = read_journal(self._fs, folder)
+        if begun is not None:
+            if begun.get("mark") != self._plan.mark():
+                raise SourceChangedError(
+                    f"{folder}: begun from another checkpoint or by another version. Remove it to start over."
+                )
+            check_unchanged(self._checkpoint, begun.get("fingerprint") or {})
+        known = [targets[name] for name in done if name in targets]
+
+        def take_over(batch: list[Target]) -> None:
+            for target in batch:
+                if self._copier.digest_of(target) == done[target.name]:
+                    self._digests[target.name] = done[target.name]
+
+        self._pass("checking", known, take_over)
+        remove_leftovers(self._fs, self._destination, {JOURNAL, *self._digests})
+        left = [target for name, target in targets.items() if name not in self._digests]
+        self._destination.check_space(sum(target.nbytes for target in left), len(left))
+        return len(self._digests)
+
+    def _write(self, targets: Mapping[str, Target]) -> None:
+        plan, folder = self._plan, self._destination.partial
+        mark = {"mark": plan.mark(), "fingerprint": dict(self._checkpoint.fingerprint)}
+        journal = Journal(self._fs, folder, mark)
+        try:
+            self._folders()
+            left = [target for name, target in targets.items() if name not in self._digests]
+
+            def write(batch: list[Target]) -> None:
+                digests = self._copier.write_batch(batch)
+                journal.finished(digests)
+                self._digests.update(digests)
+
+            self._pass("writing", left, write)
+        finally:
+            journal.close()
+
+    def _folders(self) -> None:
+        """Makes the layers' folders and puts their names on the drive."""
+        folder = self._destination.partial
+        try:
+            for located in self._plan.layout.layers:
+                self._fs.mkdir(folder / layer_directory(located))
+            self._fs.sync_folder(folder / "experts")
+            self._fs.sync_folder(folder)
+            self._fs.sync_folder(folder.parent)
+        except OSError as error:
+            raise failed("making folders", folder, error) from error
+
+    def _pass(self, title: str, targets: list[Target], do: Callable[[list[Target]], None]) -> None:
+        """Does something to every target, batch by batch, a few batches at a time, with a progress bar."""
+        bar = Progress(title, sum(target.nbytes for target in targets))
+
+        def one(batch: list[Target]) -> None:
+            do(batch)
+            bar.add(sum(target.nbytes for target in batch))
+
+        each(self._copier.batches(targets), one, self._workers)
+        bar.finish()
+
+    def _compare(self, targets: list[Target]) -> None:
+        """Compares everything written with the source; a source that changed is blamed before the disk is."""
+        try:
+            self._pass("comparing", targets, self._copier.compare_batch)
+        except ConvertError:
+            check_unchanged(self._again(), self._checkpoint.fingerprint)
+            raise
+
+    def _again(self) -> Checkpoint:
+        """Reads the source's headers again, to find out whether it changed while it was copied."""
+        try:
+            return read_checkpoint(str(self._checkpoint.shards.root), trust_remote_code=True)
+        except Exception as error:
+            raise SourceChangedError(
+                f"{self._checkpoint.shards.root}: vanished during the conversion: {error}"
+            ) from error
+
+    def _finish(self, targets: Mapping[str, Target]) -> None:
+        """Writes the manifest, last of all files, and gives the folder its name."""
+        manifest = manifests.encode(self._manifest())
+        manifests.parse(manifest, self._destination.partial / manifests.NAME)
+        generated = Target(manifests.NAME, len(manifest), lambda: manifest, tuple[ByteRange, ...], True)
+        remove_leftovers(self._fs, self._destination, {JOURNAL, *targets})
+        self._copier.write_batch([generated])
+        remove_leftovers(self._fs, self._destination, {manifests.NAME, *targets})
+        self._destination.settle()
+        self._destination.name_it()
+
+    def _manifest(self) -> Manifest:
+        plan, checkpoint = self._plan, self._checkpoint
+
+        def stored(target: Target) -> StoredFile:
+            return StoredFile(target.name, target.nbytes, self._digests[target.name])
+
+        layers = []
+        for located, experts in zip(plan.layout.layers, plan.experts, strict=True):
+            digests = tuple(self._digests[target.name] for target in experts)
+            layers.append(StoredLayer(located.layer, len(expert_header(located.layer, 0)), digests))
+        missing = [target.name for target in plan.targets() if target.name not in self._digests]
+        if missing:
+            raise ConvertError(
+                f"{self._destination.partial / missing[0]}: was not written; run the same command again."
+            )
+        return Manifest(
+            source=checkpoint.name,
+            revision=checkpoint.revision,
+            model_type=str(checkpoint.shards.config["model_type"]),
+            layers=tuple(layers),
+            resident=tuple(stored(t) for t in plan.resident),
+            files=tuple(stored(t) for t in plan.files),
+            resident_nbytes=plan.resident_nbytes,
+        )
+
+    def _summary(self, files: int, resumed: int, seconds: float, comparing: float, compared: bool) -> Summary:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        layers = [located.layer for located in self._plan.layout.layers]
+        return Summary(
+            source=self._checkpoint.name,
+            revision=self._checkpoint.revision,
+            destination=str(self._destination.path),
+            method=self._plan.method,
+            layers=len(layers),
+            experts=sum(layer.experts for layer in layers),
+            files=files + 1,
+            files_resumed=resumed,
+            bytes_written=self._plan.nbytes,
+            experts_bytes=sum(layer.nbytes for layer in layers),
+            resident_bytes=self._plan.resident_nbytes,
+            seconds=round(seconds + comparing, 3),
+            seconds_compare=round(comparing, 3) if compared else 0.0,
+            compared=compared,
+            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            peak_array_bytes=self._copier.peak_array_nbytes(),
+        )

@@ -1,0 +1,232 @@
+"""Copies byte ranges into files of a store: a buffer's worth at a time, digested on the way, durable before named."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from moe_mlx.store import digest
+from moe_mlx.store.durable import Fs, close, read_whole, write_whole
+from moe_mlx_convert.errors import ConvertError, failed
+from moe_mlx_convert.plan import Target
+
+#: One read and one write; each thread owns one such buffer (two while comparing).
+BUFFER_NBYTES = 4 << 20
+#: Files written before they are synced, settled and renamed together; bounds open descriptors and unsynced bytes.
+MOST_FILES = 16
+MOST_NBYTES = 64 << 20
+SUFFIX = ".tmp"
+
+
+def temporary(path: Path) -> Path:
+    """Returns the name under which a file is written until it is whole and synced."""
+    return path.with_name(path.name + SUFFIX)
+
+
+class Sources:
+    """Descriptors of the source's files, opened once and kept: a checkpoint has at most a few hundred."""
+
+    def __init__(self, fs: Fs) -> None:
+        self._fs = fs
+        self._fds: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, buffer: memoryview, offset: int) -> None:
+        """Fills a buffer from a source file.
+
+        Raises:
+            ConvertError: Unreadable, or shorter than it was.
+        """
+        try:
+            with self._lock:
+                fd = self._fds.get(path)
+                if fd is None:
+                    fd = self._fds[path] = self._fs.open(path)
+            got = read_whole(self._fs, fd, buffer, offset)
+        except OSError as error:
+            raise failed("reading the checkpoint", path, error) from error
+        if got != buffer.nbytes:
+            raise ConvertError(
+                f"{path}: ends {buffer.nbytes - got} bytes early; the checkpoint changed. Fetch it again."
+            )
+
+    def close(self) -> None:
+        """Closes every descriptor."""
+        for fd in self._fds.values():
+            close(self._fs, fd)
+        self._fds.clear()
+
+
+class Copier:
+    """Writes, checks and compares targets of one store; used by several threads at once.
+
+    Args:
+        fs: File operations.
+        folder: The unfinished store.
+        sources: The checkpoint's files.
+    """
+
+    def __init__(self, fs: Fs, folder: Path, sources: Sources) -> None:
+        self.fs = fs
+        self.folder = folder
+        self.sources = sources
+        self._own = threading.local()
+
+    def batches(self, targets: Sequence[Target]) -> Iterator[list[Target]]:
+        """Groups files of one folder, in order, into batches that are synced together."""
+        batch: list[Target] = []
+        nbytes = 0
+        for target in targets:
+            other = batch and Path(batch[-1].name).parent != Path(target.name).parent
+            if batch and (other or len(batch) == MOST_FILES or nbytes + target.nbytes > MOST_NBYTES):
+                yield batch
+                batch, nbytes = [], 0
+            batch.append(target)
+            nbytes += target.nbytes
+        if batch:
+            yield batch
+
+    def peak_array_nbytes(self) -> int:
+        """Returns the most memory that arrays took: none here."""
+        return 0
+
+    def write_batch(self, targets: Sequence[Target]) -> dict[str, str]:
+        """Writes files of one folder: all of them under temporary names, then synced, settled, renamed.
+
+        Returns:
+            Each file's digest by name.
+
+        Raises:
+            ConvertError: When an operation fails; files not yet renamed stay temporary.
+        """
+        digests: dict[str, str] = {}
+        fds: list[int] = []
+        path = self.folder / targets[0].name
+        try:
+            try:
+                for target in targets:
+                    path = self.folder / target.name
+                    fds.append(self.fs.create(temporary(path)))
+                    digests[target.name] = self._write(target, fds[-1])
+                for fd in fds:
+                    self.fs.sync(fd)
+                self.fs.settle(fds[-1])
+            finally:
+                for fd in fds:
+                    close(self.fs, fd)
+        except OSError as error:
+            raise failed("writing", path, error) from error
+        self._name(targets)
+        return digests
+
+    def _name(self, targets: Sequence[Target]) -> None:
+        """Renames synced temporary files of one folder, and syncs the folder."""
+        path = self.folder / targets[0].name
+        try:
+            for target in targets:
+                path = self.folder / target.name
+                self.fs.rename(temporary(path), path)
+            self.fs.sync_folder(path.parent)
+        except OSError as error:
+            raise failed("renaming", path, error) from error
+
+    def _write(self, target: Target, fd: int) -> str:
+        """Writes one file's bytes and returns their digest."""
+        prefix = target.prefix()
+        running = digest.new()
+        if target.digests_prefix:
+            running.update(prefix)
+        if prefix:
+            write_whole(self.fs, fd, memoryview(prefix), 0)
+        offset = len(prefix)
+        for chunk in self._chunks(target):
+            running.update(chunk)
+            write_whole(self.fs, fd, chunk, offset)
+            offset += chunk.nbytes
+        if offset != target.nbytes:
+            raise ConvertError(f"{self.folder / target.name}: {offset} bytes were planned as {target.nbytes}.")
+        return running.hexdigest()
+
+    def _chunks(self, target: Target) -> Iterator[memoryview]:
+        """Yields the source's bytes of a target, as full buffers: small ranges are gathered into one write."""
+        buffer, filled = self._buffer("source"), 0
+        for span in target.ranges():
+            done = 0
+            while done < span.nbytes:
+                n = min(span.nbytes - done, buffer.nbytes - filled)
+                self.sources.read(span.path, buffer[filled : filled + n], span.offset + done)
+                done += n
+                filled += n
+                if filled == buffer.nbytes:
+                    yield buffer
+                    filled = 0
+        if filled:
+            yield buffer[:filled]
+
+    def digest_of(self, target: Target) -> str | None:
+        """Reads a written file again and returns its digest; None if it is missing, of another length or prefix."""
+        path = self.folder / target.name
+        try:
+            if path.is_symlink() or not path.is_file() or path.stat().st_size != target.nbytes:
+                return None
+            fd = self.fs.open(path)
+            try:
+                prefix = target.prefix()
+                found = bytearray(len(prefix))
+                if read_whole(self.fs, fd, memoryview(found), 0) != len(prefix) or found != prefix:
+                    return None
+                running = digest.new()
+                if target.digests_prefix:
+                    running.update(prefix)
+                buffer, offset = self._buffer("written"), len(prefix)
+                while n := read_whole(self.fs, fd, buffer, offset):
+                    running.update(buffer[:n])
+                    offset += n
+                return running.hexdigest()
+            finally:
+                close(self.fs, fd)
+        except OSError as error:
+            raise failed("re-reading", path, error) from error
+
+    def compare_batch(self, targets: Sequence[Target]) -> None:
+        """Compares written files, byte for byte, with their source."""
+        for target in targets:
+            self.compare(target)
+
+    def compare(self, target: Target) -> None:
+        """Compares a written file, byte for byte, with its source.
+
+        Raises:
+            ConvertError: Naming the file and the place where they differ.
+        """
+        path = self.folder / target.name
+        try:
+            fd = self.fs.open(path)
+            try:
+                self.fs.forget(fd)
+                prefix = target.prefix()
+                found = bytearray(len(prefix))
+                if read_whole(self.fs, fd, memoryview(found), 0) != len(prefix) or found != prefix:
+                    raise ConvertError(f"{path}: its header is not what was written; the disk may be failing.")
+                offset, written = len(prefix), self._buffer("written")
+                for chunk in self._chunks(target):
+                    here = written[: chunk.nbytes]
+                    if read_whole(self.fs, fd, here, offset) != chunk.nbytes or here != chunk:
+                        raise ConvertError(
+                            f"{path}: differs from the source within {chunk.nbytes} bytes at {offset}. "
+                            "The disk or memory may be failing; run the same command again."
+                        )
+                    offset += chunk.nbytes
+            finally:
+                close(self.fs, fd)
+        except OSError as error:
+            raise failed("comparing", path, error) from error
+
+    def _buffer(self, role: str) -> memoryview:
+        buffer: memoryview | None = getattr(self._own, role, None)
+        if buffer is None:
+            buffer = memoryview(mmap.mmap(-1, BUFFER_NBYTES))
+            setattr(self._own, role, buffer)
+        return buffer

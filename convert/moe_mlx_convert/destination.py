@@ -1,0 +1,146 @@
+"""The folder that is being written: found free, locked, resumed, and given its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from moe_mlx.errors import UsageError
+from moe_mlx.store.durable import Fs
+from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx_convert.copying import SUFFIX
+from moe_mlx_convert.errors import failed
+from moe_mlx_convert.journal import NAME as JOURNAL
+
+#: Room kept free beside the planned bytes: a block and directory entries for every file.
+SLACK_PER_FILE = 4_608
+SLACK = 256_000
+
+
+class Destination:
+    """`DST` and its unfinished form `DST.partial`.
+
+    Args:
+        fs: File operations.
+        path: Where the store is to appear.
+        source: The checkpoint's folder, which must not be touched.
+    """
+
+    def __init__(self, fs: Fs, path: Path, source: Path) -> None:
+        self._fs = fs
+        self.path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  resolve() would follow a link at DST itself
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._fd = -1
+        if not self.path.name:
+            raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")
+        if os.path.lexists(self.path):
+            raise UsageError(f"{self.path}: already exists. Remove it or give --mlx-path another folder.")
+        if self.path.parent.resolve().joinpath(self.path.name).is_relative_to(source.resolve()):
+            raise UsageError(f"{self.path}: lies inside the checkpoint; give --mlx-path a folder outside of it.")
+        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
+            raise UsageError(f"{self.partial}: is in the way; remove it or give --mlx-path another folder.")
+        if not os.access(self._nearest(), os.W_OK | os.X_OK):
+            raise UsageError(f"{self._nearest()}: may not be written to; give --mlx-path another folder.")
+
+    def _nearest(self) -> Path:
+        """Returns the closest folder above DST that exists already."""
+        return next(p for p in (self.partial, *self.partial.parents) if p.is_dir())
+
+    def check_space(self, nbytes: int, files: int) -> None:
+        """Refuses when the file system has no room for `nbytes` more bytes in `files` more files."""
+        try:
+            free = self._fs.free_nbytes(self._nearest())
+        except OSError as error:
+            raise failed("asking for free space", self._nearest(), error) from error
+        needed = nbytes + files * SLACK_PER_FILE + SLACK
+        if free < needed:
+            raise UsageError(
+                f"{self.path}: needs {needed / 1e9:.3f} GB, {free / 1e9:.3f} GB are free there. "
+                "Make room or give --mlx-path a folder on another disk."
+            )
+
+    def check_contents(self, names: Collection[str]) -> None:
+        """Refuses a `.partial` folder that holds files which no conversion of this plan would write."""
+        known = {*names, MANIFEST, JOURNAL}
+        for path in self.files():
+            name = path.relative_to(self.partial).as_posix()
+            if name.removesuffix(SUFFIX) not in known or path.is_symlink():
+                raise UsageError(
+                    f"{path}: not part of this conversion, so {self.partial.name} is not resumed and not touched. "
+                    "Move it away or give --mlx-path another folder."
+                )
+
+    def files(self) -> list[Path]:
+        """Returns every file, and every link, that the `.partial` folder holds already."""
+        found = []
+        for folder, folders, names in os.walk(self.partial):
+            inside = Path(folder)
+            found += [inside / name for name in names]
+            found += [inside / name for name in folders if (inside / name).is_symlink()]
+        return sorted(found)
+
+    def take(self) -> None:
+        """Makes the `.partial` folder and locks it against other converters; the lock ends with the process.
+
+        Raises:
+            UsageError: Another converter is at work on it, or finished it just now.
+            ConvertError: The folder cannot be made.
+        """
+        try:
+            self._take()
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self) -> None:
+        try:
+            self._fs.mkdir(self.partial)
+            self._fd = os.open(self.partial, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+            locked = self._fs.lock(self._fd)
+        except OSError as error:
+            raise failed("making the folder", self.partial, error) from error
+        if not locked:
+            raise UsageError(
+                f"{self.partial}: another converter is at work on it. Wait for it or give another --mlx-path."
+            )
+        # It may have been finished and renamed between making and locking.
+        if not self.partial.is_dir() or not os.path.samestat(os.fstat(self._fd), self.partial.stat()):
+            raise UsageError(f"{self.path}: another converter finished it just now.")
+
+    def settle(self) -> None:
+        """Puts the folder's last removals on the drive, so that a finished store never shows a journal."""
+        try:
+            self._fs.sync_folder(self.partial)
+        except OSError as error:
+            raise failed("syncing the folder", self.partial, error) from error
+
+    def name_it(self) -> None:
+        """Gives the whole store its name; from here on it is a model."""
+        try:
+            if os.path.lexists(self.path):
+                raise UsageError(f"{self.path}: appeared during the conversion. The store is whole in {self.partial}.")
+            self._fs.rename(self.partial, self.path)
+        except OSError as error:
+            raise failed("renaming the finished store", self.partial, error) from error
+        # The store is whole under either name: should power fail before this is on the drive, the next run finds
+        # DST.partial complete and renames it again. So a failure here is none of the conversion.
+        with contextlib.suppress(OSError):
+            self._fs.sync_folder(self.path.parent)
+
+    def release(self) -> None:
+        """Lets go of the lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def remove_leftovers(fs: Fs, destination: Destination, keep: Collection[str]) -> None:
+    """Removes what an interrupted run left and a finished store does not hold: temporary files, the journal."""
+    for path in destination.files():
+        if path.relative_to(destination.partial).as_posix() not in keep:
+            try:
+                fs.unlink(path)
+            except OSError as error:
+                raise failed("removing", path, error) from error

@@ -1,0 +1,148 @@
+"""The files of a store to be, in the order in which they are written, each a list of byte ranges of the source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_mlx.store import digest, header
+from moe_mlx.store.checkpoint import INDEX
+from moe_mlx.store.layout import StoredLayer, expert_file, expert_header
+from moe_mlx.store.locate import Layout, Located, LocatedLayer
+from moe_mlx.store.spec import ByteRange
+from moe_mlx_convert.checkpoint import Checkpoint
+
+#: Largest shard of resident weights, as mlx-lm writes them.
+MAX_SHARD_NBYTES = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One file to write.
+
+    Attributes:
+        name: Path relative to the store.
+        nbytes: Exact length.
+        prefix: Makes the bytes that come first and are not in the source.
+        ranges: Makes the list of source ranges that follow.
+        digests_prefix: Whether the digest covers the prefix too: not for an expert, whose digest is of its data.
+    """
+
+    name: str
+    nbytes: int
+    prefix: Callable[[], bytes]
+    ranges: Callable[[], Sequence[ByteRange]]
+    digests_prefix: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All files of a store but its manifest.
+
+    Attributes:
+        experts: By layer, by expert.
+        resident: Shards of weights that are not routed experts.
+        files: The shards' index and files copied verbatim.
+        resident_nbytes: Bytes of the resident tensors.
+        method: `bytes`, or `arrays` where ranges name tensors that mlx-lm stacks instead of files.
+    """
+
+    layout: Layout
+    experts: tuple[tuple[Target, ...], ...]
+    resident: tuple[Target, ...]
+    files: tuple[Target, ...]
+    resident_nbytes: int
+    method: str = "bytes"
+
+    def targets(self) -> Iterator[Target]:
+        """Yields every file: small ones first, so that a store that cannot be used fails early."""
+        yield from self.files
+        yield from self.resident
+        for layer in self.experts:
+            yield from layer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of every file."""
+        return sum(target.nbytes for target in self.targets())
+
+    def mark(self) -> str:
+        """Returns a digest of what is planned; a half-written store of another plan cannot be resumed."""
+        return digest.of([f"{t.name} {t.nbytes}\n".encode() for t in self.targets()])
+
+
+def layer_directory(located: LocatedLayer) -> str:
+    """Returns the folder of a layer's expert files, relative to the store."""
+    return StoredLayer(located.layer, 0, ()).directory
+
+
+def make_plan(
+    checkpoint: Checkpoint, layout: Layout, tensors: Mapping[str, Located] | None = None, method: str = "bytes"
+) -> Plan:
+    """Plans the store of a checkpoint whose experts have been located, among its own tensors by default."""
+    tensors = checkpoint.shards.tensors if tensors is None else tensors
+    residents = [t for name, t in tensors.items() if name not in layout.expert_names]
+    resident, index = resident_shards(residents)
+    files = [_generated(INDEX, index), *(_verbatim(path) for path in checkpoint.verbatim)]
+    experts = tuple(
+        tuple(_expert(located, expert) for expert in range(located.layer.experts)) for located in layout.layers
+    )
+    return Plan(layout, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), method)
+
+
+def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], bytes]:
+    """Groups tensors into shards of at most MAX_SHARD_NBYTES, in the order of the source.
+
+    Returns:
+        The shards and the bytes of their index.
+    """
+    groups: list[list[Located]] = [[]]
+    nbytes = 0
+    for tensor in tensors:
+        if groups[-1] and nbytes + tensor.entry.nbytes > MAX_SHARD_NBYTES:
+            groups.append([])
+            nbytes = 0
+        groups[-1].append(tensor)
+        nbytes += tensor.entry.nbytes
+    targets: list[Target] = []
+    weight_map: dict[str, str] = {}
+    for i, group in enumerate(groups):
+        name = "model.safetensors" if len(groups) == 1 else f"model-{i + 1:05}-of-{len(groups):05}.safetensors"
+        targets.append(_shard(name, group))
+        weight_map |= {t.entry.name: name for t in group}
+    total = sum(t.entry.nbytes for t in tensors)
+    index = {"metadata": {"total_size": total}, "weight_map": {k: weight_map[k] for k in sorted(weight_map)}}
+    return tuple(targets), (json.dumps(index, indent=1) + "\n").encode()
+
+
+def _expert(located: LocatedLayer, expert: int) -> Target:
+    prefix_nbytes = len(expert_header(located.layer, 0))
+    return Target(
+        name=f"{layer_directory(located)}/{expert_file(expert)}",
+        nbytes=prefix_nbytes + located.layer.expert_nbytes,
+        prefix=lambda: expert_header(located.layer, expert),
+        ranges=lambda: located.ranges(expert),
+        digests_prefix=False,
+    )
+
+
+def _shard(name: str, tensors: Sequence[Located]) -> Target:
+    entries, begin = [], 0
+    for tensor in tensors:
+        e = tensor.entry
+        entries.append(header.Entry(e.name, e.dtype, e.shape, begin, begin + e.nbytes))
+        begin += e.nbytes
+    prefix = header.encode(entries, {"format": "mlx"}, name)
+    ranges = tuple(ByteRange(t.shard, t.offset, t.entry.nbytes) for t in tensors)
+    return Target(name, len(prefix) + begin, lambda: prefix, lambda: ranges, True)
+
+
+def _generated(name: str, contents: bytes) -> Target:
+    return Target(name, len(contents), lambda: contents, lambda: (), True)
+
+
+def _verbatim(path: Path) -> Target:
+    nbytes = path.stat().st_size
+    return Target(path.name, nbytes, lambda: b"", lambda: (ByteRange(path, 0, nbytes),), True)

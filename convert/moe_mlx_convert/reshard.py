@@ -1,0 +1,60 @@
+"""From a checkpoint to a store of one file per expert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moe_mlx.store.durable import Fs
+from moe_mlx.store.locate import StackedAtLoadError, locate
+from moe_mlx_convert.checkpoint import read_checkpoint
+from moe_mlx_convert.conversion import Conversion
+from moe_mlx_convert.copying import Copier, Sources
+from moe_mlx_convert.destination import Destination
+from moe_mlx_convert.errors import failed
+from moe_mlx_convert.plan import make_plan
+from moe_mlx_convert.summary import Summary
+from moe_mlx_convert.workers import default_workers
+
+
+def convert(
+    hf_path: str,
+    mlx_path: str | Path = "mlx_model",
+    *,
+    revision: str | None = None,
+    compare: bool = True,
+    trust_remote_code: bool = False,
+    workers: int | None = None,
+    fs: Fs | None = None,
+) -> Summary:
+    """Converts an MLX mixture-of-experts checkpoint into a store of one file per expert.
+
+    Args:
+        hf_path: Folder or hub repository of the checkpoint.
+        mlx_path: Folder to make; `mlx_path.partial` while it is being written. Run again, it resumes.
+        revision: Branch, tag or commit of a hub repository.
+        compare: Compare every byte with the source before the store gets its name.
+        trust_remote_code: Take a checkpoint whose config names a `model_file`; the converter does not run it.
+        workers: Copying threads.
+        fs: File operations, for tests.
+
+    Raises:
+        UsageError: Refused before the first write; nothing was left behind.
+        StoreError: A damaged checkpoint (nothing was left behind), or a failure while writing, which leaves
+            `mlx_path.partial` to be resumed.
+    """
+    fs = fs or Fs()
+    try:
+        checkpoint = read_checkpoint(hf_path, revision, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
+    shards = checkpoint.shards
+    destination = Destination(fs, Path(mlx_path), shards.root)
+    try:
+        plan = make_plan(checkpoint, locate(shards.tensors, shards.config, shards.root))
+        copier = Copier(fs, destination.partial, Sources(fs))
+    except StackedAtLoadError:
+        from moe_mlx_convert.stacked import prepare
+
+        plan, copier = prepare(fs, destination.partial, checkpoint)
+        workers = 1  # streams of MLX belong to a thread
+    return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers()).run(compare=compare)

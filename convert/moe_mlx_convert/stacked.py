@@ -1,0 +1,153 @@
+"""Checkpoints whose experts are stacked only while loading: mlx-lm's own `sanitize` names, joins and splits them.
+
+Arrays stay lazy until a tensor is written, and one stacked tensor is alive at a time: it is evaluated, its rows go to
+the experts' files, it is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.errors import UnsupportedModelError
+from moe_mlx.store import digest
+from moe_mlx.store.durable import Fs, close, read_whole, write_whole
+from moe_mlx.store.header import Entry
+from moe_mlx.store.locate import Located, StackedAtLoadError, locate
+from moe_mlx.store.spec import tensor_nbytes
+from moe_mlx_convert.arrays import ArraySources, sanitized
+from moe_mlx_convert.checkpoint import Checkpoint
+from moe_mlx_convert.copying import Copier, temporary
+from moe_mlx_convert.errors import ConvertError, failed
+from moe_mlx_convert.plan import Plan, Target, make_plan
+
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+}
+
+
+def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint) -> tuple[Plan, Copier]:
+    """Plans a store from what mlx-lm makes of a checkpoint, without reading any weight yet.
+
+    Raises:
+        UnsupportedModelError: mlx-lm cannot load it, or its experts are still not stacked.
+    """
+    root = checkpoint.shards.root
+
+    def load() -> dict[str, Any]:
+        return sanitized(root, checkpoint.shards.files)
+
+    tensors: dict[str, Located] = {}
+    for name, array in load().items():
+        dtype, shape = _DTYPES[str(array.dtype).removeprefix("mlx.core.")], tuple(array.shape)
+        tensors[name] = Located(Entry(name, dtype, shape, 0, tensor_nbytes(dtype, shape)), Path(name), 0)
+    try:
+        layout = locate(tensors, checkpoint.shards.config, root)
+    except StackedAtLoadError as error:
+        raise UnsupportedModelError(
+            f"{root}: mlx-lm leaves {error.example!r} as it is, so its experts cannot be laid out. "
+            "Make an MLX checkpoint with mlx_lm.convert first."
+        ) from None
+    plan = make_plan(checkpoint, layout, tensors, "arrays")
+    return plan, ArrayCopier(fs, folder, ArraySources(fs, frozenset(tensors), load))
+
+
+class ArrayCopier(Copier):
+    """Writes the experts of a layer tensor by tensor, so that each stacked tensor is evaluated once."""
+
+    sources: ArraySources
+
+    def peak_array_nbytes(self) -> int:
+        """Returns the most memory that MLX arrays took, in bytes."""
+        return self.sources.peak
+
+    def batches(self, targets: Sequence[Target]) -> Iterator[list[Target]]:
+        """Groups the experts of a layer; every other file is a batch of its own."""
+        for folder, group in groupby(targets, key=lambda target: Path(target.name).parent):
+            if folder == Path():
+                yield from ([target] for target in group)
+            else:
+                yield list(group)
+
+    def write_batch(self, targets: Sequence[Target]) -> dict[str, str]:
+        """Writes one file, or the experts of a layer: all of them grow together, a tensor at a time."""
+        if Path(targets[0].name).parent == Path():
+            return super().write_batch(targets)
+        digests = {target.name: digest.new() for target in targets}
+        path = self.folder / targets[0].name
+        try:
+            for target in targets:
+                path = self.folder / target.name
+                prefix = memoryview(target.prefix())
+                self._once(self.fs.create, path, partial(self._put, buffer=prefix, offset=0))
+            for target, row, offset in self._rows(targets):
+                path = self.folder / target.name
+                digests[target.name].update(row)
+                self._once(self.fs.reopen, path, partial(self._put, buffer=row, offset=offset))
+            for target in targets:
+                path = self.folder / target.name
+                self._once(self.fs.reopen, path, self.fs.sync)
+            self._once(self.fs.reopen, path, self.fs.settle)
+        except OSError as error:
+            raise failed("writing", path, error) from error
+        self._name(targets)
+        return {name: running.hexdigest() for name, running in digests.items()}
+
+    def _once(self, opener: Callable[[Path], int], path: Path, do: Callable[[int], Any]) -> None:
+        """Opens a temporary file for one operation: a layer may have more experts than there are descriptors."""
+        fd = opener(temporary(path))
+        try:
+            do(fd)
+        finally:
+            close(self.fs, fd)
+
+    def _put(self, fd: int, buffer: memoryview, offset: int) -> None:
+        write_whole(self.fs, fd, buffer, offset)
+
+    def _rows(self, targets: Sequence[Target]) -> Iterator[tuple[Target, memoryview, int]]:
+        """Yields each expert's bytes of each tensor, tensor by tensor, with its place in the expert's file."""
+        offsets: Mapping[str, list[int]] = {target.name: [len(target.prefix())] for target in targets}
+        ranges = [target.ranges() for target in targets]
+        for column in zip(*ranges, strict=True):
+            for target, span in zip(targets, column, strict=True):
+                row = self.sources.tensor(str(span.path))[span.offset : span.offset + span.nbytes]
+                yield target, row, offsets[target.name][0]
+                offsets[target.name][0] += span.nbytes
+
+    def compare_batch(self, targets: Sequence[Target]) -> None:
+        """Compares written files with the tensors, evaluated anew from the checkpoint."""
+        if Path(targets[0].name).parent == Path():
+            super().compare_batch(targets)
+            return
+        for target in targets:
+            if self.digest_of(target) is None:
+                raise ConvertError(f"{self.folder / target.name}: missing, or not as long as it was written.")
+        for target, row, offset in self._rows(targets):
+            path = self.folder / target.name
+            try:
+                fd = self.fs.open(path)
+                try:
+                    found = memoryview(bytearray(row.nbytes))
+                    read_whole(self.fs, fd, found, offset)
+                finally:
+                    close(self.fs, fd)
+            except OSError as error:
+                raise failed("comparing", path, error) from error
+            if found != row:
+                raise ConvertError(f"{path}: differs from the source at {offset}. The disk or memory may be failing.")

@@ -1,0 +1,36 @@
+"""A few threads for one pass over many files; the first failure stops the pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """Returns how many threads to copy with: enough to overlap a sync with the next copy, few enough for a disk."""
+    return max(2, min(4, os.cpu_count() or 2))
+
+
+def each(items: Iterable[T], do: Callable[[T], None], workers: int) -> None:
+    """Calls `do` for every item, `workers` at a time, and raises the first failure once the others have stopped."""
+    if workers <= 1:
+        for item in items:
+            do(item)
+        return
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
+        try:
+            for item in items:
+                if len(running) >= 2 * workers:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                running.add(pool.submit(do, item))
+            for future in running:
+                future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

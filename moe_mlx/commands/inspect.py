@@ -1,0 +1,110 @@
+"""Show the layers, experts and sizes of a store or MLX checkpoint, and what expert caches of several sizes mean.
+
+GB is 10^9 bytes. A share of the experts rounds down to whole slots a layer, never below what a token chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.spec import ExpertLayer
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder of a store or MLX checkpoint, or a cached hub repository"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def slots(layer: ExpertLayer, share: float) -> int:
+    """Returns how many experts of a layer a cache of `share` holds."""
+    return min(layer.experts, max(layer.top_k, int(layer.experts * share)))
+
+
+def describe(source: ExpertSource) -> dict[str, Any]:
+    """Returns everything shown, sizes in bytes."""
+    caps = []
+    for share in SHARES:
+        per_layer = [slots(layer, share) for layer in source.layers]
+        held = sum(n * layer.expert_nbytes for n, layer in zip(per_layer, source.layers, strict=True))
+        caps.append(
+            {
+                "share": share,
+                "slots_per_layer": per_layer[0] if len(set(per_layer)) == 1 else per_layer,
+                "slots": sum(per_layer),
+                "expert_cache_bytes": held,
+                "with_resident_bytes": held + source.resident_nbytes,
+            }
+        )
+    return {
+        "model": str(source.root),
+        "model_type": source.config.get("model_type"),
+        "form": "checkpoint" if source.in_place else "store",
+        "layers": [
+            {
+                "index": layer.index,
+                "layer": layer.layer,
+                "path": layer.path,
+                "experts": layer.experts,
+                "top_k": layer.top_k,
+                "bytes_per_expert": layer.expert_nbytes,
+                "tensors": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in layer.tensors],
+            }
+            for layer in source.layers
+        ],
+        "experts": sum(layer.experts for layer in source.layers),
+        "experts_bytes": source.experts_nbytes,
+        "resident_bytes": source.resident_nbytes,
+        "caps": caps,
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the description."""
+    from moe_mlx_convert.checkpoint import resolve
+    from moe_mlx_convert.progress import size_text
+
+    folder = Path(args.model)
+    with open_source(folder if folder.exists() else resolve(args.model, cached=True)[0], verify=False) as source:
+        described = describe(source)
+        if args.json:
+            print(json.dumps(described))
+            return 0
+        form = (
+            "an MLX checkpoint, read in place: `moe-mlx convert` makes a miss one read"
+            if source.in_place
+            else "a store"
+        )
+        print(f"{described['model']}: {described['model_type']}, {form}\n")
+        print(f"{'layers':<14}{'experts':>8}{'top-k':>7}{'MB/expert':>11}  tensors of one expert")
+        for (experts, top_k, nbytes, _), group in groupby(source.layers, key=_shape):
+            alike = list(group)
+            span = f"{alike[0].layer}-{alike[-1].layer}" if len(alike) > 1 else f"{alike[0].layer}"
+            names = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in alike[0].tensors[:3])
+            more = len(alike[0].tensors) - 3
+            tail = f", and {more} more" if more > 0 else ""
+            print(f"{span:<14}{experts:>8}{top_k:>7}{nbytes / 1e6:>11.3f}  {names}{tail}")
+        print(f"\n{'experts':<14}{described['experts']:>8}  {size_text(source.experts_nbytes):>15}")
+        print(f"{'resident':<14}{'':>8}  {size_text(source.resident_nbytes):>15}\n")
+        print(f"{'expert cache':<14}{'slots/layer':>13}{'slots':>8}{'cache':>13}{'with resident':>15}")
+        for cap in described["caps"]:
+            per_layer = cap["slots_per_layer"]
+            text = f"{min(per_layer)}-{max(per_layer)}" if isinstance(per_layer, list) else str(per_layer)
+            print(
+                f"{cap['share']:<14.1%}{text:>13}{cap['slots']:>8}{size_text(cap['expert_cache_bytes']):>13}"
+                f"{size_text(cap['with_resident_bytes']):>15}"
+            )
+    return 0
+
+
+def _shape(layer: ExpertLayer) -> tuple[int, int, int, object]:
+    return layer.experts, layer.top_k, layer.expert_nbytes, layer.tensors

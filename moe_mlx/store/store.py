@@ -1,0 +1,174 @@
+"""A store on disk, opened for reading: one file per expert, one read per expert, every byte under a digest."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
+from moe_mlx.store import manifest as manifests
+from moe_mlx.store.checkpoint import CheckpointSource, read_config
+from moe_mlx.store.descriptors import Descriptors
+from moe_mlx.store.layout import Manifest, expert_file
+from moe_mlx.store.source import ExpertSource, drop_pages, fill, open_regular
+from moe_mlx.store.spec import ByteRange
+
+
+def _reason(error: OSError) -> str:
+    """Says why a store's file could not be opened or read; a link in its place comes back as ELOOP or ENOTDIR."""
+    if error.errno == errno.ELOOP:
+        return "a symbolic link, which a store may not hold"
+    if error.errno == errno.ENOENT:
+        return "the file is missing"
+    return error.strerror or str(error)
+
+
+class StoreSource(ExpertSource):
+    """Experts of a store. Files are opened relative to their layer's folder and never through symbolic links.
+
+    Made by `open`; without it, for `verify`, nothing but the manifest has been looked at and `config` is empty.
+    """
+
+    in_place = False
+    expert_names: frozenset[str] = frozenset()
+
+    def __init__(self, root: Path, manifest: Manifest, *, verify: bool = True) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.verify = verify
+        self.config = {}
+        self.layers = tuple(stored.layer for stored in manifest.layers)
+        self.resident_shards = tuple(root / f.name for f in manifest.resident)
+        self.resident_nbytes = manifest.resident_nbytes
+        self.experts_nbytes = manifest.experts_nbytes
+        self._root_fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        self._folders: Descriptors[int] = Descriptors(self._open_folder, share=8)
+        self._files: Descriptors[tuple[int, int]] = Descriptors(self._open_expert)
+
+    @classmethod
+    def open(cls, root: Path, *, verify: bool = True) -> StoreSource:
+        """Opens a store by its manifest, and checks that its resident shards are there, as long as they should be."""
+        manifest = read_manifest(root)
+        for stored in manifest.resident:
+            _check_file(root / stored.name, stored.nbytes)
+        config = read_config(root)
+        source = cls(root, manifest, verify=verify)
+        source.config = config
+        return source
+
+    def _open_folder(self, index: int) -> int:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+        experts = os.open("experts", flags, dir_fd=self._root_fd)
+        try:
+            return os.open(Path(self.manifest.layers[index].directory).name, flags, dir_fd=experts)
+        finally:
+            os.close(experts)
+
+    def _open_expert(self, key: tuple[int, int]) -> int:
+        index, expert = key
+        with self._folders.using(index) as folder:
+            return open_regular(expert_file(expert), os.O_NOFOLLOW, dir_fd=folder)
+
+    def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
+        """Returns the one range of an expert's data."""
+        stored = self.manifest.layers[index]
+        path = self.root / stored.directory / expert_file(expert)
+        return (ByteRange(path, stored.data_offset, stored.layer.expert_nbytes),)
+
+    def digest(self, index: int, expert: int) -> str | None:
+        """Returns the digest of an expert's data from the manifest."""
+        return self.manifest.layers[index].digests[expert]
+
+    def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
+        stored = self.manifest.layers[index]
+        path = self.byte_ranges(index, expert)[0].path
+        try:
+            with self._files.using((index, expert)) as fd:
+                nbytes = os.fstat(fd).st_size
+                if nbytes != stored.file_nbytes:
+                    reason = f"the file has {nbytes} bytes, {stored.file_nbytes} are expected"
+                    raise ExpertReadError(stored.layer.layer, expert, path, reason)
+                got = fill(fd, buffers, stored.data_offset)
+        except OSError as error:
+            raise ExpertReadError(stored.layer.layer, expert, path, _reason(error)) from error
+        if got != stored.layer.expert_nbytes:
+            reason = f"the data ends after {got} of {stored.layer.expert_nbytes} bytes"
+            raise ExpertReadError(stored.layer.layer, expert, path, reason)
+
+    def _forget(self, index: int, expert: int) -> None:
+        self._files.forget((index, expert))
+        self._folders.forget(index)
+
+    def drop_cached(self) -> None:
+        """Closes idle descriptors and drops cached pages of every expert."""
+        self._files.shrink()
+        for index, layer in enumerate(self.layers):
+            for expert in range(layer.experts):
+                with self._files.using((index, expert)) as fd:
+                    drop_pages(fd)
+
+    def close(self) -> None:
+        """Closes every descriptor."""
+        self._files.close()
+        self._folders.close()
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+
+def _check_file(path: Path, nbytes: int) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        raise StoreMissingError(f"{path}: missing from the store; convert the model again.") from None
+    if path.is_symlink():
+        raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; convert the model again.")
+    if found.st_size != nbytes:
+        raise StoreCorruptError(f"{path}: {found.st_size} bytes, the manifest says {nbytes}; convert the model again.")
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Reads the manifest of the store at `root`.
+
+    Raises:
+        StoreMissingError: No store there, or one that was never finished.
+        StoreCorruptError: A manifest that is damaged, or a link.
+    """
+    path = root / manifests.NAME
+    if root.name.endswith(".partial"):
+        raise StoreMissingError(f"{root}: an unfinished store. Run the same `moe-mlx convert` again to resume it.")
+    try:
+        fd = open_regular(path, os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise StoreMissingError(f"{root}: no {manifests.NAME}, so no store. Make one with `moe-mlx convert`.") from None
+    except OSError as error:
+        raise StoreCorruptError(f"{path}: {_reason(error)}.") from None
+    with os.fdopen(fd, "rb") as file:
+        if os.fstat(fd).st_size > manifests.MAX_NBYTES:
+            raise StoreCorruptError(f"{path}: larger than {manifests.MAX_NBYTES} bytes; this is no manifest.")
+        return manifests.parse(file.read(), path)
+
+
+def is_store(path: Path) -> bool:
+    """True where a manifest lies, whole or not."""
+    return os.path.lexists(path / manifests.NAME)
+
+
+def open_source(path: Path | str, *, verify: bool = True) -> ExpertSource:
+    """Opens a store, or an MLX checkpoint in place.
+
+    Args:
+        path: A folder.
+        verify: Whether reads check digests; a checkpoint in place has none.
+
+    Raises:
+        StoreMissingError: Nothing there, or something incomplete.
+        StoreCorruptError: Something that contradicts itself.
+        UnsupportedModelError: A dense model, an unknown family, or experts that have to be converted first.
+    """
+    root = Path(path)
+    if is_store(root):
+        return StoreSource.open(root, verify=verify)
+    return CheckpointSource.open(root)

@@ -1,0 +1,124 @@
+"""Tiny real checkpoints, made by mlx-lm's own classes, quantised and saved by mlx-lm's own functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+QWEN3_MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 32,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 128,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 512,
+    "norm_topk_prob": True,
+}
+GPT_OSS: dict[str, Any] = {
+    "model_type": "gpt_oss",
+    "num_hidden_layers": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "head_dim": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
+
+def make_checkpoint(
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+    quantize: dict[str, Any] | None = None,
+    predicate: Any = None,
+    shard_bytes: int | None = None,
+    seed: int = 0,
+    **overrides: Any,
+) -> Path:
+    """Builds, quantises and saves a random model.
+
+    Args:
+        folder: Where to save it; made if needed.
+        config: The model's config, QWEN3_MOE by default.
+        dtype: Of the weights before quantisation.
+        quantize: `{"group_size", "bits", "mode"}`, and `"global_scale": True` for scales of the experts' own (nvfp4).
+        predicate: Passed to mlx_lm's quantize_model, for mixed quantisation.
+        shard_bytes: Largest shard; one shard by default.
+        seed: Of the random weights.
+        overrides: Entries of the config to change.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm import utils
+
+    config = {**(config or QWEN3_MOE), **overrides}
+    model_class, args_class = utils._get_classes(config)
+    mx.random.seed(seed)
+    model = model_class(args_class.from_dict(config))
+    noise = tree_map(lambda a: mx.random.normal(a.shape) * 0.05, model.parameters())
+    model.update(tree_map(lambda a: a.astype(getattr(mx, dtype)), noise))
+    if quantize is not None:
+        options = {k: v for k, v in quantize.items() if k != "global_scale"}
+        if quantize.get("global_scale"):
+            predicate = _global_scales(options)
+        model, config = utils.quantize_model(
+            model,
+            config,
+            options["group_size"],
+            options["bits"],
+            mode=options.get("mode", "affine"),
+            quant_predicate=predicate,
+        )
+    mx.eval(model.parameters())
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(folder, dict(tree_flatten(model.parameters())), shard_bytes)
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "none"}')
+    return folder
+
+
+def _global_scales(options: dict[str, Any]) -> Any:
+    def predicate(path: str, module: Any) -> Any:
+        if not hasattr(module, "to_quantized"):
+            return False
+        return {**options, "global_scale": True} if "switch_mlp" in path else options
+
+    return predicate
+
+
+def _save(folder: Path, weights: dict[str, Any], shard_bytes: int | None) -> None:
+    import mlx.core as mx
+
+    shards: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, array in weights.items():
+        if shard_bytes is not None and size and size + array.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = array
+        size += array.nbytes
+    weight_map = {}
+    for i, shard in enumerate(shards):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
+        weight_map |= dict.fromkeys(shard, name)
+    index = {"metadata": {"total_size": sum(a.nbytes for a in weights.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))

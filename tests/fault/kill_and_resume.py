@@ -1,0 +1,72 @@
+"""Kills the converter at random moments and resumes it: `python kill_and_resume.py SOURCE WORK KILLS SEED`.
+
+A process of its own, without MLX, so that each conversion is one fork. Prints one JSON object: kills that hit, kills
+that came too late, resumes that took files over, and `wrong`, which must be zero.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from moe_mlx_convert import convert
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def killed(source: Path, store: Path, after: float) -> bool:
+    """Converts in a child and kills it after some seconds; False if it was faster."""
+    child = os.fork()
+    if child == 0:
+        try:
+            convert(str(source), store)
+            os._exit(0)
+        except BaseException as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def main() -> None:
+    source, work, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    chance = random.Random(seed)
+    before = contents(source)
+    begun = time.monotonic()
+    convert(str(source), work / "reference")
+    length = time.monotonic() - begun
+    reference = contents(work / "reference")
+    store, partial = work / "store", work / "store.partial"
+    told = {"kills": 0, "late": 0, "resumed": 0, "again": 0, "wrong": 0}
+    while told["kills"] < kills and told["late"] < 4 * kills + 20:
+        if not killed(source, store, chance.uniform(0, 1.2 * length)):
+            told["late"] += 1
+        else:
+            told["kills"] += 1
+            if store.exists() and contents(store) != reference:
+                told["wrong"] += 1
+            if chance.random() < 0.3 and not store.exists():  # and once more, while it resumes
+                told["again"] += killed(source, store, chance.uniform(0, length))
+            if partial.exists():
+                told["resumed"] += convert(str(source), store).files_resumed > 0
+            elif not store.exists():
+                convert(str(source), store)
+        if contents(store) != reference or partial.exists() or contents(source) != before:
+            told["wrong"] += 1
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

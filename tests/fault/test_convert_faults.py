@@ -1,0 +1,216 @@
+"""Every file operation of a conversion fails once, or from then on; power is lost at every one of them.
+
+On a store of 2 x 4 experts, for every N: either the store is right, or there is a clear error, no store, an untouched
+source, and running again resumes to the same bytes as an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mlx.errors import MoeMlxError
+from moe_mlx_convert import convert
+from tests.checkpoints import make_checkpoint
+from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss, RecordingFs, fast_folder
+from tests.unit.test_convert_round_trip import contents
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = fast_folder(tmp_path_factory.mktemp("faults"))
+    make_checkpoint(folder / "source", quantize={"group_size": 32, "bits": 4}, shard_bytes=60_000)
+    convert(str(folder / "source"), folder / "reference", workers=1)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def reference(place: Path) -> dict[str, bytes]:
+    return contents(place / "reference")
+
+
+def operations(place: Path) -> int:
+    counting = CountingFs()
+    convert(str(place / "source"), place / "counted", workers=1, fs=counting)
+    shutil.rmtree(place / "counted")
+    return counting.count
+
+
+def sampled(*values: object, **options: Any) -> list[Any]:
+    """A case for every eleventh operation, and one, slow, for all of them."""
+    name = options["id"]
+    return [
+        pytest.param(*values, 11, id=f"{name}, every 11th"),
+        pytest.param(*values, 1, id=f"{name}, all", marks=pytest.mark.slow),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "lasting", "step"),
+    [
+        case
+        for fault in ERRNOS
+        for lasting in (False, True)
+        for case in sampled(fault, lasting, id=f"{fault} {'from then on' if lasting else 'once'}")
+    ],
+)
+def test_every_operation_fails(fault: str, lasting: bool, step: int, place: Path, reference: dict[str, bytes]) -> None:
+    source, store = contents(place / "source"), place / f"store-{fault}-{lasting}-{step}"
+    total, tried, failed, resumed = operations(place), 0, 0, 0
+    descriptors = len(list(Path("/dev/fd").iterdir()))
+    for at in range(1, total + 1, step):
+        tried += 1
+        faulty = FaultyFs(at, ERRNOS[fault], lasting=lasting)
+        try:
+            convert(str(place / "source"), store, workers=1, fs=faulty)
+        except MoeMlxError as error:
+            failed += 1
+            assert not store.exists(), f"operation {at} left a store"
+            assert error.exit_code in (2, 3)
+            assert str(place) in str(error)
+            assert contents(place / "source") == source
+            resumed += convert(str(place / "source"), store, workers=1).files_resumed > 0
+        else:
+            # Closing files, and syncing the name of a store that is whole already, may fail without harm.
+            assert fault == "short" or not lasting or at > total - 8, f"operation {at} was ignored"
+        assert contents(store) == reference, f"operation {at} gave another store"
+        assert not store.with_name(f"{store.name}.partial").exists()
+        shutil.rmtree(store)
+    assert len(list(Path("/dev/fd").iterdir())) == descriptors
+    if fault == "short":
+        assert failed == 0
+    else:
+        assert failed > tried // 2
+        assert resumed > 0
+    print(f"{fault}: {tried} of {total} operations, {failed} failed, {resumed} resumed with files taken over")
+
+
+def test_several_threads_fail_as_one(place: Path, reference: dict[str, bytes]) -> None:
+    store = place / "threads"
+    for at in range(1, operations(place), 29):
+        try:
+            convert(str(place / "source"), store, workers=4, fs=FaultyFs(at, ERRNOS["EIO"], lasting=True))
+        except MoeMlxError:
+            assert not store.exists()
+            convert(str(place / "source"), store, workers=4)
+        assert contents(store) == reference
+        shutil.rmtree(store)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads back write-only descriptors through /proc")
+@pytest.mark.parametrize(("names_kept", "step"), [*sampled(True, id="names kept"), *sampled(False, id="names lost")])
+def test_power_is_lost_at_every_operation(
+    names_kept: bool, step: int, place: Path, reference: dict[str, bytes]
+) -> None:
+    room, image = place / "room", place / "image"
+    whole = resumed = 0
+    total = operations(place)
+    moments = [*range(1, total - 10, step), *range(total - 10, total + 2)]  # the end is where it gets its name
+    for at in moments:
+        room.mkdir()
+        recording = RecordingFs(room, at)
+        with contextlib.suppress(PowerLoss):
+            convert(str(place / "source"), room / "store", workers=1, fs=recording)
+        recording.drive(room, image, names_kept=names_kept)
+        store = image / "store"
+        if store.exists():
+            whole += 1
+        else:
+            resumed += convert(str(place / "source"), store, workers=1).files_resumed > 0
+        assert contents(store) == reference, f"power lost at operation {at}"
+        shutil.rmtree(room)
+        shutil.rmtree(image)
+    assert whole >= 1
+    assert resumed > len(moments) // 4
+    print(f"power lost at {len(moments)} of {total + 1} moments, {resumed} resumed with files taken over")
+
+
+def test_a_changed_source_is_refused(place: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(place / "source", tmp_path / "source"))
+    middle = operations(place) // 3
+    with pytest.raises(MoeMlxError):
+        convert(str(source), tmp_path / "store", workers=1, fs=FaultyFs(middle, ERRNOS["EIO"], lasting=True))
+    shard = sorted(source.glob("*.safetensors"))[0]
+    os.utime(shard, ns=(1, 1))
+    with pytest.raises(MoeMlxError, match=f"{shard.name}: changed since") as caught:
+        convert(str(source), tmp_path / "store")
+    assert caught.value.exit_code == 3
+    assert (tmp_path / "store.partial").is_dir()
+    shutil.rmtree(source)
+    make_checkpoint(source, num_experts=8)
+    with pytest.raises(MoeMlxError, match="begun from another checkpoint"):
+        convert(str(source), tmp_path / "store")
+
+
+class Meddler(CountingFs):
+    """Changes the source in the middle of a conversion."""
+
+    def __init__(self, at: int, change: object) -> None:
+        super().__init__()
+        self.at, self.change = at, change
+
+    def meddle(self, number: int, name: str) -> None:
+        if number == self.at:
+            self.change()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("harm", ["touched", "rewritten", "cut", "vanished"])
+def test_a_source_that_changes_meanwhile(harm: str, place: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(place / "source", tmp_path / "source"))
+    shard = sorted(source.glob("*.safetensors"))[-1]
+
+    def change() -> None:
+        if harm == "touched":
+            os.utime(shard, ns=(1, 1))
+        elif harm == "rewritten":
+            data = bytearray(shard.read_bytes())
+            data[-1] ^= 1
+            shard.write_bytes(data)
+        elif harm == "cut":
+            os.truncate(shard, 200)
+        else:
+            shutil.rmtree(source)
+
+    with pytest.raises(MoeMlxError) as caught:
+        convert(str(source), tmp_path / "store", workers=1, fs=Meddler(operations(place) // 2, change))
+    assert caught.value.exit_code == 3
+    assert str(source) in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_an_interrupted_run_left_is_read_again(place: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
+    late = operations(place) - 20
+    with pytest.raises(MoeMlxError):
+        convert(str(place / "source"), tmp_path / "store", workers=1, fs=FaultyFs(late, ERRNOS["EIO"], lasting=True))
+    partial = tmp_path / "store.partial"
+    for name, place_ in {"expert-001": -1, "expert-002": 30}.items():  # data, and header
+        path = partial / f"experts/layer-001/{name}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[place_] ^= 1
+        path.write_bytes(data)
+    os.truncate(partial / "model.safetensors", 100)
+    (partial / "experts/layer-000/expert-003.safetensors").unlink()
+    summary = convert(str(place / "source"), tmp_path / "store")
+    assert summary.files_resumed == summary.files - 1 - 4
+    assert contents(tmp_path / "store") == reference
+
+
+def test_a_disk_that_lies_is_found_by_the_comparison(place: Path, tmp_path: Path) -> None:
+    class Lying(CountingFs):
+        def write(self, fd: int, buffer: memoryview, offset: int) -> int:
+            if offset >= 16_384 and buffer.nbytes > 100:
+                buffer = memoryview(bytes(buffer[:-1]) + bytes([buffer[-1] ^ 1]))
+            return super().write(fd, buffer, offset)
+
+    with pytest.raises(MoeMlxError, match="differs from the source") as caught:
+        convert(str(place / "source"), tmp_path / "store", fs=Lying())
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "store").exists()

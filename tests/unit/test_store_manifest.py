@@ -1,0 +1,125 @@
+"""One handcrafted manifest per way of being wrong; a good one survives the round trip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mlx.errors import StoreCorruptError
+from moe_mlx.store import manifest as manifests
+from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.manifest import parse
+from moe_mlx.store.spec import ExpertLayer, TensorSpec
+
+WHERE = Path("somewhere/store.json")
+DIGEST = "0123456789abcdef" * 2
+
+
+def good() -> Manifest:
+    tensors = (TensorSpec("gate_proj.weight", "BF16", (2, 3)), TensorSpec("gate_proj.global_scale", "F32", ()))
+    layers = []
+    for index in range(2):
+        layer = ExpertLayer(index, index + 1, f"model.layers.{index + 1}.mlp.switch_mlp", 3, 2, tensors)
+        layers.append(StoredLayer(layer, len(expert_header(layer, 0)), (DIGEST,) * 3))
+    resident, files = (StoredFile("model.safetensors", 10, DIGEST),), (StoredFile("config.json", 2, DIGEST),)
+    return Manifest("owner/model", "abc", "qwen3_moe", tuple(layers), resident, files, 10)
+
+
+def test_round_trip() -> None:
+    text = manifests.encode(good())
+    assert parse(text, WHERE) == good()
+    assert text == manifests.encode(good())
+
+
+def set_layer(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda body: body["layers"][0].update(fields)
+
+
+def set_tensor(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda body: body["layers"][0]["tensors"][0].update(fields)
+
+
+def set_file(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda body: body["files"][0].update(fields)
+
+
+def set_body(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda body: body.update(fields)
+
+
+BAD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "another format": ("not the manifest", set_body(format="gguf")),
+    "version from the future": ("newer than 1; update moe-mlx", set_body(version=2)),
+    "version zero": ("version = 0", set_body(version=0)),
+    "version as text": ("version = '1'", set_body(version="1")),
+    "another digest": ("digests are 'md5'", set_body(digest="md5")),
+    "no layers": ("no layers", set_body(layers=[])),
+    "layers missing": ("layers = 'None'", lambda body: body.pop("layers")),
+    "a layer that is text": ("index = 'None'", lambda body: body["layers"].__setitem__(0, "x")),
+    "layers out of order": ("out of order", lambda body: body["layers"].reverse()),
+    "the same layer twice": ("same layer", set_layer(layer=2)),
+    "a negative layer": ("layer = -1", set_layer(layer=-1)),
+    "an absurd layer": ("describes no layer", set_layer(layer=10**9)),
+    "a path that climbs out": ("describes no layer", set_layer(path="../../etc")),
+    "no experts": ("experts = 0", set_layer(experts=0)),
+    "more chosen than there are": ("chooses 9 of 3", set_layer(top_k=9)),
+    "a count that is true": ("experts = 'True'", set_layer(experts=True)),
+    "a digest missing": ("2 digests for 3 experts", set_layer(digests=f"{DIGEST} {DIGEST}")),
+    "a digest too short": ("expert 1 has no xxh3-128", set_layer(digests=f"{DIGEST} abc {DIGEST}")),
+    "sizes that disagree": ("expert_nbytes disagrees", set_layer(expert_nbytes=17)),
+    "data elsewhere": ("has data at 8", set_layer(data_offset=8)),
+    "an unknown dtype": ("unknown dtype", set_tensor(dtype="Q4_K")),
+    "a negative shape": ("bad shape", set_tensor(shape=[-2, -3])),
+    "an absurd shape": ("expert_nbytes disagrees", set_tensor(shape=[1 << 60, 1 << 60])),
+    "too many axes": ("bad shape", set_tensor(shape=[1] * 1000)),
+    "a tensor's name that climbs out": ("tensor named", set_tensor(name="../x")),
+    "a tensor twice": ("twice", lambda body: body["layers"][0]["tensors"].append(body["layers"][0]["tensors"][0])),
+    "no tensors": ("twice, or none", set_layer(tensors=[])),
+    "a file that climbs out": ("outside the store", set_file(file="../config.json")),
+    "a file with an absolute path": ("outside the store", set_file(file="/etc/passwd")),
+    "a file in a folder": ("outside the store", set_file(file="a/config.json")),
+    "a file named by a line feed": ("outside the store", set_file(file="a\nb")),
+    "a hidden file": ("outside the store", set_file(file=".netrc")),
+    "the manifest itself": ("outside the store", set_file(file="store.json")),
+    "a file of negative size": ("nbytes = -1", set_file(nbytes=-1)),
+    "a file without digest": ("has no xxh3-128", set_file(digest=None)),
+    "a file twice": ("listed twice", lambda body: body["files"].append(body["files"][0])),
+    "a resident shard by another name": ("not named model", lambda body: body["resident"][0].update(file="x.bin")),
+    "totals that disagree": ("experts_nbytes disagrees", set_body(experts_nbytes=1)),
+    "a revision that is a number": ("revision", set_body(revision=3)),
+    "a value changed": ("check value", set_body(resident_nbytes=11)),
+    "the check value gone": ("check value", lambda body: body.pop("check")),
+    "an entry more": ("check value", set_body(extra=1)),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_each_failure_is_told(case: str) -> None:
+    message, change = BAD[case]
+    body = json.loads(manifests.encode(good()))
+    change(body)
+    with pytest.raises(StoreCorruptError) as caught:
+        parse(json.dumps(body).encode(), WHERE)
+    assert message in str(caught.value)
+    assert str(WHERE) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"null", b"[" * 200_000, b'{"version": ' + b"9" * 5000])
+def test_what_is_no_json_is_told(text: bytes) -> None:
+    with pytest.raises(StoreCorruptError, match=r"store\.json: not"):
+        parse(text, WHERE)
+
+
+def test_every_flipped_byte_is_told() -> None:
+    text = manifests.encode(good())
+    for place in range(len(text)):
+        flipped = bytearray(text)
+        flipped[place] ^= 1
+        try:
+            assert parse(bytes(flipped), WHERE) == good()  # white space
+        except StoreCorruptError:
+            continue
