@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -64,7 +67,8 @@ class Cumulative:
     def rank(self, scores: Scores, resident: Mask, delta: float, k: int) -> Ids:
         """See `RoutingPolicy.rank`."""
         order = descending(scores)
-        weight = np.exp(scores[order] - scores[order[0]], dtype=np.float32)
-        held = np.cumsum(weight / weight.sum(dtype=np.float32), dtype=np.float32)
-        pool = int(np.searchsorted(held, np.float32(self.mass), side="left")) + 1
+        top = float(scores[order[0]])
+        # libm's exp and a plain running sum, in float64: the primitive gets the same bits, numpy's own exp has no twin.
+        held = list(accumulate(math.exp(score - top) for score in scores[order].tolist()))
+        pool = bisect_left(held, self.mass * held[-1]) + 1
         return fill(scores, order, resident, self.top_j, min(pool, order.size), k)

@@ -1,0 +1,42 @@
+"""List every MoE family of mlx-lm: its router, and what the tests run of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from moe_mlx.routing.registry import RouterFamily, families
+
+FOOTNOTE = (
+    "tested: bit for bit against mlx-lm on a CPU, in float32 and quantised, in place and converted.\n"
+    "Experts that a CPU cannot execute (nvfp4 with global scales, unquantised bfloat16) are compared as bytes."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's options."""
+    parser.add_argument("--json", action="store_true", help="the same as JSON, one object a family")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table."""
+    rows = families()
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return 0
+    lines = [("family", "router", "exact", "cache-aware", ""), *map(_cells, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(f"\n{len(rows)} families. {FOOTNOTE}")
+    return 0
+
+
+def _cells(row: RouterFamily) -> tuple[str, str, str, str, str]:
+    exact = "tested" if row.exact_tested else "as bytes"
+    if not row.cache_aware:
+        cache_aware = "exact only"
+    else:
+        cache_aware = "tested" if row.cache_aware_tested else "one block"
+    return row.family, row.kind, exact, cache_aware, row.note

@@ -1,0 +1,191 @@
+"""Every MoE family of mlx-lm: exact routing bit for bit, and cache-aware routing held to the model file's own code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.utils import load_model
+
+import moe_mlx
+from moe_mlx.cli import main
+from moe_mlx.errors import UsageError
+from moe_mlx.routing.policy import descending
+from moe_mlx.routing.registry import BUILT_ON, UNTESTED, families
+from moe_mlx.store.families import FAMILIES as STORED
+from moe_mlx.switch import CappedSwitch
+from moe_mlx_convert import convert
+from tests.families.calls import CALLS, STEPS, answer, same
+from tests.families.configs import FAMILIES, UNQUANTISED, config
+from tests.families.oracle import cache_prior, oracle_in
+from tests.families.scan import moe_model_files
+from tests.families.tiny import AFFINE4
+
+TABLE = {row.family: row for row in families()}
+RUNNABLE = [name for name in FAMILIES if name.partition("+")[0] not in UNTESTED]
+ROUTABLE = [name for name in RUNNABLE if TABLE[name.partition("+")[0]].cache_aware_tested]
+EXACT_ROWS = [
+    *(pytest.param(name, None, id=f"{name}-float32") for name in RUNNABLE),
+    *(pytest.param(name, AFFINE4, id=f"{name}-4-bit") for name in RUNNABLE if not ("+" in name or name in UNQUANTISED)),
+]
+
+
+def floor(folder: Path) -> str:
+    """The smallest cap: as many slots as the layer with the largest top-k chooses."""
+    with moe_mlx.store.open_source(folder) as source:
+        return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
+
+
+@pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
+def test_exact_routing_is_bit_equal(
+    family_checkpoint: Any, reference: Any, capped: Any, tmp_path: Path, name: str, quantization: Any
+) -> None:
+    """In place at the smallest cap, and from a converted store."""
+    folder, theirs = family_checkpoint(name, quantization), reference(name, quantization)
+    assert same(theirs, answer(capped(folder, floor(folder), routing="exact")))
+    convert(str(folder), tmp_path / "store")
+    assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
+
+
+@pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
+def test_neutral_routing_is_bit_equal(
+    family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any, name: str, quantization: Any
+) -> None:
+    """Strength 0, everything resident, and an adapter at work whose policy happens to change nothing."""
+    folder, theirs = family_checkpoint(name, quantization), reference(name, quantization)
+    model = capped(folder, "50%", routing="cache-prior", route_lambda=0.0)
+    assert same(theirs, answer(model))
+    if TABLE[name.partition("+")[0]].cache_aware:
+        layers = moe_mlx.runtime_of(model).layers
+        for layer in layers:
+            layer.policy = Faithful()
+        calls = recompute_weights(monkeypatch)
+        assert same(theirs, answer(model))
+        assert len(calls) == len(STEPS) * len(layers)
+    if quantization is None:
+        assert same(theirs, answer(capped(folder, "100%", routing="cache-prior", route_lambda=0.9)))
+
+
+class Faithful:
+    """A policy that may change a choice and never does."""
+
+    name, top_j, lossless = "faithful", 0, False
+
+    def rank(self, scores: Any, resident: Any, delta: float, k: int) -> Any:
+        return descending(scores)[:k]
+
+
+def recompute_weights(monkeypatch: Any) -> list[None]:
+    """Lets `select` return a new array, as routing in the graph does, so that the weights are gathered anew."""
+    calls: list[None] = []
+    original = CappedSwitch.select
+
+    def select(self: CappedSwitch, *args: Any, **kwargs: Any) -> mx.array:
+        calls.append(None)
+        chosen = mx.array(original(self, *args, **kwargs))
+        assert self.cache.selected is not None
+        self.cache.selected = (chosen, self.cache.selected[1])
+        return chosen
+
+    monkeypatch.setattr(CappedSwitch, "select", select)
+    return calls
+
+
+@pytest.mark.parametrize("name", [name for name in ROUTABLE if name != "phimoe"])
+def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
+    family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
+) -> None:
+    """The rule in NumPy, on what the model file ranks by; its own code then weighs what was chosen, bit for bit."""
+    folder, family = family_checkpoint(name), name.partition("+")[0]
+    lam, softmax = 0.35, ranks_by_logits(name)
+    model = capped(folder, "50%", routing="cache-prior", route_lambda=lam)
+    layers = moe_mlx.runtime_of(model).layers
+    routed = note_choices(monkeypatch)
+    ours = answer(model)
+    swapped = moe_mlx.stats(model).decode.swapped
+    identities = config(name).get("zero_expert_num", 0)
+    with oracle_in(BUILT_ON.get(family, family), layers[0].spec.experts + identities) as oracle:
+        oracle.told = [chosen for _, chosen in routed]
+        assert same(ours, answer(load_model(folder)[0]))
+
+    ranges: list[list[float]] = [[] for _ in layers]
+    changed, seen, events = 0, iter(oracle.seen), iter(routed)
+    for tokens in CALLS:
+        for layer in layers:
+            for _ in tokens:
+                ranked, raw, exact = next(seen)
+                scores = np.log(raw.astype(np.float64)) if softmax else raw.astype(np.float64)
+                ranges[layer.spec.index].append(float(scores.max() - scores.min()))
+            if len(tokens) > 1:
+                continue
+            resident, chosen = next(events)
+            present = np.append(resident, np.ones(identities, dtype=bool))
+            delta = float(np.mean(ranges[layer.spec.index]))
+            top_j = 1 if len(exact) <= 2 else 2
+            assert chosen == cache_prior(scores, ranked == raw, exact, present, delta, lam, top_j)
+            changed += len(set(chosen) - set(exact))
+    assert next(seen, None) is next(events, None) is None
+    for layer in layers:
+        table, spans = layer.table, ranges[layer.spec.index]
+        assert table.whole[table.RANGE_TOKENS] == len(spans)
+        assert table.reals[table.RANGE_SUM] == pytest.approx(sum(spans), rel=1e-5)
+    assert changed == swapped > 0
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_decode_in_the_graph_chooses_and_counts_as_read_back_does(
+    family_checkpoint: Any, reference: Any, capped: Any, name: str
+) -> None:
+    folder = family_checkpoint(name)
+    try:
+        exact = capped(folder, "50%", routing="exact", decode="native")
+    except UsageError as error:
+        pytest.skip(str(error))
+    assert same(reference(name), answer(exact))
+    runs = [capped(folder, "50%", routing="cache-prior", route_lambda=0.35, decode=d) for d in ("native", "readback")]
+    assert same(answer(runs[0]), answer(runs[1]))
+    native, read_back = (moe_mlx.stats(model).decode for model in runs)
+    for count in ("hits", "misses", "swapped", "bytes_read", "choices"):
+        assert getattr(native, count) == getattr(read_back, count), count
+    assert native.weight_moved == pytest.approx(read_back.weight_moved)
+
+
+def note_choices(monkeypatch: Any) -> list[tuple[np.ndarray, list[int]]]:
+    """Notes per routed token what was resident before it and what was chosen."""
+    routed: list[tuple[np.ndarray, list[int]]] = []
+    original = CappedSwitch.select
+
+    def select(self: CappedSwitch, *args: Any, **kwargs: Any) -> mx.array:
+        resident = self.cache.resident_mask().copy()
+        chosen = original(self, *args, **kwargs)
+        routed.append((resident, np.array(chosen).reshape(-1).tolist()))
+        return chosen
+
+    monkeypatch.setattr(CappedSwitch, "select", select)
+    return routed
+
+
+def ranks_by_logits(name: str) -> bool:
+    """Whether the file ranks by a softmax without a bias, so that its logits are the logarithm of what it ranks by."""
+    family, _, variant = name.partition("+")
+    if family in ("bailing_moe", "ernie4_5_moe"):
+        return variant == "softmax" or (family == "ernie4_5_moe" and not variant)
+    return TABLE[family].kind.startswith("softmax") and "bias" not in TABLE[family].kind
+
+
+def test_a_new_moe_file_of_mlx_lm_has_a_row_everywhere() -> None:
+    found = moe_model_files()
+    rows = {"registry": set(TABLE), "store": set(STORED), "configs": {name.partition("+")[0] for name in FAMILIES}}
+    for where, known in rows.items():
+        assert found == known, f"mlx-lm and the {where} differ in {sorted(found ^ known)}"
+
+
+def test_the_verb_prints_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["families"]) == 0
+    text = capsys.readouterr().out
+    assert main(["families", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["family"] for row in rows] == list(TABLE)
+    assert all(row["family"] in text and row["kind"] in text for row in rows)
