@@ -131,6 +131,6 @@ class ReaderPool:
             self._threads.submit(busy.wait)
         busy.wait()
 
-    def close(self) -> None:
-        """Ends the threads after the reads under way."""
-        self._threads.shutdown(wait=True)
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the threads after the reads under way; `wait` for that."""
+        self._threads.shutdown(wait=wait)
