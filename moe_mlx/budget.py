@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_mlx.errors import DoesNotFitError, UsageError
+from moe_mlx.errors import DoesNotFitError, StoreCorruptError, UsageError
 from moe_mlx.store import ExpertLayer
 
 KV_TOKENS = 8192
@@ -28,7 +28,7 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Where memory goes, in bytes. `slots` is per MoE layer."""
+    """Where memory goes, in bytes. `slots` is per MoE layer; `extra` are staging and audit buffers."""
 
     slots: tuple[int, ...]
     expert_cache: int
@@ -37,11 +37,12 @@ class MemoryPlan:
     mlx_cache: int
     available: int | None
     experts_total: int
+    extra: int = 0
 
     @property
     def total(self) -> int:
         """Everything the plan accounts for."""
-        return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache
+        return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache + self.extra
 
 
 def show_bytes(count: float) -> str:
@@ -94,11 +95,23 @@ def parse_cap(value: str | int) -> Cap:
 
 
 def _first(config: Mapping[str, Any], *names: str) -> Any:
-    for scope in (config, config.get("text_config") or {}, config.get("llm_config") or {}):
+    for scope in (config, config.get("text_config"), config.get("llm_config")):
         for name in names:
-            if scope.get(name) is not None:
+            if isinstance(scope, Mapping) and scope.get(name) is not None:
                 return scope[name]
     return None
+
+
+def _count(config: Mapping[str, Any], *names: str) -> int:
+    """Returns the first of some counts that a config has, 0 where it has none.
+
+    Raises:
+        StoreCorruptError: it is no count.
+    """
+    value = _first(config, *names)
+    if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
+        raise StoreCorruptError(f"config.json has {names[0]} = {str(value)[:80]}: a count is needed. Fetch it again.")
+    return value or 0
 
 
 def kv_element_bytes(config: Mapping[str, Any]) -> int:
@@ -110,14 +123,17 @@ def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
     """Estimates the KV cache of `tokens` positions from a config, every layer taken as full attention.
 
     Latent attention (kv_lora_rank) keeps one compressed vector and the rotary key a position.
+
+    Raises:
+        StoreCorruptError: the config has something else where a count should be.
     """
-    layers = int(_first(config, "num_hidden_layers", "n_layers", "n_layer", "num_layers") or 0)
-    if rank := _first(config, "kv_lora_rank"):
-        return int(layers * tokens * (int(rank) + int(_first(config, "qk_rope_head_dim") or 0)) * element_bytes)
-    heads = int(_first(config, "num_attention_heads", "n_heads", "n_head") or 1)
-    kv_heads = int(_first(config, "num_key_value_heads", "n_kv_heads") or heads)
-    hidden = int(_first(config, "hidden_size", "d_model", "n_embd", "model_dim") or 0)
-    head_dim = int(_first(config, "head_dim") or hidden // max(1, heads))
+    layers = _count(config, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
+    if rank := _count(config, "kv_lora_rank"):
+        return layers * tokens * (rank + _count(config, "qk_rope_head_dim")) * element_bytes
+    heads = _count(config, "num_attention_heads", "n_heads", "n_head") or 1
+    kv_heads = _count(config, "num_key_value_heads", "n_kv_heads") or heads
+    hidden = _count(config, "hidden_size", "d_model", "n_embd", "model_dim")
+    head_dim = _count(config, "head_dim") or hidden // heads
     return 2 * layers * kv_heads * head_dim * tokens * element_bytes
 
 
@@ -195,4 +211,4 @@ def plan_memory(
         raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} leaves some layer fewer slots than its top_k")
     if wanted > ceiling:
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total)
+    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total, per_layer_extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx import nn
+
+    from moe_mlx.native.bridge import NativeLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class LayerCache:
         self.selected: tuple[mx.array, mx.array] | None = None
         self.recorder: Callable[[DecodeEvent], None] | None = None
         self.observed: tuple[mx.array, mx.array, mx.array] | None = None
+        self._host_ns = 0
+        self.native: NativeLayer | None = None  # set while decode runs in the graph
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
 
     @property
@@ -102,6 +107,16 @@ class LayerCache:
         """Returns those that are experts of this layer; greater numbers are none."""
         return [expert for expert in experts if expert < self.table.experts]
 
+    @property
+    def in_graph(self) -> NativeLayer | None:
+        """What runs the next decode step in the graph; None where Python does, as it must for a recorder."""
+        return self.native if self.native is not None and self.recorder is None and self.native.ready else None
+
+    def claim(self) -> None:
+        """Waits for steps in the graph; to be called before Python reads or changes the table."""
+        if self.native is not None:
+            self.bank.settle()
+
     def take_spans(self) -> None:
         """Adds the ranges observed since the last call, token by token, to the running mean."""
         if self.spans:
@@ -117,12 +132,15 @@ class LayerCache:
             exact: The model's own choice in its own order.
             raw: float32 `[E]`, the same scores before groups were masked; the range is taken of these.
         """
+        started = time.perf_counter_ns()
         self.take_spans()
         delta = self.table.observe_range(finite_range(raw))
         resident = self.resident_mask()
         if scores.size > resident.size:  # what needs no memory is always there
             resident = np.append(resident, np.ones(scores.size - resident.size, dtype=np.bool_))
-        return choose(self.policy, scores, exact, resident, delta)
+        choice = choose(self.policy, scores, exact, resident, delta)
+        self._host_ns = time.perf_counter_ns() - started
+        return choice
 
     def decode(self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float) -> list[int]:
         """Brings one token's experts in.
@@ -139,14 +157,16 @@ class LayerCache:
         Raises:
             ExpertReadError: a read failed. The table is consistent, the failed slot empty.
         """
+        started = time.perf_counter_ns()
         admission = self.table.begin(touch_order)
+        host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
         bytes_read = waited = 0
         if admission.misses:
             self.bank.settle()
             bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         step = self.counter.step
         hits, misses = len(admission.hits), len(admission.misses)
-        self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses), moved)
+        self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses, 1, host), moved)
         slot_of = self.table.slot_of
         return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
 

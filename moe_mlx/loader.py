@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_tokenizer
 
 from moe_mlx.adapters import apply_adapters
 from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
@@ -20,6 +19,7 @@ from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
+from moe_mlx.native.choose import check_decode, choose_decode
 from moe_mlx.reading import DEFAULT_READERS, ReaderPool
 from moe_mlx.records import Ledger
 from moe_mlx.residency import ResidencyTable
@@ -31,6 +31,7 @@ from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.switch import CappedSwitch
+from moe_mlx.tokenizer import load_tokenizer
 
 
 def load(
@@ -43,6 +44,7 @@ def load(
     route_max_rank: int | None = None,
     route_mass: float = DEFAULT_MASS,
     evict: str = DEFAULT_EVICTION,
+    decode: str = "auto",
     max_kv_size: int | None = None,
     readers: int = DEFAULT_READERS,
     verify_reads: bool = True,
@@ -65,6 +67,8 @@ def load(
         route_max_rank: M of Max-Rank.
         route_mass: p of Cumulative, in [0, 1].
         evict: "lru" or "lfu".
+        decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
+            Python), or "auto": native where it builds and its self-check passes.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         readers: Threads that read experts.
         verify_reads: Whether every expert read from a store is checked against its digest.
@@ -85,6 +89,7 @@ def load(
     """
     settings = RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass)
     make_eviction(evict)
+    check_decode(decode)
     if expert_cache is None:
         expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
     cap = parse_cap(expert_cache)
@@ -109,7 +114,13 @@ def load(
             apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
         mx.eval(model.parameters())
         runtime.fill_whole_layers()
-        tokenizer = load_tokenizer(folder, tokenizer_config, eos_token_ids=config.get("eos_token_id"))
+        choose_decode(runtime, decode, say or (lambda line: None))
+        tokenizer = load_tokenizer(
+            folder,
+            tokenizer_config,
+            eos_token_ids=config.get("eos_token_id"),
+            trust_remote_code=trust_remote_code,
+        )
     except BaseException:
         source.close()
         raise

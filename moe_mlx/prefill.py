@@ -33,6 +33,7 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     Raises:
         ExpertReadError: an expert could not be read; the cache stays consistent.
     """
+    cache.claim()
     mx.eval(indices, cache.spans)
     cache.take_spans()
     chosen = np.array(indices).astype(np.int64)

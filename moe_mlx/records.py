@@ -33,6 +33,8 @@ class PhaseTotals:
         read_backs: Times the routing of a layer was read back to Python.
         weight_moved: Sum of the exact router weights of the experts that were displaced.
         choices: Chosen experts counted token by token (`tokens * top_k` over layers).
+        waits: Times the model's device had to wait for the host's choice of a layer: one per layer under a cap.
+        host_seconds: Seconds the host took to choose and look up, reads not counted.
     """
 
     steps: int = 0
@@ -45,6 +47,8 @@ class PhaseTotals:
     read_backs: int = 0
     weight_moved: float = 0.0
     choices: int = 0
+    waits: int = 0
+    host_seconds: float = 0.0
 
     @property
     def hit_rate(self) -> float:
@@ -89,6 +93,7 @@ class EventLog:
 
     FIELDS: ClassVar[tuple[str, ...]] = (
         "step", "phase", "tokens", "hits", "misses", "swapped", "bytes_read", "wait_ns", "read_backs", "choices",
+        "waits", "host_ns",
     )  # fmt: skip
     ROWS: ClassVar[int] = 256
 
@@ -98,10 +103,11 @@ class EventLog:
         self.written = array("q", [0])
 
     def write(self, values: Sequence[int], weight_moved: float = 0.0) -> None:
-        """Appends one event; `values` in the order of `FIELDS`."""
+        """Appends one event; `values` in the order of `FIELDS`, trailing zeros left out."""
         row = self.written[0] % self.ROWS
         width = len(self.FIELDS)
-        self.rows[row * width : (row + 1) * width] = array("q", values)
+        padded = [*values, *(0,) * (width - len(values))]
+        self.rows[row * width : (row + 1) * width] = array("q", padded)
         self.reals[row] = weight_moved
         self.written[0] += 1
 
@@ -119,6 +125,8 @@ class Ledger:
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
         self.listeners: list[Callable[[StepRecord], None]] = []
         self.discarded_steps = 0
+        #: Steps that may be under way beside the latest: in the graph, rows arrive when a step runs.
+        self.lag = 0
         self._lock = threading.RLock()
         self._cursors = [0] * layers
         self._open: dict[int, dict[int, tuple[array[int], float]]] = {}
@@ -138,7 +146,7 @@ class Ledger:
                     self._open.setdefault(row[0], {})[layer] = (row, moved)
                 self._cursors[layer] = log.written[0]
             for step in sorted(self._open):
-                if closing or len(self._open[step]) == len(self.logs) or step < max(self._open):
+                if closing or len(self._open[step]) == len(self.logs) or step < max(self._open) - self.lag:
                     self._close(step, self._open.pop(step))
 
     def _close(self, step: int, events: dict[int, tuple[array[int], float]]) -> None:
@@ -148,8 +156,8 @@ class Ledger:
         phase = max(row[1] for row in rows) if all(row[1] == rows[0][1] for row in rows) else PREFILL
         totals = PhaseTotals(
             steps=1, tokens=tokens, hits=sums[3], misses=sums[4], swapped=sums[5], bytes_read=sums[6],
-            wait_seconds=sums[7] / 1e9, read_backs=sums[8], choices=sums[9],
-            weight_moved=sum(moved for _, moved in events.values()),
+            wait_seconds=sums[7] / 1e9, read_backs=sums[8], choices=sums[9], waits=sums[10],
+            host_seconds=sums[11] / 1e9, weight_moved=sum(moved for _, moved in events.values()),
         )  # fmt: skip
         hits = tuple(events[layer][0][3] if layer in events else 0 for layer in range(len(self.logs)))
         misses = tuple(events[layer][0][4] if layer in events else 0 for layer in range(len(self.logs)))

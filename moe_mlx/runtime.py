@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
 from moe_mlx.budget import MemoryPlan, parse_cap, plan_memory
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.eviction import make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
@@ -20,6 +21,9 @@ from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
+
+if TYPE_CHECKING:
+    from moe_mlx.native.bridge import NativeDecode
 
 ATTRIBUTE = "moe_mlx_runtime"
 
@@ -36,6 +40,9 @@ class Runtime:
         routing: The routing asked for.
         plan: The memory plan in force.
         routed: Whether every MoE layer has an adapter, so that a lossy policy takes effect.
+        decode_way: "native" (in the graph) or "readback".
+        decode_reason: Why that way, in a few words.
+        native: What runs decode in the graph, where that can be had.
     """
 
     model: nn.Module
@@ -50,6 +57,9 @@ class Runtime:
     plan: MemoryPlan
     routed: bool
     filled_bytes: int = 0
+    decode_way: str = "readback"
+    decode_reason: str = ""
+    native: NativeDecode | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -72,10 +82,33 @@ class Runtime:
         return sum(self.slots_per_layer) / sum(layer.experts for layer in self.source.layers)
 
     def drain(self) -> None:
-        """Waits for all queued work that reads slots."""
+        """Waits for all queued work that reads slots; what a step that nobody took ran into is dropped with it."""
         for cache in self.layers:
-            cache.bank.settle()
+            try:
+                cache.bank.settle()
+            except ExpertReadError:
+                continue
+        if self.native is not None and self.native.failed:
+            self.native.recover()
         mx.synchronize()
+
+    def use_decode(self, way: str) -> None:
+        """Changes between "native" and "readback", between tokens; both go on from the same tables.
+
+        Raises:
+            UsageError: "native" cannot be had here; `decode_reason` says why.
+        """
+        if way not in ("native", "readback"):
+            raise UsageError(f"unknown decode {way!r}: choose native or readback")
+        if way == "native" and self.native is None:
+            raise UsageError(f"decode in the graph is not available here: {self.decode_reason}")
+        with self.lock:
+            self.drain()
+            self.ledger.collect(closing=True)
+            for place, cache in enumerate(self.layers):
+                cache.native = self.native.layers[place] if self.native is not None and way == "native" else None
+            self.ledger.lag = 2 if way == "native" else 0  # mlx-lm builds one step while another runs
+            self.decode_way = way
 
     def reset(self) -> None:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
@@ -109,6 +142,22 @@ class Runtime:
             self.routing = settings
         return settings
 
+    def plan_for(self, expert_cache: str | int) -> MemoryPlan:
+        """Returns the plan that `resize` would put in force, and changes nothing.
+
+        Raises:
+            UsageError: no cap can be read from `expert_cache`.
+            DoesNotFitError: it is below the floor or above what fits.
+        """
+        return plan_memory(
+            self.source.layers,
+            parse_cap(expert_cache),
+            resident_weights=self.plan.resident_weights,
+            kv_cache=self.plan.kv_cache,
+            per_layer_extra=self.plan.extra,
+            available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
+        )
+
     def resize(self, expert_cache: str | int) -> MemoryPlan:
         """Changes the cap between tokens: layer by layer the bank is freed, rebuilt, and its hottest experts reread.
 
@@ -119,13 +168,7 @@ class Runtime:
             DoesNotFitError: it is below the floor or above what fits; nothing was changed.
         """
         with self.lock:
-            plan = plan_memory(
-                self.source.layers,
-                parse_cap(expert_cache),
-                resident_weights=self.plan.resident_weights,
-                kv_cache=self.plan.kv_cache,
-                available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
-            )
+            plan = self.plan_for(expert_cache)
             self.drain()
             self.ledger.collect(closing=True)
             order = sorted(
@@ -144,6 +187,8 @@ class Runtime:
         table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
         keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
         wanted = list(keep)
+        if self.native is not None:
+            self.native.release(cache)
         cache.bank.free(cache.inner)
         mx.clear_cache()
         cache.bank = SlotBank(cache.spec.tensors, slots)
@@ -160,6 +205,8 @@ class Runtime:
     def close(self) -> None:
         """Waits for queued work, ends the reader threads and closes the files."""
         self.drain()
+        if self.native is not None:
+            self.native.close()
         self.pool.close()
         self.source.close()
 
@@ -167,6 +214,13 @@ class Runtime:
 def attach(model: nn.Module, runtime: Runtime) -> None:
     """Hangs the runtime on its model, outside the model's parameters."""
     object.__setattr__(model, ATTRIBUTE, runtime)
+    weakref.finalize(model, _let_go, runtime.pool, runtime.source).atexit = False
+
+
+def _let_go(pool: ReaderPool, source: ExpertSource) -> None:
+    """Gives back the threads and descriptors of a model that was dropped without `close`."""
+    pool.close(wait=False)
+    source.close()
 
 
 def runtime_of(model: nn.Module) -> Runtime:

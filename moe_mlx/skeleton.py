@@ -7,6 +7,7 @@ through it as lazy arrays of the right shape that are never evaluated; where the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def build(
         UnsupportedModelError: mlx-lm has no such model, or changes its experts while loading.
         StoreCorruptError: the weights do not fit the config.
     """
+    own_code = _own_code(folder, {**source.config, **(model_config or {})}, trust_remote_code)
     owners: dict[int, tuple[int, str]] = {}
     kept: list[mx.array] = []
 
@@ -54,7 +56,7 @@ def build(
         return weights
 
     def classes(config: dict[str, Any]) -> tuple[Callable[[Any], nn.Module], type]:
-        model_class, args_class = _get_classes(config)
+        model_class, args_class = _own_classes(folder, own_code) if own_code else _get_classes(config)
 
         def construct(args: Any) -> nn.Module:
             model = model_class(args)
@@ -63,7 +65,9 @@ def build(
 
             def sanitize(weights: dict[str, mx.array]) -> dict[str, mx.array]:
                 weights = stand_in(weights)
-                return original(weights) if original is not None else weights
+                weights = original(weights) if original is not None else weights
+                _check_groups(folder, model, weights, config)
+                return weights
 
             object.__setattr__(model, "sanitize", sanitize)
             return model
@@ -71,23 +75,77 @@ def build(
         return construct, args_class
 
     try:
-        model, config = load_model(
-            folder, lazy=True, model_config=model_config, get_model_classes=classes, trust_remote_code=trust_remote_code
-        )
+        # mlx-lm runs a model's own file past `get_model_classes`; without the key it asks us, and we run it.
+        options = {**(model_config or {}), "model_file": None}
+        model, config = load_model(folder, lazy=True, model_config=options, get_model_classes=classes)
     except MoeMlxError:
         raise
     except FileNotFoundError as error:
         raise StoreCorruptError(f"{folder}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # whatever a model file of mlx-lm makes of a config that it never saw
         raise _explained(folder, error) from error
     if "sanitize" in vars(model):
         object.__delattr__(model, "sanitize")
     return model, config, _find_switches(model, source.layers, owners)
 
 
+def _own_code(folder: Path, config: Mapping[str, Any], trusted: bool) -> str | None:
+    """Returns the name of the model's own code, if it has any.
+
+    Raises:
+        UnsupportedModelError: it has, and that was not allowed, or it lies outside of the folder.
+    """
+    name = config.get("model_file")
+    if name is None:
+        return None
+    if not trusted:
+        raise UnsupportedModelError(
+            f"{folder}: config.json wants the code in {str(name)[:80]!r} to run. If you trust it, pass "
+            "--trust-remote-code (trust_remote_code=True in Python)."
+        )
+    if not isinstance(name, str) or Path(name).name != name:
+        raise UnsupportedModelError(f"{folder}: model_file = {str(name)[:80]!r} is no file of the model's folder.")
+    return name
+
+
+def _own_classes(folder: Path, name: str) -> tuple[Any, Any]:
+    """Runs the model's own code, as mlx-lm does."""
+    spec = spec_from_file_location("custom_model", folder / name)
+    if spec is None or spec.loader is None:
+        raise UnsupportedModelError(f"{folder / name}: no Python file")
+    code = module_from_spec(spec)
+    spec.loader.exec_module(code)
+    return code.Model, code.ModelArgs
+
+
+def _check_groups(folder: Path, model: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
+    """Refuses quantisation in groups of nothing: MLX divides by the group's size where a zero ends the process.
+
+    Raises:
+        StoreCorruptError: config.json names such a group, or scales that do not fit the model's shapes imply it.
+    """
+    named = config.get("quantization") or config.get("quantization_config")
+    for path, module in model.named_modules():
+        weight, scales = getattr(module, "weight", None), weights.get(f"{path}.scales")
+        if not hasattr(module, "to_quantized") or weight is None:
+            continue
+        asked = named.get(path) if isinstance(named, dict) else None
+        if isinstance(asked, dict):
+            size = asked.get("group_size", 1)
+        elif scales is not None and scales.ndim:
+            size = weight.shape[-1] // max(1, scales.shape[-1])
+        else:
+            continue
+        if size is not None and (type(size) is not int or size < 1):
+            raise StoreCorruptError(
+                f"{folder}: {path} is quantised in groups of {str(size)[:80]}; config.json does not fit the weights. "
+                "Fetch the model again."
+            )
+
+
 def _explained(folder: Path, error: Exception) -> MoeMlxError:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "not supported" in text or "custom module" in text:
+    if "not supported" in text:
         return UnsupportedModelError(f"{folder}: {text}")
     if isinstance(error, KeyError | TypeError):
         return StoreCorruptError(f"{folder}: the config lacks or contradicts what its model needs: {text}")

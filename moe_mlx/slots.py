@@ -67,11 +67,20 @@ class SlotBank:
         """Notes queued work that reads the slots, so that `settle` can wait for it."""
         self._queued = output
 
+    @property
+    def queued(self) -> mx.array | None:
+        """Work that may still read the slots: what a rewrite in the graph has to come after."""
+        return self._queued
+
     def settle(self) -> None:
         """Waits until no queued work reads the slots; to be called before any of them is rewritten."""
-        if self._queued is not None:
-            mx.eval(self._queued)
-            self._queued = None
+        queued, self._queued = self._queued, None
+        if queued is not None:
+            mx.eval(queued)
+
+    def abandon(self) -> None:
+        """Forgets queued work that failed; its streams are drained."""
+        self._queued = None
 
     def install(self, switch: nn.Module) -> None:
         """Puts the bank's arrays where the switch module keeps its stacked tensors.

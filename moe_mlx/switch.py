@@ -57,6 +57,7 @@ class CappedSwitch(nn.Module):
         if cache.aside is not None:
             return cache.aside(cache, x, indices, *args, **kwargs)
         selected, cache.selected = cache.selected, None
+        native = cache.in_graph
         if selected is not None and selected[0] is indices:
             slots = selected[1]
         elif cache.full:
@@ -64,13 +65,18 @@ class CappedSwitch(nn.Module):
         elif rows_of(indices) > 1:
             cache.counter.enter(cache.spec.index)
             return run_prompt(cache, x, indices, *args, **kwargs)
+        elif native is not None:
+            cache.counter.enter(cache.spec.index)
+            slots = native.step(indices)[1]
         else:
+            cache.claim()
             cache.counter.enter(cache.spec.index)
             experts: list[int] = indices.reshape(-1).tolist()
             distinct = cache.real(dict.fromkeys(experts))
             self._record_exact(experts, distinct)
             slots = self._slots(cache.decode(experts, distinct, 0, 0.0), indices)
-        cache.bank.settle()
+        if native is None:
+            cache.bank.settle()
         y = inner(x, slots, *args, **kwargs)
         cache.bank.using(y)
         return y
@@ -87,6 +93,7 @@ class CappedSwitch(nn.Module):
             if cache.recorder is not None:
                 experts: list[int] = indices.reshape(-1).tolist()
                 self._record_exact(experts, cache.real(dict.fromkeys(experts)))
+                indices = mx.where(indices < cache.table.experts, indices, 0)
             cache.log.write((step, DECODE, 1, indices.size, 0, 0, 0, 0, 0, indices.size))
         else:
             cache.log.write((step, PREFILL, rows, 0, 0, 0, 0, 0, 0, indices.size))
@@ -152,6 +159,10 @@ class CappedSwitch(nn.Module):
         """
         cache = self.cache
         cache.counter.enter(cache.spec.index)
+        if (native := cache.in_graph) is not None:
+            cache.selected = native.step(exact, scores=scores, raw=raw, weigh=weigh, weights=weights)
+            return cache.selected[0]
+        cache.claim()
         wanted = [part.astype(mx.float32) for part in (scores, raw, weigh, weights) if part is not None]
         mx.eval(wanted, exact, cache.spans)
         values = iter(np.array(part).reshape(-1) for part in wanted)

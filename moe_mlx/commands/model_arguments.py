@@ -101,6 +101,7 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         args.model,
         expert_cache=args.expert_cache,
         evict=args.evict,
+        decode=getattr(args, "decode", "auto"),
         readers=args.readers,
         verify_reads=not args.no_verify,
         adapter_path=args.adapter_path,

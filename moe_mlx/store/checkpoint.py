@@ -21,6 +21,9 @@ INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 #: Config and index files larger than this are damage or an attack on memory.
 MAX_JSON_NBYTES = 64_000_000
+#: A model of a million layers is built layer by layer before any weight contradicts it. The deepest known has 126.
+MOST_LAYERS = 1024
+_LAYERS = re.compile(r"(?:n|num)_(?:\w+_)?(?:layers?|blocks)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,12 @@ def read_json(path: Path) -> Any:
         StoreCorruptError: Unreadable, too large or no JSON.
     """
     try:
-        if path.stat().st_size > MAX_JSON_NBYTES:
-            raise StoreCorruptError(f"{path}: larger than {MAX_JSON_NBYTES} bytes; this is no description of a model.")
-        return json.loads(path.read_bytes())
+        with os.fdopen(open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_JSON_NBYTES:
+                raise StoreCorruptError(
+                    f"{path}: larger than {MAX_JSON_NBYTES} bytes; this is no description of a model."
+                )
+            return json.loads(file.read(MAX_JSON_NBYTES))
     except FileNotFoundError:
         raise StoreMissingError(f"{path}: no such file. Name the folder of a store or of an MLX checkpoint.") from None
     except (ValueError, RecursionError) as error:
@@ -54,10 +60,22 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(root: Path) -> Mapping[str, Any]:
-    """Reads a model's config.json, which must be an object."""
-    config = read_json(root / "config.json")
+    """Reads a model's config.json, which must be an object and count no absurd number of layers.
+
+    Raises:
+        StoreMissingError: No such file.
+        StoreCorruptError: It is no description of a model.
+    """
+    path = root / "config.json"
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise StoreCorruptError(f"{root / 'config.json'}: no JSON object. Fetch or convert the model again.")
+        raise StoreCorruptError(f"{path}: no JSON object. Fetch or convert the model again.")
+    for scope in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in scope:
+            if _LAYERS.fullmatch(key) and isinstance(scope[key], int | float) and not scope[key] <= MOST_LAYERS:
+                raise StoreCorruptError(
+                    f"{path}: {key} = {str(scope[key])[:80]}, and no model has more than {MOST_LAYERS}. Fetch it again."
+                )
     return config
 
 
@@ -66,10 +84,13 @@ def read_shards(root: Path) -> Shards:
 
     Raises:
         StoreMissingError: No folder, no config, no shard, or one that the others or the index name.
-        StoreCorruptError: A bad header, a tensor in two shards, an index that names a tensor no shard has.
+        StoreCorruptError: A bad header, a tensor in two shards, an index that names a tensor no shard has, a pipe.
     """
     if not root.is_dir():
         raise StoreMissingError(f"{root}: no such folder. Name the folder of a store or of an MLX checkpoint.")
+    for path in root.glob("*.*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise StoreCorruptError(f"{path}: not a regular file; whoever reads it would wait forever. Remove it.")
     config = read_config(root)
     files = tuple(sorted(root.glob("model*.safetensors")))
     index = _index(root)

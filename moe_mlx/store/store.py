@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
+from moe_mlx.store import header
 from moe_mlx.store import manifest as manifests
 from moe_mlx.store.checkpoint import CheckpointSource, read_config
 from moe_mlx.store.descriptors import Descriptors
+from moe_mlx.store.families import expert_count, family_of, top_k
 from moe_mlx.store.layout import Manifest, expert_file
 from moe_mlx.store.source import ExpertSource, drop_pages, fill, open_regular
 from moe_mlx.store.spec import ByteRange
@@ -49,11 +52,17 @@ class StoreSource(ExpertSource):
 
     @classmethod
     def open(cls, root: Path, *, verify: bool = True) -> StoreSource:
-        """Opens a store by its manifest, and checks that its resident shards are there, as long as they should be."""
+        """Opens a store by its manifest, and checks everything that mlx-lm is going to read of it but the bytes."""
         manifest = read_manifest(root)
-        for stored in manifest.resident:
-            _check_file(root / stored.name, stored.nbytes)
+        resident_nbytes = sum(_resident_nbytes(root / stored.name, stored.nbytes) for stored in manifest.resident)
+        if resident_nbytes != manifest.resident_nbytes:
+            raise StoreCorruptError(
+                f"{root}: resident weights of {resident_nbytes} bytes, {manifests.NAME} says "
+                f"{manifest.resident_nbytes}; convert the model again."
+            )
+        _check_folder(root, {stored.name for stored in manifest.resident})
         config = read_config(root)
+        _check_config(root, manifest, config)
         source = cls(root, manifest, verify=verify)
         source.config = config
         return source
@@ -118,6 +127,19 @@ class StoreSource(ExpertSource):
             self._root_fd = -1
 
 
+def _resident_nbytes(path: Path, file_nbytes: int) -> int:
+    """Checks a resident shard's length and header, and returns the bytes of its tensors."""
+    _check_file(path, file_nbytes)
+    try:
+        fd = open_regular(path, os.O_NOFOLLOW)
+        try:
+            return sum(entry.nbytes for entry in header.read(fd, path).entries.values())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StoreCorruptError(f"{path}: {_reason(error)}; convert the model again.") from None
+
+
 def _check_file(path: Path, nbytes: int) -> None:
     try:
         found = path.lstat()
@@ -127,6 +149,36 @@ def _check_file(path: Path, nbytes: int) -> None:
         raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; convert the model again.")
     if found.st_size != nbytes:
         raise StoreCorruptError(f"{path}: {found.st_size} bytes, the manifest says {nbytes}; convert the model again.")
+
+
+def _check_folder(root: Path, resident: Set[str]) -> None:
+    """Refuses what mlx-lm or transformers would read though no store holds it: links, pipes, weights of others."""
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            path = root / entry.name
+            if entry.is_symlink():
+                raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; remove it.")
+            if not entry.is_file() and not entry.is_dir():
+                raise StoreCorruptError(f"{path}: not a regular file; remove it.")
+            if path.match("model*.safetensors") and entry.name not in resident:
+                raise StoreCorruptError(f"{path}: weights that are not in {manifests.NAME}; remove them.")
+
+
+def _check_config(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> None:
+    """Checks that config.json, which mlx-lm builds the model from, counts the experts that the store holds."""
+    path = root / "config.json"
+    family = family_of(config, root)
+    declared = expert_count(config, family, root)
+    for stored in manifest.layers:
+        layer = stored.layer
+        if declared != layer.experts:
+            raise StoreCorruptError(
+                f"{path}: declares {declared} experts, the store holds {layer.experts} ({layer.path}). Convert again."
+            )
+        if (chosen := top_k(config, family, layer.layer, root)) > layer.top_k:
+            raise StoreCorruptError(
+                f"{path}: chooses {chosen} experts a token, the store was made for {layer.top_k}. Convert again."
+            )
 
 
 def read_manifest(root: Path) -> Manifest:

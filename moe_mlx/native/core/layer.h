@@ -1,0 +1,89 @@
+// One MoE layer's decode step: choose, look up, read what is missing, log. Knows no MLX and no Python.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "policy.h"
+#include "reader.h"
+#include "table.h"
+
+namespace moe {
+
+// One token's router, widened to float32. Without scores the model's own choice stands (`exact` may then repeat).
+struct Token {
+  const float* scores = nullptr;
+  const float* raw = nullptr;      // before groups were masked; else scores
+  const float* weigh = nullptr;    // what the model weighs by; else scores
+  const float* weights = nullptr;  // of `exact`, for the weight moved
+  const int* exact = nullptr;
+  int k = 0;
+  int width = 0;  // of the scores
+};
+
+// What is wrong with the steps of one model: the first failed read, until its message has been delivered. Steps carry
+// the epoch their graph was built in; those of a failed epoch pass by without touching anything, as the later layers
+// of a step that raised in Python never run.
+class Fault {
+ public:
+  int64_t epoch() const { return epoch_.load(); }
+  bool failed(int64_t epoch) const { return epoch <= failed_.load(); }
+  bool standing() const { return failed_.load() >= epoch_.load(); }
+  void raise(int64_t epoch, const ReadError& error) {
+    std::lock_guard lock(mutex_);
+    if (failed_.load() >= epoch) return;
+    first_ = error;
+    failed_.store(epoch);
+  }
+  std::optional<ReadError> first() const {
+    std::lock_guard lock(mutex_);
+    return first_;
+  }
+  void delivered() { epoch_.store(std::max(epoch_.load(), failed_.load()) + 1); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::optional<ReadError> first_;
+  std::atomic<int64_t> epoch_{0}, failed_{-1};
+};
+
+class Layer {
+ public:
+  // memory: one block a tensor, slot after slot, kept by `owner`.
+  Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, Log log, std::vector<char*> memory,
+        std::shared_ptr<void> owner);
+
+  // Writes the chosen experts in computing order and their slots; numbers beyond the experts are none and get slot 0.
+  // Throws ReadError: a read failed, its slot is empty, the others of the step are in.
+  void decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots);
+
+  std::atomic<double> stall_seconds{60};
+
+ private:
+  void choose(const Token& token, const Policy& policy);
+  int64_t read_missing();  // returns the bytes read
+  void give_back();
+
+  std::mutex mutex_;
+  std::shared_ptr<Reader> reader_;
+  std::shared_ptr<const Shelf> shelf_;
+  Table table_;
+  Log log_;
+  std::vector<char*> memory_;
+  std::shared_ptr<void> owner_;
+  Chooser chooser_;
+  Choice choice_;
+  std::vector<int> touched_;
+  std::vector<Placement> misses_;
+  struct Stalled {
+    std::shared_ptr<Batch> batch;
+    int place, slot;
+  };
+  std::vector<Stalled> stalled_;
+};
+
+}  // namespace moe

@@ -1,0 +1,199 @@
+#include "reader.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
+#define XXH_INLINE_ALL
+#include "../third_party/xxhash.h"
+
+namespace moe {
+namespace {
+
+[[noreturn]] void fail(int code, const char* what) { throw std::system_error(code, std::generic_category(), what); }
+
+std::string reason_of(const Shelf& shelf, int code) {
+  if (!shelf.root.empty() && code == ELOOP) return "a symbolic link, which a store may not hold";
+  if (!shelf.root.empty() && code == ENOENT) return "the file is missing";
+  if (code == EINVAL) return "not a regular file";
+  return std::generic_category().message(code);
+}
+
+std::string hex(const Digest& digest) {
+  std::string text;
+  char two[3];
+  for (unsigned char byte : digest) snprintf(two, sizeof two, "%02x", byte), text += two;
+  return text;
+}
+
+int64_t fill(int fd, std::vector<iovec> left, int64_t offset) {
+  int64_t done = 0;
+  for (size_t first = 0; first < left.size();) {
+    const ssize_t got = preadv(fd, &left[first], int(std::min<size_t>(16, left.size() - first)), offset + done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(errno, "preadv");
+    if (got == 0) break;
+    done += got;
+    size_t n = size_t(got);
+    while (first < left.size() && n >= left[first].iov_len) n -= left[first++].iov_len;
+    if (n) left[first].iov_base = static_cast<char*>(left[first].iov_base) + n, left[first].iov_len -= n;
+  }
+  return done;
+}
+
+}  // namespace
+
+ReadError::ReadError(int layer, int expert, std::string path, std::string reason)
+    : std::runtime_error("layer " + std::to_string(layer) + ", expert " + std::to_string(expert) + ": " + reason + " (" +
+                         path + ")"),
+      layer(layer), expert(expert), path(std::move(path)), reason(std::move(reason)) {}
+
+int64_t Shelf::expert_nbytes() const {
+  int64_t sum = 0;
+  for (int64_t n : tensor_nbytes) sum += n;
+  return sum;
+}
+
+Reader::Reader(int threads, std::string root) : root_(std::move(root)) {
+  if (!root_.empty() && (root_fd_ = open(root_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) < 0) fail(errno, "open");
+  for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([this] { work(); });
+}
+
+Reader::~Reader() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (auto& thread : threads_) thread.join();
+  if (root_fd_ >= 0) ::close(root_fd_);
+}
+
+void Reader::adopt(Shelf& shelf) {
+  std::lock_guard lock(mutex_);
+  shelf.root = root_, shelf.root_fd = root_fd_, shelf.key = keys_;
+  keys_ += int64_t(shelf.files.size());
+}
+
+void Reader::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    auto [batch, i] = std::move(queue_.front());
+    queue_.pop_front();
+    if (batch->state[i] == Batch::cancelled) continue;
+    batch->state[i] = Batch::running;
+    lock.unlock();
+    std::optional<ReadError> error;
+    try {
+      read_one(*batch->shelf, batch->experts[i], batch->buffers[i]);
+    } catch (const ReadError& failed) {
+      error = failed;
+    } catch (const std::exception& failed) {
+      error = ReadError(batch->shelf->layer, batch->experts[i], batch->shelf->root, failed.what());
+    }
+    lock.lock();
+    if (!batch->errors[i]) batch->errors[i] = std::move(error);  // it may have been given up as stalled
+    batch->state[i] = Batch::done;
+    if (--batch->left == 0) ended_.notify_all();
+  }
+}
+
+void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
+  const size_t n = batch->experts.size();
+  std::unique_lock lock(mutex_);
+  batch->state.assign(n, Batch::waiting);
+  batch->errors.assign(n, std::nullopt);
+  batch->left = int(n);
+  for (size_t i = 0; i < n; i++) {
+    queue_.emplace_back(batch, int(i));
+    if (i < threads_.size()) wake_.notify_one();
+  }
+  if (ended_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return batch->left == 0; })) return;
+  char limit[32];
+  snprintf(limit, sizeof limit, "%g", seconds);
+  for (size_t i = 0; i < n; i++) {
+    if (batch->state[i] == Batch::done) continue;
+    if (batch->state[i] == Batch::waiting) batch->state[i] = Batch::cancelled, batch->left--;
+    const Shelf& shelf = *batch->shelf;
+    const int file = shelf.ranges[size_t(batch->experts[i]) * shelf.runs()].file;
+    batch->errors[i] = ReadError(shelf.layer, batch->experts[i], shelf.files[file].path,
+                                 std::string("no answer from the disk in ") + limit + " s");
+  }
+}
+
+bool Reader::ended(const Batch& batch, int i) {
+  std::lock_guard lock(mutex_);
+  return batch.state[i] != Batch::running;
+}
+
+std::optional<ReadError> Reader::error(const Batch& batch, int i) {
+  std::lock_guard lock(mutex_);
+  return batch.errors[i];
+}
+
+void Reader::read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers) {
+  const size_t runs = shelf.runs(), tensors = shelf.tensor_nbytes.size();
+  const Range* range = &shelf.ranges[size_t(expert) * runs];
+  const auto damaged = [&](int file, const std::string& reason) {
+    for (size_t r = 0; r < runs; r++) descriptors_.forget(shelf.key + range[r].file);
+    throw ReadError(shelf.layer, expert, shelf.files[file].path, reason);
+  };
+  size_t tensor = 0;
+  for (size_t r = 0; r < runs;) {
+    const int file = range[r].file;
+    const int64_t offset = range[r].offset;
+    const size_t first = tensor;
+    int64_t wanted = 0;
+    do wanted += range[r].nbytes;  // neighbours in a file are one read
+    while (++r < runs && range[r].file == file && range[r].offset == offset + wanted);
+    std::vector<iovec> parts;
+    for (int64_t n = 0; n < wanted && tensor < tensors; n += shelf.tensor_nbytes[tensor++])
+      if (shelf.tensor_nbytes[tensor]) parts.push_back({buffers[tensor], size_t(shelf.tensor_nbytes[tensor])});
+    int64_t got = 0;
+    std::string problem;
+    try {
+      const int fd = descriptors_.acquire(shelf, file);
+      try {
+        struct stat found {};
+        if (shelf.files[file].nbytes >= 0 && fstat(fd, &found) != 0) fail(errno, "fstat");
+        if (shelf.files[file].nbytes >= 0 && found.st_size != shelf.files[file].nbytes)
+          problem = "the file has " + std::to_string(found.st_size) + " bytes, " +
+                    std::to_string(shelf.files[file].nbytes) + " are expected";
+        else
+          got = fill(fd, std::move(parts), offset);
+      } catch (...) {
+        descriptors_.release(shelf.key + file, fd);
+        throw;
+      }
+      descriptors_.release(shelf.key + file, fd);
+    } catch (const std::system_error& error) {
+      problem = reason_of(shelf, error.code().value());
+    }
+    if (problem.empty() && got != wanted)
+      problem = (shelf.root.empty() ? shelf.tensors[first] + " ends" : std::string("the data ends")) + " after " +
+                std::to_string(got) + " of " + std::to_string(wanted) + " bytes";
+    if (!problem.empty()) damaged(file, problem);
+  }
+  if (shelf.digests.empty()) return;
+  XXH3_state_t running;
+  XXH3_128bits_reset(&running);
+  for (size_t t = 0; t < tensors; t++) XXH3_128bits_update(&running, buffers[t], size_t(shelf.tensor_nbytes[t]));
+  XXH128_canonical_t found;
+  XXH128_canonicalFromHash(&found, XXH3_128bits_digest(&running));
+  Digest digest;
+  std::memcpy(digest.data(), found.digest, sizeof found.digest);
+  if (digest != shelf.digests[size_t(expert)])
+    damaged(range[0].file, "digest is " + hex(digest) + ", the manifest says " + hex(shelf.digests[size_t(expert)]));
+}
+
+}  // namespace moe

@@ -1,0 +1,58 @@
+// Experts from disk into slot memory, whole and checked, by a few threads.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "descriptors.h"
+
+namespace moe {
+
+// Some experts on their way. A batch outlives its step: a read that stalled goes on into the slot it was given.
+struct Batch {
+  enum State : char { waiting, running, done, cancelled };
+  std::shared_ptr<const Shelf> shelf;
+  std::shared_ptr<void> memory;  // keeps what the buffers point into
+  std::vector<int> experts;
+  std::vector<std::vector<char*>> buffers;  // one per tensor
+  std::vector<State> state;                 // under the reader's lock, as is all below
+  std::vector<std::optional<ReadError>> errors;
+  int left = 0;
+};
+
+class Reader {
+ public:
+  Reader(int threads, std::string root);  // root: empty where files are named in full
+  ~Reader();
+  Reader(const Reader&) = delete;
+
+  void adopt(Shelf& shelf);  // gives a layer's files their keys and their root
+  // Reads a batch. After `seconds` without an end, what has not begun is cancelled and what is running is left behind.
+  void read(const std::shared_ptr<Batch>& batch, double seconds);
+  bool ended(const Batch& batch, int i);
+  std::optional<ReadError> error(const Batch& batch, int i);
+  void close() { descriptors_.close_all(); }
+  size_t open_count() { return descriptors_.open_count(); }
+
+ private:
+  void work();
+  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);
+  std::mutex mutex_;
+  std::condition_variable wake_, ended_;
+  std::deque<std::pair<std::shared_ptr<Batch>, int>> queue_;
+  bool stop_ = false;
+  std::string root_;
+  int root_fd_ = -1;
+  int64_t keys_ = 0;
+  Descriptors descriptors_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace moe

@@ -1,0 +1,52 @@
+// The MLX side: a primitive on a CPU stream that runs one layer's decode step inside the graph, without the GIL.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/layer.h"
+#include "mlx/mlx.h"
+#include "mlx/primitives.h"
+
+namespace moe {
+
+namespace mx = mlx::core;
+
+// A model's fault with its number, which stands in the text of what is thrown, and the streams its steps ran on.
+struct Runtime {
+  Runtime();
+  const int64_t id;
+  Fault fault;
+
+  void ran_on(mx::Stream stream);
+  void drain();  // waits for its streams and drops what they threw; not to be called from one of them
+  static std::shared_ptr<Runtime> of_error(const std::string& text);
+  std::string text(const ReadError& error) const;
+
+  static std::shared_ptr<Runtime> make();
+
+ private:
+  std::mutex mutex_;
+  std::vector<mx::Stream> streams_;
+};
+
+// What a queued step needs to stay alive: the layer with its banks, and through `keep` the Python arrays of its table.
+struct Bound {
+  std::shared_ptr<Runtime> runtime;
+  std::unique_ptr<Layer> layer;
+  std::shared_ptr<void> keep;
+};
+
+struct Router {
+  std::optional<mx::array> scores, raw, weigh, weights;
+};
+
+// Returns the chosen experts and their slots, both shaped as `exact`. `after` is what has to be computed before slots
+// may be rewritten: the layer's previous output.
+std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
+                              const mx::array& exact, const Router& router, const std::optional<mx::array>& after);
+
+}  // namespace moe

@@ -1,0 +1,160 @@
+// What Python sees of it. Types of arrays are mlx's own (nanobind domain `mlx`), and so are the exceptions' translators:
+// an error thrown on a stream reaches the caller of `mx.eval` as the exception that Python's reader would have raised.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "fetch.h"
+#include "mlx/version.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+// Python objects are let go of only by threads that hold the GIL anyway, never by a stream: a stream that waits for the
+// GIL while its holder waits for the stream is a deadlock.
+std::mutex released_mutex;
+std::vector<PyObject*> released;
+
+std::shared_ptr<void> keep_alive(nb::object object) {
+  return {object.release().ptr(), [](void* held) {
+            std::lock_guard lock(released_mutex);
+            released.push_back(static_cast<PyObject*>(held));
+          }};
+}
+
+void let_go() {
+  std::vector<PyObject*> dead;
+  {
+    std::lock_guard lock(released_mutex);
+    dead.swap(released);
+  }
+  for (PyObject* object : dead) Py_DECREF(object);
+}
+
+template <typename T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+struct Reader {
+  std::shared_ptr<moe::Reader> reader;
+};
+
+struct Runtime {
+  std::shared_ptr<moe::Runtime> runtime;
+};
+
+struct Layer {
+  std::shared_ptr<moe::Bound> bound;
+};
+
+moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
+                      const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges, nb::bytes digests,
+                      int experts) {
+  moe::Shelf shelf;
+  shelf.layer = layer, shelf.experts = experts;
+  shelf.tensors = std::move(tensors), shelf.tensor_nbytes = std::move(tensor_nbytes);
+  for (auto& path : paths) shelf.files.push_back({path, file_nbytes});
+  const auto* triple = reinterpret_cast<const int64_t*>(ranges.c_str());
+  for (size_t i = 0; i < ranges.size() / (3 * sizeof(int64_t)); i++, triple += 3)
+    shelf.ranges.push_back({int(triple[0]), triple[1], triple[2]});
+  shelf.digests.resize(digests.size() / sizeof(moe::Digest));
+  std::memcpy(shelf.digests.data(), digests.c_str(), shelf.digests.size() * sizeof(moe::Digest));
+  return shelf;
+}
+
+}  // namespace
+
+NB_MODULE(_moe_mlx_native, m) {
+  m.attr("MLX_VERSION") = std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." +
+                          std::to_string(MLX_VERSION_PATCH);
+  m.attr("FIELDS") = int(moe::Log::kFields);
+  m.attr("ROWS") = int(moe::Log::kRows);
+
+  m.def("probe", [](const mlx::core::array& a) { return a.size(); });  // a TypeError: another ABI than mlx's
+
+  nb::class_<Reader>(m, "Reader")
+      .def("__init__", [](Reader* self, int threads, const std::string& root) {
+        new (self) Reader{std::make_shared<moe::Reader>(threads, root)};
+      }, "threads"_a, "root"_a)
+      .def("close", [](Reader& self) { self.reader->close(); })
+      .def_prop_ro("open_count", [](Reader& self) { return self.reader->open_count(); });
+
+  nb::class_<Runtime>(m, "Runtime")
+      .def("__init__", [](Runtime* self) { new (self) Runtime{moe::Runtime::make()}; })
+      .def_prop_ro("id", [](Runtime& self) { return self.runtime->id; })
+      .def_prop_ro("epoch", [](Runtime& self) { return self.runtime->fault.epoch(); })
+      .def_prop_ro("failed", [](Runtime& self) { return self.runtime->fault.standing(); })
+      .def("first", [](Runtime& self) -> nb::object {
+        auto first = self.runtime->fault.first();
+        if (!first) return nb::none();
+        return nb::make_tuple(first->layer, first->expert, first->path, first->reason);
+      })
+      .def("drain", [](Runtime& self) {
+        {
+          nb::gil_scoped_release nogil;
+          self.runtime->drain();
+        }
+        let_go();
+      })
+      .def("delivered", [](Runtime& self) { self.runtime->fault.delivered(); });
+
+  nb::class_<Layer>(m, "Layer")
+      .def("__init__", [](Layer* self, const Runtime& runtime, const Reader& reader, int layer,
+                          std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
+                          const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
+                          nb::bytes digests, int experts, int slots, const std::vector<uintptr_t>& table, bool lfu,
+                          double growth, const std::vector<uintptr_t>& log, nb::list banks, double stall_seconds,
+                          nb::object keep) {
+        moe::Table t{experts, slots, at<int32_t>(table[0]), at<int32_t>(table[1]), at<int64_t>(table[2]),
+                     at<double>(table[3]), at<int64_t>(table[4]), at<double>(table[5]), lfu, growth};
+        moe::Log l{at<int64_t>(log[0]), at<double>(log[1]), at<int64_t>(log[2])};
+        auto arrays = std::make_shared<std::vector<mlx::core::array>>();
+        std::vector<char*> memory;
+        for (auto bank : banks) {
+          arrays->push_back(nb::cast<mlx::core::array>(bank));
+          memory.push_back(arrays->back().data<char>());
+        }
+        auto shelf = make_shelf(layer, std::move(tensors), std::move(tensor_nbytes), paths, file_nbytes, ranges,
+                                digests, experts);
+        auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf), t, l, std::move(memory), arrays);
+        core->stall_seconds = stall_seconds;
+        new (self) Layer{std::make_shared<moe::Bound>(
+            moe::Bound{runtime.runtime, std::move(core), keep_alive(std::move(keep))})};
+      }, nb::kw_only(), "runtime"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
+         "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "lfu"_a, "growth"_a, "log"_a, "banks"_a,
+         "stall_seconds"_a, "keep"_a)
+      .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
+                   [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
+      .def("decode", [](Layer& self, int64_t step, nb::tuple policy, const mlx::core::array& exact,
+                        std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
+                        std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
+                        std::optional<mlx::core::array> after) {
+        const moe::Policy p{moe::Kind(nb::cast<int>(policy[0])), nb::cast<float>(policy[1]), nb::cast<int>(policy[2]),
+                            nb::cast<int>(policy[3]), nb::cast<double>(policy[4])};
+        auto out = moe::decode(self.bound, step, p, exact, {scores, raw, weigh, weights}, after);
+        return nb::make_tuple(out[0], out[1]);
+      }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
+         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "after"_a.none() = nb::none());
+
+  // Called once: `deliver(id)` gets the number of the runtime that failed and returns the exception to raise.
+  m.def("on_fault", [](nb::object deliver) {
+    nb::register_exception_translator(
+        [](const std::exception_ptr& thrown, void* payload) {
+          try {
+            std::rethrow_exception(thrown);
+          } catch (const std::runtime_error& error) {
+            auto runtime = moe::Runtime::of_error(error.what());
+            if (!runtime) throw;
+            nb::object made = nb::steal(PyObject_CallFunction(static_cast<PyObject*>(payload), "L", (long long)runtime->id));
+            if (made.is_valid()) PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
+          }
+        },
+        deliver.release().ptr());
+  });
+}

@@ -1,0 +1,126 @@
+// The MLX-free core against the Python oracle: runs the steps that stress.py wrote and compares every outcome, two
+// layers at a time on one reader. Built by test_stress.py under Address- and ThreadSanitizer.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "core/layer.h"
+
+using namespace moe;
+
+namespace {
+
+struct Bytes {
+  std::string data;
+  size_t at = 0;
+  template <typename T>
+  std::vector<T> take(size_t n) {
+    std::vector<T> out(n);
+    if (at + n * sizeof(T) > data.size()) std::fprintf(stderr, "the file of steps is short\n"), std::exit(2);
+    if (n) std::memcpy(out.data(), data.data() + at, n * sizeof(T));
+    at += n * sizeof(T);
+    return out;
+  }
+  bool left() const { return at < data.size(); }
+};
+
+struct Head {
+  int experts, width, slots, k, kind, top_j, max_rank, lfu, raw, weigh, scores, steps, verify, tensors;
+};
+
+[[noreturn]] void differ(int step, const char* what) {
+  std::fprintf(stderr, "step %d: %s differs from the oracle\n", step, what);
+  std::exit(1);
+}
+
+template <typename T>
+void same(const std::vector<T>& mine, const std::vector<T>& theirs, int step, const char* what) {
+  if (mine.size() != theirs.size() || std::memcmp(mine.data(), theirs.data(), mine.size() * sizeof(T)))
+    differ(step, what);
+}
+
+// One block: a layer, its steps and what they must lead to. Takes its own copy of the bytes.
+void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& folder, size_t* end) {
+  const Head h = in.take<Head>(1)[0];
+  const auto reals = in.take<double>(3);  // lambda, mass, growth
+  const auto sizes = in.take<int64_t>(size_t(h.tensors));
+  Shelf shelf;
+  shelf.layer = 7, shelf.experts = h.experts, shelf.tensor_nbytes = sizes;
+  shelf.tensors.assign(size_t(h.tensors), "t");
+  shelf.digests.resize(h.verify ? size_t(h.experts) : 0);
+  const auto digests = in.take<unsigned char>(shelf.digests.size() * 16);
+  if (h.verify) std::memcpy(shelf.digests.data(), digests.data(), digests.size());
+  for (int e = 0; e < h.experts; e++) {
+    shelf.files.push_back({folder + "/" + std::to_string(e), 16 + shelf.expert_nbytes()});
+    shelf.ranges.push_back({e, 16, shelf.expert_nbytes()});
+  }
+  const auto contents = in.take<unsigned char>(size_t(h.experts) * size_t(shelf.expert_nbytes()));
+  std::vector<int32_t> slot_of(size_t(h.experts), -1), owner(size_t(h.slots), -1);
+  std::vector<int64_t> used(size_t(h.slots)), whole(2), rows(size_t(Log::kRows * Log::kFields)), written(1);
+  std::vector<double> heat(size_t(h.experts)), table_reals{1, 0}, moved(Log::kRows);
+  auto memory = std::make_shared<std::vector<std::vector<char>>>();
+  std::vector<char*> blocks;
+  for (int64_t n : sizes) blocks.push_back(memory->emplace_back(size_t(n * h.slots)).data());
+  const int64_t nbytes = shelf.expert_nbytes();
+  Table table{h.experts, h.slots, slot_of.data(), owner.data(), used.data(), heat.data(), whole.data(),
+              table_reals.data(), bool(h.lfu), reals[2]};
+  Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
+  const Policy policy{Kind(h.kind), float(reals[0]), h.top_j, h.max_rank, reals[1]};
+  const size_t k = size_t(h.k);
+  for (int step = 0; step < h.steps; step++) {
+    const auto scores = in.take<float>(h.scores ? size_t(h.width) : 0), raw = in.take<float>(h.raw ? size_t(h.width) : 0);
+    const auto weigh = in.take<float>(h.weigh ? size_t(h.width) : 0), weights = in.take<float>(h.scores ? k : 0);
+    const auto exact = in.take<int>(k), failed = in.take<int>(1), want_experts = in.take<int>(k), want_slots = in.take<int>(k);
+    const auto want_row = in.take<int64_t>(4);
+    const auto want_moved = in.take<double>(1);
+    const auto some = [](const std::vector<float>& row) { return row.empty() ? nullptr : row.data(); };
+    std::vector<int> experts(k), slots(k);
+    try {
+      layer.decode(step, policy, {some(scores), some(raw), some(weigh), some(weights), exact.data(), h.k, h.width},
+                   experts.data(), slots.data());
+      if (failed[0] >= 0) differ(step, "an error that did not come");
+    } catch (const ReadError& error) {
+      if (error.expert != failed[0]) differ(step, error.what());
+      continue;
+    }
+    same(experts, want_experts, step, "the choice");
+    same(slots, want_slots, step, "the slots");
+    const int64_t* row = rows.data() + ((written[0] - 1) % Log::kRows) * Log::kFields;
+    same<int64_t>({row[3], row[4], row[5], row[6]}, want_row, step, "the counters");
+    same<double>({moved[size_t((written[0] - 1) % Log::kRows)]}, want_moved, step, "the weight moved");
+    for (size_t i = 0; i < k; i++) {
+      if (experts[i] >= h.experts) continue;
+      const unsigned char* whole_expert = contents.data() + experts[i] * nbytes;
+      for (size_t t = 0; t < sizes.size(); whole_expert += sizes[t++])
+        if (std::memcmp(blocks[t] + slots[i] * sizes[t], whole_expert, size_t(sizes[t]))) differ(step, "a slot's bytes");
+    }
+  }
+  same(slot_of, in.take<int32_t>(slot_of.size()), h.steps, "slot_of");
+  same(owner, in.take<int32_t>(owner.size()), h.steps, "owner");
+  same(used, in.take<int64_t>(used.size()), h.steps, "used");
+  same(heat, in.take<double>(heat.size()), h.steps, "heat");
+  same(whole, in.take<int64_t>(2), h.steps, "whole");
+  same(table_reals, in.take<double>(2), h.steps, "reals");
+  *end = in.at;
+}
+
+}  // namespace
+
+int main(int count, char** args) {
+  if (count != 3) return 2;
+  std::ifstream file(args[1], std::ios::binary);
+  Bytes in{{std::istreambuf_iterator<char>(file), {}}};
+  const auto reader = std::make_shared<Reader>(3, "");
+  int blocks = 0;
+  for (; in.left(); blocks++) {
+    size_t end = 0, other = 0;
+    std::thread beside(run, in, reader, args[2], &other);
+    run(in, reader, args[2], &end);
+    beside.join();
+    in.at = end;
+  }
+  std::printf("%d blocks agree\n", blocks);
+}

@@ -1,0 +1,112 @@
+"""Writes random decode steps of one layer with what the Python oracle makes of them, for stress.cpp."""
+
+from array import array
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from moe_mlx.eviction import AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.native.bridge import numbers_of
+from moe_mlx.residency import ResidencyTable
+from moe_mlx.routing.cache_prior import CachePrior
+from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.max_rank import Cumulative, MaxRank
+from moe_mlx.routing.policy import choose, finite_range
+from moe_mlx.store import digest
+
+SIZES = (24, 8, 40)
+
+
+def write_blocks(path: Path, folder: Path, seed: int, blocks: int, steps: int) -> None:
+    """Writes `blocks` layers of `steps` steps each to `path`, and their experts' files to `folder`."""
+    random = np.random.default_rng(seed)
+    contents = random.integers(0, 256, (64, sum(SIZES)), dtype=np.uint8)
+    missing = {int(expert) for expert in random.choice(64, 4, replace=False)}
+    folder.mkdir(exist_ok=True)
+    for expert in range(64):
+        (folder / str(expert)).unlink(missing_ok=True)
+        if expert not in missing:
+            (folder / str(expert)).write_bytes(bytes(16) + contents[expert].tobytes())
+    with path.open("wb") as file:
+        for _ in range(blocks):
+            _block(file, random, contents, missing, steps)
+
+
+def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, missing: set[int], steps: int) -> None:
+    experts = int(random.integers(4, 65))
+    k = int(random.integers(1, min(8, experts) + 1))
+    slots = int(random.integers(k, experts + 1))
+    width = experts + int(random.choice([0, 0, 0, 5]))
+    top_j = int(random.integers(0, k + 1))
+    policy = [
+        Exact(),
+        CachePrior(float(random.random()), top_j),
+        MaxRank(int(random.integers(1, experts + 1)), top_j, k),
+        Cumulative(float(random.random()), top_j),
+    ][int(random.integers(4))]
+    evict = make_eviction(str(random.choice(["lru", "lfu"])))
+    has_scores = not isinstance(policy, Exact)
+    has_raw, has_weigh = has_scores and random.random() < 0.3, has_scores and random.random() < 0.3
+    verify = random.random() < 0.5
+    kind, lam, _, rank, mass = numbers_of(policy)
+    head = [experts, width, slots, k, kind, top_j, rank, evict.name == "lfu", has_raw, has_weigh, has_scores, steps]
+    file.write(np.array([*head, verify, len(SIZES)], dtype=np.int32).tobytes())
+    growth = evict.growth if isinstance(evict, AgedLeastFrequentlyUsed) else 1.0
+    file.write(np.array([lam, mass, growth]).tobytes())
+    file.write(np.array(SIZES, dtype=np.int64).tobytes())
+    if verify:
+        file.write(b"".join(bytes.fromhex(digest.of([contents[expert].tobytes()])) for expert in range(experts)))
+    file.write(contents[:experts].tobytes())
+    table = ResidencyTable(experts, slots, evict)
+    coarse = random.random() < 0.3  # many equal scores: ties
+    for _ in range(steps):
+        _step(file, random, table, policy, width, k, missing, (has_scores, has_raw, has_weigh), coarse)
+    for memory in (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals):
+        file.write(memory.tobytes())
+
+
+def _row(random: np.random.Generator, width: int, coarse: bool) -> np.ndarray:
+    row = random.normal(0, 2, width).astype(np.float32)
+    if coarse:
+        row = np.round(row)
+    row[random.random(width) < 0.05] = -np.inf
+    return row
+
+
+def _step(
+    file: BinaryIO, random: np.random.Generator, table: ResidencyTable, policy, width: int, k: int, missing: set[int],
+    has: tuple[bool, bool, bool], coarse: bool,
+) -> None:  # fmt: skip
+    has_scores, has_raw, has_weigh = has
+    z = _row(random, width, coarse)
+    raw, weigh = (_row(random, width, coarse) if there else z for there in (has_raw, has_weigh))
+    weights = random.random(k).astype(np.float32)
+    for there, row in ((has_scores, z), (has_raw, raw), (has_weigh, weigh), (has_scores, weights)):
+        if there:
+            file.write(row.tobytes())
+    if has_scores:
+        exact = random.permutation(np.argsort(-z, kind="stable")[:k]).tolist()
+        delta = table.observe_range(finite_range(raw))
+        beyond = np.ones(width - table.experts, dtype=bool)
+        resident = np.append(np.frombuffer(table.slot_of, dtype=np.int32) >= 0, beyond)
+        choice = choose(policy, z, exact, resident, delta)
+        chosen, swapped = choice.experts, choice.swapped
+        order = sorted(chosen, key=lambda expert: (-weigh[expert], expert))
+        moved = float(sum(weights[exact.index(lost)] for lost in choice.displaced))
+    else:
+        exact = chosen = random.integers(0, width, k).tolist()
+        order, swapped, moved = list(dict.fromkeys(chosen)), 0, 0.0
+    admission = table.begin([expert for expert in order if expert < table.experts])
+    failed = -1
+    for placement in admission.misses:
+        if placement.expert in missing:
+            table.forget(placement.slot)
+            failed = placement.expert if failed < 0 else failed
+        else:
+            table.commit(placement)
+    slots = [table.slot_of[expert] if expert < table.experts else 0 for expert in chosen]
+    read = len(admission.misses) * sum(SIZES)
+    file.write(array("i", [*exact, failed, *chosen, *slots]).tobytes())
+    file.write(array("q", [len(admission.hits), len(admission.misses), swapped, read]).tobytes())
+    file.write(array("d", [moved]).tobytes())

@@ -1,0 +1,227 @@
+"""What cannot be read in the graph reaches the caller as the same exception, and the next step works."""
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.residency import QUARANTINED
+from tests.native.conftest import loaded, state
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "flipped": flip,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 7),
+    "emptied": lambda path: os.truncate(path, 0),
+    "unlinked": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: (path.rename(path.with_suffix(".moved")), path.symlink_to(path.with_suffix(".moved"))),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+TAKERS: dict[str, Callable[[mx.array], Any]] = {
+    "eval": mx.eval,
+    "async_eval": mx.async_eval,
+    "item": lambda y: y[0, 0, 0].item(),
+    "tolist": lambda y: y.tolist(),
+    "numpy": np.array,
+    "bool": lambda y: bool(y.sum() > 0),
+    "str": str,
+    "synchronize": lambda y: (mx.async_eval(y), mx.synchronize()),
+    "save": lambda y: mx.save("/dev/null", y),
+}
+
+
+@pytest.fixture
+def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny(), tmp_path / "store"))
+
+
+def experts(store: Path) -> list[Path]:
+    return sorted((store / "experts").rglob("*.safetensors"))
+
+
+def repair(store: Path, pristine: Path) -> None:
+    for path in experts(pristine):
+        damaged = store / path.relative_to(pristine)
+        if damaged.is_dir() and not damaged.is_symlink():
+            damaged.rmdir()
+        elif damaged.is_symlink() or not damaged.is_file():
+            damaged.unlink(missing_ok=True)
+        shutil.copyfile(path, damaged)
+
+
+def steps(model: Any, take: Callable[[mx.array], Any] = mx.eval, tokens: int = 30) -> list[mx.array]:
+    cache, outputs = make_prompt_cache(model), []
+    for token in range(tokens):
+        outputs.append(model(mx.array([[5 + token]]), cache=cache))
+        take(outputs[-1])
+    return outputs
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_same_exception_as_read_back(native: Any, tiny: Callable[..., Path], store: Path, fault: str):
+    caught, tables = [], []
+    for way in ("native", "readback"):
+        model, _, runtime = loaded(store, way, routing="exact")
+        steps(model, tokens=3)
+        runtime.source._files.shrink()  # an open descriptor outlives its name
+        if runtime.native is not None:
+            runtime.native.reader.close()
+        for path in experts(store)[::3]:
+            FAULTS[fault](path)
+        with pytest.raises(ExpertReadError) as error:
+            steps(model)
+        caught.append((error.value.layer, error.value.expert, error.value.path, error.value.reason, str(error.value)))
+        tables.append(state(runtime))
+        repair(store, tiny())
+        fresh = steps(loaded(store, "readback", routing="exact")[0])
+        assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
+    assert caught[0] == caught[1]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_whoever_evaluates_gets_it_once(native: Any, tiny: Callable[..., Path], store: Path, taker: str):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    for path in experts(store)[::2]:
+        flip(path)
+    with pytest.raises(ExpertReadError, match=r"layer \d+, expert \d+: digest is"):
+        steps(model, TAKERS[taker])
+    assert mx.array_equal(mx.arange(3) + 1, mx.array([1, 2, 3]))
+    repair(store, tiny())
+    state(runtime)
+    fresh = steps(loaded(store, "readback", routing="exact")[0])
+    runtime.reset()
+    assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
+
+
+def test_a_short_shard_of_a_checkpoint_in_place(native: Any, tiny: Callable[..., Path], tmp_path: Path):
+    folder = Path(shutil.copytree(tiny(store=False), tmp_path / "checkpoint"))
+    caught = []
+    for way in ("native", "readback"):
+        model, _, _ = loaded(folder, way, routing="exact")
+        steps(model, tokens=2)
+        shard = next(folder.glob("model*.safetensors"))
+        whole = shard.read_bytes()
+        os.truncate(shard, len(whole) // 3)
+        with pytest.raises(ExpertReadError) as error:
+            steps(model)
+        caught.append(str(error.value))
+        shard.write_bytes(whole)
+        steps(model)
+    assert caught[0] == caught[1]
+
+
+def test_generate_raises_and_goes_on(native: Any, tiny: Callable[..., Path], store: Path):
+    model, tokenizer, runtime = loaded(store, "native", routing="exact")
+    told = mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=20)
+    for path in experts(store)[1::2]:
+        path.unlink()
+    for _ in range(3):
+        with pytest.raises(ExpertReadError, match="the file is missing"):
+            mlx_lm.generate(model, tokenizer, "a", max_tokens=60)
+        state(runtime)
+    repair(store, tiny())
+    assert mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=20) == told
+
+
+def test_in_a_thread_that_is_not_the_main_one(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, _ = loaded(store, "native", routing="exact")
+    for path in experts(store)[::2]:
+        flip(path)
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        with mx.stream(mx.new_stream(mx.cpu)):
+            try:
+                steps(model)
+            except ExpertReadError as error:
+                caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(caught) == 1
+    repair(store, tiny())
+    steps(model)
+
+
+def test_steps_built_before_a_failure_do_not_run_after_it(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    for path in experts(store)[::2]:
+        flip(path)
+    late = [model(mx.array([[5 + token]])) for token in range(20)]
+    with pytest.raises(ExpertReadError):
+        mx.eval(late[10])
+    before = state(runtime)
+    repair(store, tiny())
+    with pytest.raises(ExpertReadError):
+        mx.eval(late[-1])
+    assert state(runtime) == before
+    steps(model)
+
+
+def test_a_look_ahead_that_failed_is_dropped_by_draining(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    for path in experts(store):
+        flip(path)
+    with contextlib.suppress(ExpertReadError):  # the thread that queues hears of it if it is still queueing
+        mx.async_eval(model(mx.array([[5]])))
+    runtime.drain()
+    assert not runtime.native.failed
+    repair(store, tiny())
+    assert mx.isfinite(model(mx.array([[6]]))).all()
+
+
+def test_ten_descriptors_are_enough(native: Any, tiny: Callable[..., Path]):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    model, _, runtime = loaded(tiny(), "native", routing="exact")
+    try:
+        held = {int(path.name) for path in Path("/dev/fd").iterdir()}
+        room = [number for number in range(4096) if number not in held][:10]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room[-1] + 1, hard))
+        steps(model)
+        assert 0 < runtime.native.reader.open_count <= 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_read_that_stalls_keeps_its_slot_until_it_ends(native: Any, tiny: Callable[..., Path]):
+    model, _, runtime = loaded(tiny(), "native", routing="exact")
+    fresh = steps(model)
+    runtime.reset()
+    handles = [layer._handle for layer in runtime.native.layers]
+    for handle in handles:
+        handle.stall_seconds = 1e-9
+    with pytest.raises(ExpertReadError, match="no answer from the disk in 1e-09 s"):
+        steps(model, tokens=300)
+    for handle in handles:
+        handle.stall_seconds = 60.0
+    for cache in runtime.layers:
+        cache.table.check()
+    time.sleep(0.2)  # by then those reads have ended, into slots that nobody was given
+    steps(model)
+    assert all(used < QUARANTINED for cache in runtime.layers for used in cache.table.used)
+    runtime.reset()
+    assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))

@@ -1,0 +1,50 @@
+"""The core, stand-alone and under sanitizers, against the Python oracle on random steps; a million in the full run."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from moe_mlx.native import build
+from tests.native.stress import write_blocks
+
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("stress") / request.param
+    core = [build.FOLDER / unit for unit in build.UNITS if unit.startswith("core/")]
+    sources = [*core, Path(__file__).parent / "stress.cpp"]
+    flags = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-pthread", f"-I{build.FOLDER}"]
+    try:
+        command = [*build.find_compiler(), *flags, *SANITIZERS[request.param], *map(str, sources), "-o", str(made)]
+    except build.NativeUnavailableError as error:
+        pytest.skip(str(error))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode and any(word in done.stderr for word in ("sanitize", "asan", "tsan", "ubsan")):
+        pytest.skip(f"this compiler has no {request.param} sanitizer")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def agree(binary: Path, folder: Path, seed: int, blocks: int, steps: int) -> None:
+    write_blocks(folder / "steps", folder / "experts", seed, blocks, steps)
+    done = subprocess.run(
+        [binary, folder / "steps", folder / "experts"], capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout == f"{blocks} blocks agree\n"
+
+
+def test_ten_thousand_steps(binary: Path, tmp_path: Path):
+    agree(binary, tmp_path, seed=1, blocks=50, steps=200)
+
+
+@pytest.mark.slow
+def test_a_million_steps(binary: Path, tmp_path: Path):
+    for seed in range(10):  # a hundred layers of a thousand steps, ten times
+        agree(binary, tmp_path, seed=100 + seed, blocks=100, steps=1000)
