@@ -15,13 +15,24 @@ from moe_mlx.version import __version__
 VERBS: dict[str, str] = {
     "chat": "talk to a model, its expert cache alive beside the conversation",
     "generate": "answer one prompt",
+    "replay": "play a recording of the app again, without a model",
+    "serve": "serve a model over HTTP: mlx_lm.server with the expert cache behind it",
     "convert": "reshard an MLX checkpoint into one file per expert",
     "verify": "re-read every digest of a store",
     "inspect": "layers, experts, sizes and what caps mean for a store or checkpoint",
+    "families": "every MoE family of mlx-lm, its router, and what is tested of it",
+    "eval": "what a cap and a routing policy cost in quality and save in reads, token by token",
+    "simulate": "replay a recorded trace at any cap, policy and eviction, without the model",
     "bench": "measure decode and prefill against mlx-lm itself, in one run",
+    "plan": "predict from headers alone what fits and how fast, before any download",
+    "rig": "run a command under a memory limit and a disk read limit",
+    "soak_tui": "talk to the app for minutes by itself and see whether memory stays flat",
+    "overhead_tui": "what the app costs: tokens a second, and bytes of terminal output a frame",
 }
 
 INTERRUPTED = 130
+#: Set, it lets an error that nobody expected through with its traceback.
+TRACEBACK = "MOE_MLX_TRACEBACK"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output went away; keep the interpreter's own flush at exit quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # a fault of ours, or a model that builds and then cannot run
+        if os.environ.get(TRACEBACK):
+            raise
+        text = " ".join(str(error).split())[:300]
+        print(
+            f"moe-mlx {verb}: unexpected {type(error).__name__}: {text}. {TRACEBACK}=1 shows where; please report it "
+            "unless the model's config.json was changed.",
+            file=sys.stderr,
+        )
         return 1
 
 

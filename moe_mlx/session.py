@@ -24,6 +24,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
 from moe_mlx.sampling import CacheSettings, Sampling
+from moe_mlx.tokenizer import apply_template
 
 __all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]
 
@@ -78,13 +79,13 @@ class Session:
         shown = list(messages)
         if prefill_response is not None:
             shown.append({"role": "assistant", "content": prefill_response})
-        tokens = self.tokenizer.apply_chat_template(
+        return apply_template(
+            self.tokenizer,
             shown,
             add_generation_prompt=prefill_response is None,
             continue_final_message=prefill_response is not None,
             **self.template,
         )
-        return list(tokens)
 
     def forget(self) -> None:
         """Throws the prompt cache away; the next answer prefills everything."""

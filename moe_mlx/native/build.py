@@ -80,7 +80,7 @@ def find_compiler() -> list[str]:
 def _package_folder(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise NativeUnavailableError(f"{name} is not installed (pip install 'moe-mlx[native]')")
+        raise NativeUnavailableError(f"{name} is not installed (pip install nanobind)")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -101,7 +101,7 @@ def _key(compiler: Sequence[str], mlx: Path) -> str:
     try:
         parts = [version("mlx"), version("nanobind")]
     except PackageNotFoundError as error:
-        raise NativeUnavailableError(f"{error.name} is not installed (pip install 'moe-mlx[native]')") from None
+        raise NativeUnavailableError(f"{error.name} is not installed (pip install nanobind)") from None
     parts += [str(mlx), str(sysconfig.get_config_var("SOABI")), *compiler, _version_of(compiler), *FLAGS]
     for part in parts:
         running.update(part.encode() + b"\0")

@@ -47,7 +47,7 @@ def test_a_compiler_that_fails(fresh: Path, tiny: Callable[..., Path], monkeypat
 
 def test_no_nanobind(fresh: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(build, "find_spec", lambda name: None)
-    assert way(tiny())[1].endswith("is not installed (pip install 'moe-mlx[native]')")
+    assert way(tiny())[1].endswith("is not installed (pip install nanobind)")
 
 
 def test_a_cache_that_cannot_be_written(fresh: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):

@@ -1,1 +1,5 @@
-"""The terminal app: chat with the expert cache alive beside it. Reaches the runtime, never the converter."""
+"""The terminal app: a conversation with the expert cache alive beside it.
+
+`engine` owns MLX in a thread of its own and publishes `snapshot.Snapshot`s; everything else only reads them, whether
+they come from the engine, from a recording or through a socket.
+"""

@@ -1,0 +1,45 @@
+"""`moe-mlx chat`: what the command line calls."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from moe_mlx.errors import MoeMlxError
+from moe_mlx_tui.chat_app import ChatApp
+from moe_mlx_tui.conversation import Conversation, Sessions
+from moe_mlx_tui.paths import data_folder
+
+__all__ = ["ChatApp", "run_app"]
+
+
+def run_app(args: argparse.Namespace) -> int:
+    """Opens the app on this terminal, or serves it to a browser.
+
+    Raises:
+        MoeMlxError: a session or recording that cannot be opened; nothing was started.
+    """
+    if getattr(args, "web", False):
+        from moe_mlx_tui.web import serve
+
+        return serve(args)
+    from moe_mlx_tui.engine import Engine
+    from moe_mlx_tui.recording import Recorder
+
+    talk = Conversation(system=args.system_prompt or "")
+    if args.resume:
+        talk = Sessions(data_folder() / "sessions").open(args.resume)
+    engine = Engine(args)
+    recorder = Recorder(Path(args.record)) if args.record else None
+    if recorder is not None:
+        engine.listeners.append(recorder.add)
+    app = ChatApp(engine, conversation=talk, plain=args.ascii, theme_name=args.theme)
+    try:
+        code = app.run()
+    finally:
+        engine.close()
+        if recorder is not None:
+            recorder.close()
+    if recorder is not None and recorder.failure:
+        raise MoeMlxError(recorder.failure)
+    return int(code or app.return_code or 0)

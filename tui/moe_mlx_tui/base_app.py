@@ -1,0 +1,204 @@
+"""What chat and replay share: the screen, the timer that samples snapshots, the map, help and themes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.driver import Driver
+from textual.timer import Timer
+from textual.widget import Widget
+
+from moe_mlx_tui.lean_output import compact
+from moe_mlx_tui.orders import Source
+from moe_mlx_tui.palette import Actions
+from moe_mlx_tui.screens.help import HelpScreen
+from moe_mlx_tui.snapshot import Snapshot
+from moe_mlx_tui.themes import EMBER, PAPER
+from moe_mlx_tui.trends import Trends
+from moe_mlx_tui.widgets.layer_strip import LayerStrip
+from moe_mlx_tui.widgets.progress_line import ProgressLine
+from moe_mlx_tui.widgets.side_panel import SidePanel
+from moe_mlx_tui.widgets.status_bar import StatusBar
+from moe_mlx_tui.widgets.transcript import Transcript
+from moe_mlx_tui.widgets.welcome import Welcome
+
+#: Snapshots shown a second; over SSH every frame is bytes on a wire.
+RATE, RATE_SSH = 5, 4
+SWAPPED = "-swapped"
+
+
+def sampling_rate() -> int:
+    """Returns how often the screen looks for a new snapshot, a second."""
+    remote = os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY")
+    return RATE_SSH if remote else RATE
+
+
+class MoeApp(App[int]):
+    """Shows the snapshots of a source. Without `poll` somebody else calls `tick` (tests do)."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "moe-mlx"
+    COMMANDS: ClassVar = {Actions}
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-wide"), (132, "-full")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+g", "swap_map", "map", show=False),
+        Binding("f1", "help", "keys", show=False),
+        Binding("question_mark", "help", "keys", show=False),
+        Binding("ctrl+q", "leave", "leave", show=False, priority=True),
+    ]
+    #: Name, help and action of each line of the palette.
+    ACTIONS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    _COMMON: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("map: in or out", "Ctrl+G; on a narrow screen it takes the conversation's place", "swap_map"),
+        ("map: zoom", "z on the map: tiles, half blocks, Braille, plain", "zoom_map"),
+        ("map: point at an expert", "arrows move, Esc leaves", "point"),
+        ("theme", "colours", "change_theme"),
+        ("keys", "F1 or ?", "help"),
+        ("screenshot", "save the screen as SVG", "screenshot"),
+        ("leave", "Ctrl+Q", "leave"),
+    )
+
+    def __init__(
+        self, source: Source, *, plain: bool = False, poll: bool = True, theme_name: str | None = None
+    ) -> None:
+        super().__init__()
+        self.source, self.plain, self._poll, self._theme_name = source, plain, poll, theme_name
+        self.shown: Snapshot | None = None
+        self.trends = Trends()
+        self.sampling: Timer | None = None
+        self.side = SidePanel(plain=plain, id="side")
+        self.strip = LayerStrip(one_line=True, plain=plain, id="strip")
+        self.progress = ProgressLine(plain=plain, id="progress")
+        self.status = StatusBar(plain=plain, id="status")
+        self.transcript = Transcript(id="transcript")
+        self.welcome = Welcome(plain=plain)
+
+    def compose(self) -> ComposeResult:
+        """Conversation on the left, cache on the right, one line below."""
+        with Horizontal(id="body"):
+            with Vertical(id="talk"):
+                with self.transcript:
+                    yield self.welcome
+                yield self.strip
+                yield self.progress
+                yield self.entry()
+            yield self.side
+        yield self.status
+
+    def get_driver_class(self) -> type[Driver]:
+        """Returns the platform's driver, made to say each thing once."""
+        driver = super().get_driver_class()
+        if driver.__module__ != "textual.drivers.linux_driver":
+            return driver
+
+        class LeanDriver(driver):  # type: ignore[misc, valid-type]
+            def write(self, data: str) -> None:
+                super().write(compact(data))
+
+        return LeanDriver
+
+    def entry(self) -> Widget:
+        """Returns what stands below the conversation."""
+        raise NotImplementedError
+
+    async def on_mount(self) -> None:
+        """Sets the theme, starts the source and the timer."""
+        self.register_theme(EMBER)
+        self.register_theme(PAPER)
+        known = self._theme_name in self.available_themes
+        self.theme = self._theme_name if known and self._theme_name else EMBER.name
+        if self._theme_name and not known:
+            self.notify(f"no theme is called {self._theme_name}; Ctrl+P, theme, lists them", severity="warning")
+        if not self.is_headless:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
+        await self.begin()
+        self.source.start()
+        if self._poll:
+            self.sampling = self.set_interval(1 / sampling_rate(), self.tick)
+
+    async def begin(self) -> None:
+        """Prepares the screen before the first snapshot."""
+
+    async def tick(self) -> None:
+        """Shows the latest snapshot, if it is a new one."""
+        snapshot = self.source.latest
+        if snapshot is self.shown:
+            return
+        self.shown = snapshot
+        self.trends.feed(snapshot)
+        self.side.show(snapshot, self.trends)
+        self.strip.show(snapshot)
+        self.progress.show(snapshot)
+        self.status.show(snapshot)
+        if self.welcome.is_attached:
+            self.welcome.show(snapshot)
+        await self.follow(snapshot)
+        self.transcript.stick()
+
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Brings the conversation up to a snapshot."""
+
+    def watch_theme(self, theme_name: str) -> None:
+        """Draws the map in the theme's colours."""
+        if self.shown is not None:
+            self.side.residency.map.on_resize()
+            self.side.residency.explain()
+
+    @property
+    def narrow(self) -> bool:
+        """Whether map and conversation share one place."""
+        return self.size.width < 110
+
+    @property
+    def talk_in_view(self) -> bool:
+        """Whether the conversation can be seen; what cannot be seen need not be streamed."""
+        return not (self.narrow and self.screen_stack[0].has_class(SWAPPED))
+
+    def action_swap_map(self) -> None:
+        """Puts the map in the conversation's place on a narrow screen, takes it away on a wide one, and back."""
+        screen = self.screen_stack[0]
+        screen.toggle_class(SWAPPED)
+        if self.narrow and screen.has_class(SWAPPED):
+            self.side.residency.map.focus()
+        else:
+            self.focus_entry()
+
+    def focus_entry(self) -> None:
+        """Goes back to where one types."""
+
+    def action_zoom_map(self) -> None:
+        """Draws the map in another way."""
+        self.side.residency.map.action_zoom()
+
+    def action_point(self) -> None:
+        """Puts the cursor on the map, which is brought in if need be."""
+        screen = self.screen_stack[0]
+        if self.narrow != screen.has_class(SWAPPED):
+            screen.toggle_class(SWAPPED)
+        self.side.residency.map.focus()
+        self.side.residency.map.action_move(0, 0)
+
+    def action_help(self) -> None:
+        """Shows the keys."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(live=self.source.live))
+
+    def action_leave(self) -> None:
+        """Leaves."""
+        self.exit(0)
+
+    def set_cap(self, expert_cache: str) -> None:
+        """Changes the cap."""
+
+    def set_routing(self, **changes: object) -> None:
+        """Changes the routing."""
+
+    def set_sampling(self, **changes: object) -> None:
+        """Changes the sampling."""

@@ -1,0 +1,140 @@
+"""What the chat can be told beside talking: copy, settings, sessions, exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+
+from moe_mlx_tui.base_app import MoeApp
+from moe_mlx_tui.conversation import Conversation, Sessions, export_name
+from moe_mlx_tui.orders import Configure, Reset
+from moe_mlx_tui.paths import write_whole
+from moe_mlx_tui.screens.sessions import SessionsScreen
+from moe_mlx_tui.screens.settings import SettingsScreen
+from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
+from moe_mlx_tui.sections import spoken
+from moe_mlx_tui.widgets.answer_view import AnswerView
+
+
+class ChatActions(MoeApp):
+    """Actions around a conversation. `view` is the answer under way, if there is one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "stop", show=False),
+        Binding("ctrl+r", "regenerate", "answer again", show=False),
+        Binding("ctrl+l", "edit_last", "edit the last message", show=False),
+        Binding("ctrl+y", "copy_answer", "copy the answer", show=False),
+        Binding("ctrl+t", "thinking", "unfold thinking", show=False),
+        Binding("ctrl+n", "new_session", "new session", show=False),
+        Binding("ctrl+s", "sessions", "sessions", show=False),
+        Binding("ctrl+o", "settings", "settings", show=False),
+    ]
+    ACTIONS = (
+        ("stop", "Esc: stop the answer at the next token", "stop"),
+        ("answer again", "Ctrl+R", "regenerate"),
+        ("edit the last message", "Ctrl+L", "edit_last"),
+        ("copy the answer", "Ctrl+Y; reaches the clipboard over SSH too", "copy_answer"),
+        ("unfold thinking", "Ctrl+T", "thinking"),
+        ("settings", "Ctrl+O: sampling, routing, cap", "settings"),
+        ("system prompt", "what every answer starts from", "system_prompt"),
+        ("new session", "Ctrl+N", "new_session"),
+        ("sessions", "Ctrl+S: go on with a saved one", "sessions"),
+        ("export as Markdown", "to a file in this folder", "export('md')"),
+        ("export as JSON", "to a file in this folder", "export('json')"),
+        ("empty the expert cache", "and its counters: the next answer starts cold", "reset_cache"),
+        *MoeApp._COMMON,
+    )
+
+    sessions: Sessions
+    talk: Conversation
+    view: AnswerView | None
+
+    async def show_conversation(self) -> None:
+        """Shows the whole conversation anew."""
+        raise NotImplementedError
+
+    def idle(self) -> bool:
+        """Whether no answer is under way; says so if there is one."""
+        if self.view is not None:
+            self.notify("An answer is under way: Esc stops it.", severity="warning")
+        return self.view is None
+
+    def action_copy_answer(self) -> None:
+        """Copies the last answer, without its thinking."""
+        answer = self.transcript.last_answer
+        if answer is None or not answer.text:
+            self.notify("There is no answer to copy yet.", severity="warning")
+            return
+        facts = self.shown.model if self.shown else None
+        self.copy_to_clipboard(spoken(answer.text, facts.thinking if facts else ("<think>", "</think>")))
+        self.notify("Copied.", timeout=2)
+
+    def action_thinking(self) -> None:
+        """Unfolds the last answer's thinking, or folds it."""
+        if (answer := self.transcript.last_answer) is not None:
+            answer.toggle_thinking()
+
+    async def action_new_session(self) -> None:
+        """Starts over; the system prompt stays, the old session is kept."""
+        if self.idle():
+            self.talk = Conversation(system=self.talk.system)
+            await self.transcript.cut(0)
+            self.notify("A new session. Ctrl+S lists the old ones.", timeout=3)
+
+    def action_sessions(self) -> None:
+        """Lets one choose a saved session."""
+        if self.idle():
+            self.push_screen(SessionsScreen(self.sessions), self._resume)
+
+    async def _resume(self, talk: Conversation | None) -> None:
+        if talk is not None:
+            self.talk = talk
+            await self.show_conversation()
+
+    def action_settings(self) -> None:
+        """Opens the settings."""
+        if self.shown is None or self.shown.model is None:
+            self.notify("The settings open when the model is loaded.", severity="warning")
+            return
+        self.push_screen(SettingsScreen(self.shown.settings), self._configure)
+
+    def _configure(self, order: Configure | None) -> None:
+        if order is not None and order != Configure():
+            self.source.submit(order)
+
+    def action_system_prompt(self) -> None:
+        """Opens the system prompt."""
+        self.push_screen(SystemPromptScreen(self.talk.system), self._set_system)
+
+    def _set_system(self, text: str | None) -> None:
+        if text is not None:
+            self.talk.system = text
+
+    def action_export(self, suffix: str) -> None:
+        """Writes the conversation to a file in the working folder."""
+        path = Path.cwd() / export_name(self.talk, suffix)
+        try:
+            write_whole(path, self.talk.to_json() if suffix == "json" else self.talk.to_markdown())
+        except OSError as error:
+            self.notify(f"not exported: {error.strerror} ({path})", severity="error")
+            return
+        self.notify(f"Written to {path.name} in {path.parent}.")
+
+    def action_reset_cache(self) -> None:
+        """Empties the expert cache."""
+        if self.idle():
+            self.source.submit(Reset())
+
+    def set_cap(self, expert_cache: str) -> None:
+        """Changes the cap between two tokens."""
+        self.source.submit(Configure(expert_cache=expert_cache))
+
+    def set_routing(self, **changes: object) -> None:
+        """Changes the routing between two tokens."""
+        self.source.submit(Configure(routing=changes))
+
+    def set_sampling(self, **changes: object) -> None:
+        """Changes the sampling, from the next answer on."""
+        self.source.submit(Configure(sampling=changes))

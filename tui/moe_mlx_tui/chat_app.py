@@ -1,0 +1,155 @@
+"""The conversation app: talks to an engine and shows it working."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from textual.widget import Widget
+
+from moe_mlx_tui.base_app import SWAPPED
+from moe_mlx_tui.chat_actions import ChatActions
+from moe_mlx_tui.conversation import Conversation, Sessions
+from moe_mlx_tui.orders import Ask, Source, Stop
+from moe_mlx_tui.paths import data_folder, write_whole
+from moe_mlx_tui.prompt_history import PromptHistory
+from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, Snapshot
+from moe_mlx_tui.widgets.answer_view import AnswerView
+from moe_mlx_tui.widgets.prompt import Prompt
+
+
+class ChatApp(ChatActions):
+    """Talks to an engine."""
+
+    def __init__(
+        self, source: Source, *, home: Path | None = None, conversation: Conversation | None = None, **options: Any
+    ) -> None:
+        super().__init__(source, **options)
+        home = data_folder() if home is None else home
+        self.sessions = Sessions(home / "sessions")
+        self.prompt = Prompt(PromptHistory(home / "history.jsonl"), id="prompt")
+        self.talk = conversation or Conversation()
+        self.client, self.count = uuid4().hex[:8], 0
+        self.turn, self.view = "", None  # type: tuple[str, AnswerView | None]
+        self._remarks = 0
+
+    def entry(self) -> Widget:
+        """The prompt."""
+        return self.prompt
+
+    async def begin(self) -> None:
+        """Goes to the prompt, and shows what was said before."""
+        self.prompt.focus()
+        if self.talk.messages:
+            await self.show_conversation()
+
+    def focus_entry(self) -> None:
+        """Goes back to the prompt."""
+        self.prompt.focus()
+
+    async def show_conversation(self) -> None:
+        """Shows the whole conversation anew."""
+        await self.transcript.cut(0)
+        facts = self.shown.model if self.shown else None
+        for place, message in enumerate(self.talk.messages):
+            if message["role"] == "user":
+                await self.transcript.say(message["content"])
+                continue
+            view = await self.transcript.answer(self.talk.model or "assistant")
+            await view.show(message["content"], facts, final=True)
+            await view.finish(self.talk.receipts.get(place))
+
+    async def on_prompt_sent(self, event: Prompt.Sent) -> None:
+        """Sends a message, unless something is under way."""
+        phase = self.shown.phase if self.shown else LOADING
+        if self.view is not None:
+            self.notify("An answer is under way: Esc stops it.", severity="warning")
+        elif phase in (FAILED, CLOSED):
+            self.notify("There is no model to talk to: leave with Ctrl+Q and start again.", severity="error")
+        else:
+            self.prompt.take()
+            await self.ask(event.text)
+
+    def on_prompt_help_wanted(self) -> None:
+        """Shows the keys."""
+        self.action_help()
+
+    async def ask(self, text: str) -> None:
+        """Puts a message into the conversation and asks for its answer."""
+        at = self.talk.say(text)
+        await self.transcript.say(text)
+        self.count += 1
+        self.turn = f"{self.client}-{self.count}"
+        facts = self.shown.model if self.shown else None
+        self.talk.model = facts.name if facts else self.talk.model
+        self.view = await self.transcript.answer(self.talk.model or "assistant")
+        self.source.submit(Ask(self.turn, at, self.talk.wire()))
+
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Streams the answer, ends it, passes remarks on."""
+        for remark in snapshot.remarks[len(snapshot.remarks) - (snapshot.remark_count - self._remarks) :]:
+            await self.transcript.remark(remark)
+            if remark.startswith("not changed"):
+                self.notify(remark, severity="error")
+        self._remarks = snapshot.remark_count
+        if self.view is None:
+            return
+        if snapshot.phase == FAILED:
+            await self._finished(self.view, snapshot)
+        if self.view is None or snapshot.turn != self.turn:
+            return
+        over = snapshot.receipt is not None or bool(snapshot.error)
+        if over or self.talk_in_view:
+            await self.view.show(snapshot.text, snapshot.model, final=over)
+        if over:
+            await self._finished(self.view, snapshot)
+
+    async def _finished(self, view: AnswerView, snapshot: Snapshot) -> None:
+        self.view = None
+        await view.finish(snapshot.receipt, snapshot.error)
+        if snapshot.error or not snapshot.text:
+            text = self.talk.take_back_message()
+            if text and not self.prompt.text:
+                self.prompt.put(text)
+            if not snapshot.error:
+                self.notify("Stopped before the first token; the message is back in the prompt.")
+            return
+        self.talk.answered(snapshot.text, snapshot.receipt)
+        self.save()
+
+    def save(self) -> None:
+        """Saves the session in the background."""
+        path, text = self.sessions.folder / f"{self.talk.ident}.json", self.talk.to_json()
+        self.run_worker(partial(self._write, path, text), thread=True, group="save", exit_on_error=False)
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            write_whole(path, text)
+        except OSError as error:
+            self.call_from_thread(
+                self.notify, f"the session was not saved: {error.strerror} ({path})", severity="error"
+            )
+
+    def action_stop(self) -> None:
+        """Stops the answer; with nothing to stop goes back to the prompt."""
+        if self.view is not None:
+            self.source.submit(Stop(self.turn))
+        elif self.narrow and self.screen_stack[0].has_class(SWAPPED):
+            self.action_swap_map()
+        else:
+            self.prompt.focus()
+
+    async def action_regenerate(self) -> None:
+        """Answers the last message again."""
+        if self.idle() and (text := self.talk.take_back_message()) is not None:
+            await self.transcript.cut(len(self.talk.messages))
+            await self.ask(text)
+
+    async def action_edit_last(self) -> None:
+        """Takes the last message back into the prompt."""
+        if self.idle() and (text := self.talk.take_back_message()) is not None:
+            await self.transcript.cut(len(self.talk.messages))
+            self.prompt.put(text)
+            self.prompt.focus()

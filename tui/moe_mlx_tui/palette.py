@@ -1,0 +1,94 @@
+"""The command palette: every action of the app, and commands that take a value ("expert cache 37%")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+if TYPE_CHECKING:
+    from moe_mlx_tui.base_app import MoeApp
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the palette."""
+
+    name: str
+    help: str
+    call: Callable[[], Any]
+
+
+def entries(app: MoeApp) -> Iterator[Entry]:
+    """Yields what can be done, the most wanted first."""
+    for name, text, action in app.ACTIONS:
+        yield Entry(name, text, partial(app.run_action, action))
+    if app.source.live:
+        for share in ("12.5%", "25%", "50%", "75%", "100%"):
+            yield Entry(f"expert cache {share}", "change the cap now, between two tokens", partial(app.set_cap, share))
+        for routing in ("exact", "cache-prior", "max-rank", "cumulative"):
+            yield Entry(
+                f"routing {routing}",
+                "choose experts this way from the next token on",
+                partial(app.set_routing, routing=routing),
+            )
+
+
+#: What may be typed with a value: pattern, what it says, how it is called.
+_VALUES: tuple[tuple[str, str, str], ...] = (
+    (r"(?:expert )?cache\s+(\d\S*|auto)", "expert cache {}", "set_cap"),
+    (r"(?:route )?lambda\s+([\d.]+)", "cache-prior strength {}", "route_lambda"),
+    (r"temp(?:erature)?\s+([\d.]+)", "temperature {}", "temp"),
+    (r"max tokens\s+(\d+)", "at most {} tokens an answer", "max_tokens"),
+)
+
+
+def typed(app: MoeApp, query: str) -> Iterator[Entry]:
+    """Yields the commands that `query` spells out with a value."""
+    for pattern, text, kind in _VALUES:
+        match = re.fullmatch(pattern, query.strip().lower())
+        if match is None:
+            continue
+        value = match[1]
+        try:
+            call: Callable[[], Any]
+            if kind == "set_cap":
+                call = partial(app.set_cap, value)
+            elif kind == "route_lambda":
+                call = partial(app.set_routing, route_lambda=float(value))
+            else:
+                call = partial(app.set_sampling, **{kind: int(value) if kind == "max_tokens" else float(value)})
+        except ValueError:
+            continue
+        yield Entry(text.format(value), "from the next token on", call)
+
+
+class Actions(Provider):
+    """What Ctrl+P offers."""
+
+    @property
+    def _app(self) -> MoeApp:
+        from moe_mlx_tui.base_app import MoeApp
+
+        assert isinstance(self.app, MoeApp)
+        return self.app
+
+    async def discover(self) -> Hits:
+        """Yields everything."""
+        for entry in entries(self._app):
+            yield DiscoveryHit(entry.name, entry.call, help=entry.help)
+
+    async def search(self, query: str) -> Hits:
+        """Yields what matches."""
+        spelled = list(typed(self._app, query))
+        for entry in spelled:
+            yield Hit(2.0, entry.name, entry.call, help=entry.help)
+        names = {entry.name for entry in spelled}
+        matcher = self.matcher(query)
+        for entry in entries(self._app):
+            if entry.name not in names and (score := matcher.match(entry.name)) > 0:
+                yield Hit(score, matcher.highlight(entry.name), entry.call, help=entry.help)

@@ -1,0 +1,87 @@
+"""What the gauges show over time: rates between snapshots, kept for the sparklines. Knows no screen and no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mlx_tui.cells import ARRIVED, USED
+from moe_mlx_tui.snapshot import DECODE, PREFILL, Snapshot
+
+KEPT = 240
+#: Seconds of snapshots that a rate is taken over.
+WINDOW = 1.0
+
+
+@dataclass
+class Trends:
+    """Feed it every snapshot that is shown.
+
+    Attributes:
+        hit: Hit rate, 0 to 1, over the window.
+        swapped: Share of chosen experts that exact routing would not have chosen.
+        speed: Tokens a second.
+        read: Bytes read a second.
+        wait: Share of the time that a step stood still for reads.
+    """
+
+    hit: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    swapped: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    speed: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    read: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    wait: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _window: deque[Snapshot] = field(default_factory=deque)
+
+    def feed(self, snapshot: Snapshot) -> None:
+        """Takes in one snapshot; only those of an answer under way move the trends."""
+        window = self._window
+        if snapshot.phase not in (PREFILL, DECODE):
+            window.clear()
+            return
+        if window and (window[-1].turn != snapshot.turn or window[-1].time >= snapshot.time):
+            window.clear()
+        window.append(snapshot)
+        while len(window) > 2 and snapshot.time - window[0].time > WINDOW:
+            window.popleft()
+        before = window[0]
+        seconds = snapshot.time - before.time
+        if seconds <= 0:
+            return
+        nbytes = snapshot.answer.bytes_read + snapshot.prefill.bytes_read
+        nbytes -= before.answer.bytes_read + before.prefill.bytes_read
+        self.read.append(nbytes / seconds)
+        if snapshot.phase != DECODE:
+            return
+        step = snapshot.answer - before.answer
+        if step.hits + step.misses:
+            self.hit.append(step.hit_rate)
+            self.swapped.append(step.swapped_share)
+            self.wait.append(min(1.0, step.wait_seconds / seconds))
+        self.speed.append(snapshot.tps)
+
+
+class ExpertCounts:
+    """How often each expert was seen in use, sample by sample: the cursor's figure."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._seen: NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
+        self._time = -1.0
+
+    def feed(self, snapshot: Snapshot) -> None:
+        """Counts one snapshot of an answer under way."""
+        if snapshot.phase != DECODE or snapshot.time == self._time:
+            return
+        cells = np.frombuffer(snapshot.cells, dtype=np.uint8)
+        if cells.size != self._seen.size:
+            self._seen, self.samples = np.zeros(cells.size, dtype=np.uint32), 0
+        self._time = snapshot.time
+        self._seen += (cells == USED) | (cells == ARRIVED)
+        self.samples += 1
+
+    def of(self, place: int) -> int:
+        """Returns in how many samples the expert at `place` was in use."""
+        return int(self._seen[place]) if place < self._seen.size else 0

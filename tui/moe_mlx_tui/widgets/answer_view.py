@@ -1,0 +1,133 @@
+"""One answer: streamed Markdown, thinking folded, tool calls shown, its receipt below."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Collapsible, Markdown, Static
+from textual.widgets.markdown import MarkdownStream
+
+from moe_mlx.budget import show_bytes
+from moe_mlx_tui.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
+from moe_mlx_tui.snapshot import ModelFacts, Receipt
+
+_NO_TAGS = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
+
+
+class AnswerView(Vertical):
+    """Grows with the text it is shown; never re-renders what stands."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(classes="answer")
+        self.who = name
+        self.text = ""
+        self._bodies: list[Markdown] = []
+        self._streams: list[MarkdownStream | None] = []
+        self._written: list[str] = []
+        self._done = False
+
+    def compose(self) -> ComposeResult:
+        """Who answers."""
+        yield Static(Content(self.who), classes="who")
+
+    async def show(self, text: str, facts: ModelFacts | None, *, final: bool = False) -> None:
+        """Shows the answer so far; `final` ends the streams."""
+        if self._done or (text == self.text and not final):
+            return
+        self.text = text
+        thinking, tools = (facts.thinking, facts.tools) if facts is not None else _NO_TAGS
+        for place, section in enumerate(split(text, thinking, tools, final=final)):
+            if place == len(self._bodies):
+                await self._open(section)
+            await self._grow(place, section)
+        if final:
+            self._done = True
+            for place in range(len(self._bodies)):
+                await self._end(place)
+
+    async def _open(self, section: Section) -> None:
+        body = Markdown("", open_links=False)
+        if section.kind == SAID:
+            await self.mount(body)
+        else:
+            title = "thinking ..." if section.kind == THOUGHT else "tool call"
+            fold = Collapsible(body, title=title, collapsed=section.kind == THOUGHT, classes=section.kind)
+            await self.mount(fold)
+        self._bodies.append(body)
+        self._streams.append(Markdown.get_stream(body))
+        self._written.append("")
+
+    async def _grow(self, place: int, section: Section) -> None:
+        written, stream = self._written[place], self._streams[place]
+        if stream is None:
+            return
+        if section.kind not in (SAID, THOUGHT):
+            if section.closed:
+                self._written[place] = tool_body(section.text)
+                self._fold(place, tool_title(section.text))
+                await stream.write(self._written[place])
+                await self._end(place)
+            return
+        if section.text != written:
+            self._written[place] = section.text
+            await stream.write(section.text[len(written) :])
+        if section.closed:
+            await self._end(place)
+            if section.kind == THOUGHT:
+                self._fold(place, f"thought, {len(section.text.split())} words")
+
+    def _fold(self, place: int, title: str) -> None:
+        for ancestor in self._bodies[place].ancestors:
+            if isinstance(ancestor, Collapsible):
+                ancestor.title = title
+                return
+
+    async def _end(self, place: int) -> None:
+        stream = self._streams[place]
+        if stream is None:
+            return
+        self._streams[place] = None
+        await stream.stop()
+        body = self._bodies[place]
+        if body.source != self._written[place]:
+            await body.update(self._written[place])
+
+    async def finish(self, receipt: Receipt | None, error: str = "") -> None:
+        """Writes the receipt, or what went wrong."""
+        if error:
+            await self.mount(Static(Content.assemble(("✗ ", "bold $error"), error), classes="error"))
+        elif receipt is not None:
+            await self.mount(Static(receipt_line(receipt), classes="receipt"))
+
+    def toggle_thinking(self) -> None:
+        """Unfolds what was thought, or folds it."""
+        for fold in self.query(Collapsible):
+            fold.collapsed = not fold.collapsed
+
+    async def on_unmount(self) -> None:
+        """Ends the streams."""
+        for stream in self._streams:
+            if stream is not None:
+                await stream.stop()
+
+
+def receipt_line(receipt: Receipt) -> Content:
+    """Returns an answer's figures in a line or two."""
+    finish = {"stop": "", "length": " · cut at max tokens", "cancelled": " · stopped"}.get(receipt.finish, "")
+    kept = f" ({receipt.reused_tokens} kept)" if receipt.reused_tokens else ""
+    words = [
+        f"{receipt.tokens} tokens, {receipt.tps:.1f}/s",
+        f"prompt {receipt.prompt_tokens}{kept}",
+        f"hit {receipt.hit_rate:.0%}",
+        f"swapped {receipt.swapped_share:.1%}",
+        f"agreement {1 - receipt.swapped_share:.1%}",
+        f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
+        f"waited {receipt.wait_seconds:.2f} s",
+    ]
+    line = Content.styled(" · ".join(words), "$foreground-muted")
+    if finish:
+        line = Content.assemble(line, (finish, "$warning"))
+    if receipt.refilled:
+        line = Content.assemble(line, "\n", (receipt.refilled, "$warning"))
+    return line

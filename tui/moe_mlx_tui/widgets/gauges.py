@@ -1,0 +1,77 @@
+"""Gauges with history: hit rate, swapped share, tokens a second, read rate, wait share."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widget import Widget
+
+from moe_mlx.budget import show_bytes
+from moe_mlx_tui.snapshot import DECODE, Snapshot
+from moe_mlx_tui.spark import columns
+from moe_mlx_tui.trends import Trends
+
+_LABEL = 22
+
+
+class Gauges(Widget):
+    """Five gauges of one or two lines each (`tall`)."""
+
+    COUNT = 5
+
+    def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.plain, self.tall = plain, False
+        self._snapshot, self._trends = Snapshot(), Trends()
+        self.border_title = "decode"
+
+    def show(self, snapshot: Snapshot, trends: Trends) -> None:
+        """Takes in a snapshot and what came before it."""
+        same = snapshot.answer == self._snapshot.answer and snapshot.phase == self._snapshot.phase
+        moved = snapshot.running != self._snapshot.running or snapshot.tps != self._snapshot.tps
+        self._snapshot, self._trends = snapshot, trends
+        if not same or moved:
+            self.refresh()
+
+    def _lines(self) -> list[tuple[str, str, str, str, list[float], float, str]]:
+        now, trends = self._snapshot, self._trends
+        answer, running = now.answer, now.running
+        rate = trends.read[-1] if trends.read and now.busy else 0.0
+        speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
+        seconds = now.receipt.wait_seconds if now.receipt else answer.wait_seconds
+        wait = trends.wait[-1] if trends.wait else 0.0
+        peak = max(trends.speed, default=0.0)
+        fastest = max(trends.read, default=0.0)
+        widest = max(max(trends.swapped, default=0.0), 0.1)
+        longest = max(max(trends.wait, default=0.0), 0.2)
+        nbytes = show_bytes(answer.bytes_read + now.prefill.bytes_read)
+        swapped, agreement = f"{answer.swapped_share:.1%}", f"{1 - answer.swapped_share:.1%}"
+        hits = (f"{answer.hit_rate:.1%}", "running", f"{running.hit_rate:.1%}")
+        return [
+            ("hit rate", *hits, [*trends.hit], 1.0, "$success"),
+            ("swapped", swapped, "agreement", agreement, [*trends.swapped], widest, "$warning"),
+            ("tokens/s", f"{speed:.1f}", "peak", f"{peak:.1f}", [*trends.speed], peak, "$primary"),
+            ("read", f"{show_bytes(rate)}/s", "this answer", nbytes, [*trends.read], fastest, "$accent"),
+            ("waiting", f"{wait:.0%}", "this answer", f"{seconds:.2f} s", [*trends.wait], longest, "$error"),
+        ]
+
+    def render(self) -> Content:
+        """Returns the gauges."""
+        if not self._snapshot.running.steps and not self._trends.read:
+            return Content.styled("these appear with the first token", "$foreground-disabled")
+        width = self.size.width - _LABEL - 2
+        rows = 2 if self.tall else 1
+        out: list[Content] = []
+        for label, value, second, figure, values, ceiling, colour in self._lines():
+            bars = columns(values, width, ceiling, rows, self.plain)
+            out.append(
+                Content.assemble(
+                    (f"{label:<10}", "$foreground-muted"), (f"{value:>{_LABEL - 10}}", "bold"), "  ", (bars[0], colour)
+                )
+            )
+            if rows == 2:
+                out.append(
+                    Content.assemble(
+                        (f"{second:<11}{figure:>{_LABEL - 11}}", "$foreground-disabled"), "  ", (bars[1], colour)
+                    )
+                )
+        return Content("\n").join(out)

@@ -1,0 +1,61 @@
+"""Memory side by side: expert slots, the rest of the model, this process, the system."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widget import Widget
+
+from moe_mlx.budget import show_bytes
+from moe_mlx_tui.snapshot import Memory, Snapshot
+from moe_mlx_tui.spark import meter
+
+_LABEL, _FIGURE = 8, 26
+
+
+class MemoryBars(Widget):
+    """Four lines."""
+
+    ROWS = 4
+
+    def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.plain = plain
+        self._memory, self._experts, self._share = Memory(), 0, 0.0
+        self.border_title = "memory"
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Takes in a snapshot."""
+        if snapshot.model is None:
+            return
+        shown = (snapshot.memory, snapshot.model.total_bytes, snapshot.cap_share)
+        if shown != (self._memory, self._experts, self._share):
+            self._memory, self._experts, self._share = shown
+            self.refresh()
+
+    def _bar(self, label: str, share: float, figure: str, colour: str) -> Content:
+        width = max(4, self.size.width - _LABEL - _FIGURE - 2)
+        full, empty = meter(share, width, self.plain)
+        return Content.assemble(
+            (f"{label:<{_LABEL}}", "$foreground-muted"), (full, colour), (empty, "$surface-lighten-2"), f"  {figure}"
+        )
+
+    def render(self) -> Content:
+        """Returns the bars."""
+        m = self._memory
+        if not m.total:
+            return Content.styled("known when the model is loaded", "$foreground-disabled")
+        kept = f"weights {show_bytes(m.resident_weights)}"
+        rest = (
+            f"{kept} · KV cache {show_bytes(m.kv_cache)} · MLX {show_bytes(m.active)} + {show_bytes(m.cached)} cached"
+        )
+        if self.size.width < 60:
+            rest = f"{kept} · KV {show_bytes(m.kv_cache)} · MLX {show_bytes(m.active)}"
+        slots = f"{show_bytes(m.expert_slots)} of {show_bytes(self._experts)} ({self._share:.0%})"
+        free = f"{show_bytes(m.free)} free, swap {show_bytes(m.swap)}"
+        lines = [
+            self._bar("experts", self._share, slots, "$primary"),
+            self._bar("process", m.footprint / m.total, show_bytes(m.footprint), "$secondary"),
+            self._bar("system", 1 - m.free / m.total, free, "$foreground-muted"),
+            Content.styled(rest, "$foreground-disabled"),
+        ]
+        return Content("\n").join(lines)

@@ -1,0 +1,102 @@
+"""The prompt: several lines, Enter sends, Ctrl+J breaks the line, history on up and down."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.strip import Strip
+from textual.widgets import TextArea
+
+from moe_mlx_tui.prompt_history import PromptHistory
+
+
+class Prompt(TextArea):
+    """What the user is about to say."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "send", show=False),
+        Binding("ctrl+j,shift+enter", "newline", "new line", show=False),
+        Binding("ctrl+y", "app.copy_answer", "copy the answer", show=False),
+        Binding("ctrl+d", "quit_if_empty", "leave", show=False),
+    ]
+
+    class Sent(Message):
+        """Enter was pressed on a text."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class HelpWanted(Message):
+        """A question mark was typed into the empty prompt."""
+
+    def __init__(self, history: PromptHistory, *, id: str | None = None) -> None:
+        super().__init__(
+            id=id, soft_wrap=True, show_line_numbers=False, tab_behavior="focus", highlight_cursor_line=False,
+            placeholder="Message: Enter sends, Ctrl+J breaks the line, ? keys", compact=True,
+        )  # fmt: skip
+        self.earlier = history
+        self._draft = ""
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.character == "?" and not self.text:
+            event.prevent_default().stop()
+            self.post_message(self.HelpWanted())
+            return
+        if event.key in ("enter", "shift+enter", "ctrl+j"):  # bindings act on these; the text area must not
+            event.prevent_default()
+            return
+        await super()._on_key(event)
+
+    def render_line(self, y: int) -> Strip:
+        """Draws nothing where there is no room: between two sizes of the terminal a widget may have none."""
+        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)
+
+    def action_send(self) -> None:
+        """Hands the text over; it is cleared by whoever takes it."""
+        if self.text.strip():
+            self.post_message(self.Sent(self.text.strip("\n")))
+
+    def action_newline(self) -> None:
+        """Breaks the line."""
+        self.insert("\n")
+
+    def action_quit_if_empty(self) -> None:
+        """Leaves if nothing is typed, else deletes to the right."""
+        if not self.text:
+            self.app.exit(0)
+        else:
+            self.action_delete_right()
+
+    def take(self) -> None:
+        """Notes the text in the history and empties the prompt."""
+        self.earlier.add(self.text.strip("\n"))
+        self.clear()
+
+    def put(self, text: str) -> None:
+        """Replaces the text, cursor at its end."""
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Moves up; on the first line goes back in the history."""
+        if select or self.cursor_location[0] > 0:
+            super().action_cursor_up(select)
+            return
+        if self.earlier.at_end:
+            self._draft = self.text
+        older = self.earlier.older()
+        if older is not None:
+            self.put(older)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """Moves down; on the last line comes forward in the history."""
+        if select or self.cursor_location[0] < self.document.line_count - 1:
+            super().action_cursor_down(select)
+            return
+        if not self.earlier.at_end:
+            newer = self.earlier.newer()
+            self.put(self._draft if newer is None else newer)

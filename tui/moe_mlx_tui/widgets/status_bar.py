@@ -1,0 +1,67 @@
+"""The bottom line: model, phase, speed, hit rate, cap, routing, and the keys that matter now."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widget import Widget
+
+from moe_mlx_tui.snapshot import CLOSED, DECODE, FAILED, IDLE, LOADING, PREFILL, Snapshot
+
+#: phase -> sign, colour; the phase itself is always written too.
+_PHASES = {
+    LOADING: ("◌", "$warning"),
+    IDLE: ("○", "$foreground-muted"),
+    PREFILL: ("◐", "$accent"),
+    DECODE: ("●", "$success"),
+    FAILED: ("✗", "$error"),
+    CLOSED: ("·", "$foreground-muted"),
+}
+
+
+class StatusBar(Widget):
+    """What does not fit is left out from the right, keys last."""
+
+    def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.plain = plain
+        self._line = Content("")
+        self._snapshot = Snapshot()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Takes in a snapshot."""
+        self._snapshot = snapshot
+        line = self._fit(snapshot)
+        if line != self._line:
+            self._line = line
+            self.refresh()
+
+    def on_resize(self) -> None:
+        """Fits the line to the width."""
+        self._line = self._fit(self._snapshot)
+        self.refresh()
+
+    def _fit(self, now: Snapshot) -> Content:
+        mark, colour = _PHASES.get(now.phase, ("·", "$foreground-muted"))
+        left = [Content.assemble((f" {'*' if self.plain else mark} ", colour), (now.phase, colour))]
+        if now.model is not None:
+            speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
+            left.append(Content.styled(now.model.name, "bold"))
+            left.append(Content(f"{speed:.1f} t/s"))
+            left.append(Content(f"hit {now.answer.hit_rate:.0%}"))
+            left.append(Content(f"cap {now.cap_share:.0%}"))
+            left.append(Content(now.routing))
+        keys = "Esc stop  " if now.busy and now.phase != LOADING else ""
+        right = Content.styled(f"{keys}^P palette  ^G map  ? help ", "$foreground-muted")
+        short = Content.styled(f"{keys}^P palette ", "$foreground-muted")
+        room = self.size.width
+        for tail in (right, short, Content("")):
+            for count in range(len(left), 3, -1):
+                line = Content(" │ ").join(left[:count])
+                gap = room - line.cell_length - tail.cell_length
+                if gap >= 2:
+                    return Content.assemble(line, " " * gap, tail)
+        return Content(" │ ").join(left)
+
+    def render(self) -> Content:
+        """Returns the line."""
+        return self._line

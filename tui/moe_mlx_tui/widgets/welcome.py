@@ -1,0 +1,49 @@
+"""What an empty conversation shows."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widgets import Static
+
+from moe_mlx.budget import show_bytes
+from moe_mlx_tui.snapshot import FAILED, LOADING, ModelFacts, Snapshot
+
+
+class Welcome(Static):
+    """Name, model, cap, three things to try."""
+
+    def __init__(self, *, plain: bool = False) -> None:
+        super().__init__(classes="welcome")
+        self.plain = plain
+        self._key: tuple[object, ...] = ()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Takes in a snapshot."""
+        key = (snapshot.phase, snapshot.model, snapshot.slots_per_layer, snapshot.routing, snapshot.error)
+        if key == self._key:
+            return
+        self._key = key
+        parts: list[Content | str | tuple[str, str]] = [("moe-mlx", "bold $primary"), "\n\n"]
+        if snapshot.phase == FAILED:
+            parts += [("The model could not be loaded.\n\n", "bold $error"), snapshot.error, "\n\n"]
+            parts.append(("Ctrl+Q leaves; start again with another --model or --expert-cache.", "$foreground-muted"))
+        elif snapshot.phase == LOADING or snapshot.model is None:
+            parts.append((snapshot.activity or "loading", "$foreground-muted"))
+        else:
+            parts += self._about(snapshot, snapshot.model)
+        self.update(Content.assemble(*parts))
+
+    @staticmethod
+    def _about(snapshot: Snapshot, facts: ModelFacts) -> list[Content | str | tuple[str, str]]:
+        slots = sum(snapshot.slots_per_layer)
+        return [
+            (facts.name, "bold"), f" has {facts.offsets[-1]} experts in {facts.layers} layers; a token uses "
+            f"{facts.top_k[0]} of {facts.experts[0]} in each.\n",
+            "Memory holds ", (f"{slots} of them", "bold"), f" ({show_bytes(snapshot.memory.expert_slots)}); the others "
+            "are read from disk when the router asks.\n\n",
+            ("Routing: ", "$foreground-muted"), snapshot.routing, "\n\n",
+            ("Ctrl+P", "bold $primary"), ("  everything that can be done; try ", "$foreground-muted"),
+            "expert cache 25%\n",
+            ("Ctrl+G", "bold $primary"), ("  the map, on a narrow screen\n", "$foreground-muted"),
+            ("?     ", "bold $primary"), ("  keys", "$foreground-muted"),
+        ]  # fmt: skip
