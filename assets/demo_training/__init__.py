@@ -1,0 +1,1 @@
+"""What only training needs (PyTorch): the network, the tokenizer's training, and batches."""
