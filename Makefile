@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full check format wheel clean
+.PHONY: chat test test-full nightly check format wheel clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -13,6 +13,14 @@ test: $(VENV)/.dev
 
 test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Two to three hours; docs/promises.md says what each line holds.
+nightly: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -rP $(PYTEST_ARGS)
+	MOE_MLX_FUZZ=100000 $(BIN)/python -m pytest tests/fault/test_store_hostile.py
+	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode readback
+	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode native
+	$(BIN)/python -m tests.soak.faults --minutes 60
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

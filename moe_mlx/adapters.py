@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx import nn
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError, UsageError
+from moe_mlx.store.checkpoint import read_json
 from moe_mlx.store.header import read
+
+#: Matrices of a higher rank are larger than the weights they adapt; they are made before any file contradicts them.
+MOST_RANK = 4096
 
 
 def apply_adapters(model: nn.Module, adapter_path: str | Path, expert_paths: Sequence[str]) -> None:
@@ -41,6 +45,14 @@ def apply_adapters(model: nn.Module, adapter_path: str | Path, expert_paths: Seq
                 "into the checkpoint (mlx_lm.fuse) and convert that, or train it on attention, router or dense weights."
             )
     try:
+        _check_rank(read_json(folder / "adapter_config.json"))
         load_adapters(model, str(folder))
-    except (ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except Exception as error:
         raise StoreCorruptError(f"{folder}: mlx-lm cannot apply this adapter: {error}") from error
+
+
+def _check_rank(config: Any) -> None:
+    settings = config.get("lora_parameters") if isinstance(config, dict) else None
+    rank = settings.get("rank", 0) if isinstance(settings, dict) else 0
+    if type(rank) is not int or not 0 <= rank <= MOST_RANK:
+        raise ValueError(f"its rank is {str(rank)[:80]}, 1 to {MOST_RANK} is sound")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mlx.receipt import Receipt
 from moe_mlx.records import PhaseTotals
 
 
@@ -32,6 +33,7 @@ class Answer:
         decode: Counts of the decode steps, the step run ahead included.
         prefill: Counts of the prompt.
         discarded_steps: Steps run ahead whose token was not used.
+        receipt: The same counts as every front end shows them, with what an audit found.
     """
 
     text: str
@@ -46,3 +48,4 @@ class Answer:
     decode: PhaseTotals
     prefill: PhaseTotals
     discarded_steps: int
+    receipt: Receipt

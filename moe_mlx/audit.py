@@ -45,6 +45,12 @@ class AuditSummary:
     kl: float
     bytes_read: int
 
+    def describe(self) -> str:
+        """Returns the finding in a few words."""
+        if not self.tokens:
+            return f"audit of 0: fewer than {self.every} tokens"
+        return f"audit of {self.tokens}: {self.agreement:.0%} agree with exact, KL {self.kl:.4f}"
+
 
 class Auditor:
     """Audits every N-th decode step of a model while it is entered.

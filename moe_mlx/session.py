@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,9 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from moe_mlx.answer import Answer, Piece
+from moe_mlx.audit import Auditor
 from moe_mlx.errors import UsageError
+from moe_mlx.receipt import Receipt
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
 from moe_mlx.sampling import CacheSettings, Sampling
@@ -48,6 +51,7 @@ class Session:
         raw: Whether prompts go in as they are, without the chat template.
         last: The latest answer.
         between_tokens: Called after each token while no step is being built; may resize the expert cache.
+        auditor: Computes every N-th token with exact routing too; the answer does not change.
     """
 
     model: nn.Module
@@ -58,6 +62,7 @@ class Session:
     raw: bool = False
     last: Answer | None = None
     between_tokens: Callable[[], None] | None = None
+    auditor: Auditor | None = None
     _held: list[int] = field(default_factory=list)
     _cache: list[Any] | None = None
 
@@ -160,6 +165,10 @@ class Session:
         parts: list[str] = []
         finish, prompt_tps, generation_tps = "cancelled", 0.0, 0.0
         stream = self._stream(prompt[reused:], progress, logits_processors)
+        audit = ExitStack()
+        if self.auditor is not None:
+            self.auditor.reset()
+            audit.enter_context(self.auditor)
         try:
             for response in stream:
                 tokens.append(response.token)
@@ -182,6 +191,7 @@ class Session:
             raise
         finally:
             stream.close()
+            audit.close()
             runtime.drain()
             self.last = self._account(
                 parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
@@ -225,9 +235,12 @@ class Session:
         decode = runtime.stats.decode - before_decode
         discarded = max(0, decode.steps - len(tokens))
         runtime.ledger.discard(discarded)
+        prefill = runtime.stats.prefill - before_prefill
+        found = None if self.auditor is None else self.auditor.summary()
         return Answer(
             text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
             refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
-            seconds=time.perf_counter() - started, decode=decode, prefill=runtime.stats.prefill - before_prefill,
+            seconds=time.perf_counter() - started, decode=decode, prefill=prefill,
             discarded_steps=discarded,
+            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found),
         )  # fmt: skip

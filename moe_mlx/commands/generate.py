@@ -71,6 +71,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "discarded_steps": answer.discarded_steps,
         "routing": runtime.routing.routing,
         "route_lambda": runtime.routing.route_lambda,
+        "receipt": answer.receipt.as_dict(),
         "prefill": {
             "hits": answer.prefill.hits,
             "misses": answer.prefill.misses,
@@ -90,8 +91,10 @@ def describe(session: Session, answer: Answer) -> str:
         f"prompt {answer.prompt_tokens}" + (f" ({answer.reused_tokens} kept)" if answer.reused_tokens else ""),
         f"hit {decode.hit_rate:.0%}",
         f"read {show_bytes(decode.bytes_read + answer.prefill.bytes_read)}",
-        f"swapped {decode.swapped_share:.1%}",
+        f"swapped {decode.swapped_share:.1%} (weight {decode.weight_moved:.2f})",
         f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
         runtime.routing.describe(),
     ]
+    if answer.receipt.audit is not None:
+        parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

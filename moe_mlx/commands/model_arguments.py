@@ -64,6 +64,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> 
     group.add_argument("--xtc-threshold", type=float, default=0.0, help="(default: 0)")
     group.add_argument("--repetition-penalty", type=float, help="penalise repeated tokens")
     group.add_argument("--seed", type=int, help="seed of the sampler")
+    receipt = parser.add_argument_group("receipt")
+    receipt.add_argument(
+        "--audit",
+        type=int,
+        metavar="N",
+        help="compute every N-th token with exact routing too and report the agreement; the answer does not change",
+    )
     prompt = parser.add_argument_group("prompt")
     prompt.add_argument("--system-prompt", help="system message for the chat template")
     prompt.add_argument("--ignore-chat-template", action="store_true", help="give the prompt to the model as it is")
@@ -147,13 +154,15 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
             raise UsageError(f"--chat-template-config is no JSON: {error}") from error
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
+    from moe_mlx.audit import Auditor
     from moe_mlx.pressure import PressureWatch
     from moe_mlx.runtime import runtime_of
     from moe_mlx.session import Session
 
     sampling, caching = sampling_of(args), caching_of(args)
     model, tokenizer = load_model(args, say)
-    watch = PressureWatch(runtime_of(model), lambda line: print(line, file=sys.stderr))
+    watch = PressureWatch(runtime_of(model), say)
+    every = getattr(args, "audit", None)
     return Session(
         model,
         tokenizer,
@@ -162,4 +171,5 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
         template,
         raw=args.ignore_chat_template,
         between_tokens=watch.between_tokens,
+        auditor=None if every is None else Auditor(model, every),
     )

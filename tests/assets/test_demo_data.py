@@ -114,7 +114,7 @@ def test_lists_are_right() -> None:
 
 
 def test_letters_are_right() -> None:
-    for maker in (letters.spell, letters.reverse_word, letters.length, letters.find):
+    for maker in (letters.spell, letters.reverse_word, letters.length, letters.find, letters.ends):
         for turn in many(maker):
             (word,) = turn.memo
             assert word.lower() in turn.user.lower()
@@ -125,6 +125,8 @@ def test_letters_are_right() -> None:
                 assert f"has {len(word)} letters" in turn.answer
             elif maker is letters.find:
                 assert int(turn.answer.split()[-1]) == word.count(turn.key.split("|")[1])
+            elif maker is letters.ends:
+                assert turn.answer.endswith((f" starts with {word[0]}.", f" ends with {word[-1]}."))
 
 
 def test_json_is_json_with_the_values_of_the_prompt() -> None:

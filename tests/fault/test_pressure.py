@@ -1,4 +1,4 @@
-"""Memory pressure between tokens: the cap shrinks to its floor and refuses there, grows back, and answers stay exact."""
+"""Memory pressure between tokens: the cap shrinks to its floor, refuses there, grows back; answers stay exact."""
 
 from pathlib import Path
 

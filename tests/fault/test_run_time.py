@@ -1,4 +1,4 @@
-"""Faults in the middle of an answer: the turn ends with layer, expert and file; the next exact answer is a fresh run's."""
+"""Faults in the middle of an answer: the turn ends with layer, expert and file, and the next answer is exact."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from moe_mlx_convert.reshard import convert
 
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.session import Sampling, Session
+from moe_mlx_convert.reshard import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 

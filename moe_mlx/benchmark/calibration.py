@@ -1,0 +1,83 @@
+"""What was measured of this machine: a small file in the user's cache folder. Nothing reads it unless asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from moe_mlx.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Rates of one machine, in bytes a second; None where it was not measured.
+
+    Attributes:
+        date: When the latest of them was measured.
+        machine: The machine in one line.
+        readers: Reader threads at which cold reads are as fast as they get.
+        cold_rate: Demand reads of experts that are not in the page cache.
+        warm_rate: Demand reads of experts that are.
+        weight_rate: Weights that decode goes through, everything resident.
+        layer_seconds: Host time that a capped layer adds to a decode step, reads not counted.
+    """
+
+    date: str = ""
+    machine: str = ""
+    readers: int | None = None
+    cold_rate: float | None = None
+    warm_rate: float | None = None
+    weight_rate: float | None = None
+    layer_seconds: float | None = None
+
+
+def calibration_path() -> Path:
+    """Returns where the file lies: the platform's cache folder, `$XDG_CACHE_HOME` honoured everywhere."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen and Path(chosen).is_absolute():
+        return Path(chosen) / "moe-mlx" / "calibration.json"
+    home = Path.home()
+    return (
+        (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / "moe-mlx" / "calibration.json"
+    )
+
+
+def read_calibration() -> Calibration | None:
+    """Returns what was stored, or None where nothing (readable) is."""
+    try:
+        found = json.loads(calibration_path().read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    known = {field.name for field in fields(Calibration)}
+    return Calibration(**{name: value for name, value in found.items() if name in known})
+
+
+def require_calibration() -> Calibration:
+    """Returns what was stored.
+
+    Raises:
+        UsageError: nothing was.
+    """
+    found = read_calibration()
+    if found is None:
+        raise UsageError(
+            "this machine is not calibrated: run `moe-mlx bench io MODEL --calibrate` and "
+            "`moe-mlx bench --model MODEL --calibrate`, or name a chip with --chip"
+        )
+    return found
+
+
+def store_calibration(**measured: object) -> Calibration:
+    """Adds figures to what is stored; what is not given stays. Returns all of it."""
+    merged = replace(read_calibration() or Calibration(), **measured)  # type: ignore[arg-type]
+    path = calibration_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(json.dumps(asdict(merged), indent=1) + "\n")
+    beside.replace(path)
+    return merged

@@ -1,0 +1,129 @@
+"""A bench as a table for people, and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moe_mlx.benchmark.compare import Change
+from moe_mlx.benchmark.machine import machine_line
+from moe_mlx.benchmark.results import BenchResult, Row, Spread
+from moe_mlx.benchmark.table import render, share
+from moe_mlx.budget import show_bytes
+from moe_mlx.errors import UsageError
+
+_HEADS = (
+    "expert cache", "routing", "decode", "io", "pages", "decode\ntok/s", "spread", "of\nbaseline", "prefill\ntok/s",
+    "of\nbaseline", "hit\nrate", "swapped", "read a\ntoken", "read-\nbacks", "host us\na layer", "wait", "peak\nmemory",
+)  # fmt: skip
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.low:.4g}-{spread.high:.4g}"
+
+
+def bench_table(result: BenchResult) -> str:
+    """Returns the whole table with its head lines."""
+    model, arguments = result.model, result.arguments
+    heads = list(_HEADS)
+    predicted = any(row.predicted_decode_tps is not None for row in result.rows)
+    if predicted:
+        heads += ["predicted\ntok/s", "off by"]
+    cells = []
+    for row in result.rows:
+        s = row.setting
+        line = [
+            f"{s.expert_cache} ({row.slots_per_layer})",
+            s.routing if s.route_lambda is None else f"{s.routing} {s.route_lambda:g}",
+            row.ran if s.decode in ("auto", row.ran) else f"{s.decode} ({row.ran})",
+            s.io,
+            s.pages,
+            f"{row.decode_tps.median:.2f}",
+            _spread(row.decode_tps),
+            share(row.decode_share),
+            f"{row.prefill_tps.median:.1f}",
+            share(row.prefill_share),
+            share(row.hit_rate),
+            share(row.swapped_share),
+            show_bytes(row.bytes_per_token),
+            f"{row.read_backs_per_token:g}",
+            f"{row.host_us_per_layer:.0f}",
+            share(row.wait_share),
+            show_bytes(row.peak_bytes),
+        ]
+        if predicted:
+            guess = row.predicted_decode_tps
+            line += ["-", "-"] if guess is None else [f"{guess:.2f}", f"{guess / row.decode_tps.median - 1:+.0%}"]
+        cells.append(line)
+    lines = [
+        f"{model['name']}: {model['model_type']}, {model['layers']} layers x {model['experts']} experts, "
+        f"top-{model['top_k']}, {show_bytes(model['experts_bytes'])} of experts, a {model['form']}",
+        machine_line(result.machine),
+        f"prompt {arguments['prompt_tokens']} ({arguments['prompt']}), {arguments['generation_tokens']} generated, "
+        f"{arguments['trials']} trials, medians; baseline {result.baseline}",
+        "",
+        render(heads, cells, left=5),
+    ]
+    if result.baseline != "none":
+        lines += ["", _baseline_line(result.rows)]
+    if unstable := [row.setting.key for row in result.rows if not row.stable]:
+        lines += ["", f"counts differed between trials of: {', '.join(unstable)}"]
+    return "\n".join(lines)
+
+
+def _baseline_line(rows: tuple[Row, ...]) -> str:
+    decode = [row.baseline_decode_tps.median for row in rows if row.baseline_decode_tps]
+    prefill = [row.baseline_prefill_tps.median for row in rows if row.baseline_prefill_tps]
+    return (
+        f"baseline beside each row: decode {min(decode):.2f}-{max(decode):.2f}, "
+        f"prefill {min(prefill):.1f}-{max(prefill):.1f} tok/s; shares are medians of alternated pairs"
+    )
+
+
+def compare_table(changes: list[Change]) -> str:
+    """Returns the regression check as a table; what got worse is marked by a word."""
+    cells = [
+        [change.key, change.figure, f"{change.before:.5g}", f"{change.after:.5g}", f"{change.ratio:.3f}",
+         "REGRESSION" if change.worse else "ok"]
+        for change in changes
+    ]  # fmt: skip
+    return render(["setting", "figure", "before", "after", "ratio", ""], cells, left=2)
+
+
+def plot(result: BenchResult, path: Path) -> None:
+    """Draws decode and prefill speed of every row, the baseline's beside it.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install 'moe-mlx[plot]'") from None
+    rows = result.rows
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.2 + 0.42 * len(rows)), sharey=True)
+    names = [row.setting.key for row in rows]
+    for axis, phase in zip(axes, ("decode", "prefill"), strict=True):
+        spreads = [getattr(row, f"{phase}_tps") for row in rows]
+        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+        axis.barh(names, [s.median for s in spreads], xerr=errors, color="#4477aa", label="moe-mlx")
+        for place, row in enumerate(rows):
+            if (beside := getattr(row, f"baseline_{phase}_tps")) is not None:
+                axis.plot(
+                    [beside.median] * 2, [place - 0.4, place + 0.4], color="black", linestyle="--",
+                    label=result.baseline if place == 0 else None,
+                )  # fmt: skip
+        axis.set_xlabel(f"{phase}, tokens/s")
+        axis.set_xlim(left=0)
+    axes[0].invert_yaxis()
+    axes[0].legend(loc="lower right", fontsize="small")
+    figure.suptitle(f"{result.model['name']}\n{machine_line(result.machine)}", fontsize="small")
+    figure.tight_layout()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--plot {path}: {error}") from None
+    finally:
+        pyplot.close(figure)

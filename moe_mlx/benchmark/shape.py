@@ -1,0 +1,82 @@
+"""A model as its headers describe it: enough to plan its memory and its speed, without one byte of its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.store import ExpertLayer, header, open_source
+from moe_mlx.store.source import open_regular
+
+_EMBEDDINGS = ("embed_tokens.", "wte.", "word_embeddings.", "tok_embeddings.", "embed_in.", "embeddings.weight")
+_HEADS = ("lm_head.", "output.weight", "embed_out.", "ff_out.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a model.
+
+    Attributes:
+        name: Folder or repository.
+        form: "store" or "checkpoint", with where it is.
+        config: Its config.json.
+        layers: Its MoE layers.
+        resident_nbytes: Bytes of every weight that is no routed expert.
+        looked_up_nbytes: Bytes of embeddings of which a token takes one row (0 where they are the output head too).
+    """
+
+    name: str
+    form: str
+    config: Mapping[str, Any]
+    layers: tuple[ExpertLayer, ...]
+    resident_nbytes: int
+    looked_up_nbytes: int
+
+    @property
+    def experts_nbytes(self) -> int:
+        """Bytes of every routed expert."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def active_nbytes(self) -> int:
+        """Bytes of weights that one decode step goes through: all but the embeddings, and top_k experts a layer."""
+        chosen = sum(layer.top_k * layer.expert_nbytes for layer in self.layers)
+        return self.resident_nbytes - self.looked_up_nbytes + chosen
+
+    @property
+    def choices(self) -> int:
+        """Experts that one decode step chooses, over all layers."""
+        return sum(layer.top_k for layer in self.layers)
+
+
+def looked_up(tensors: Iterable[tuple[str, int]]) -> int:
+    """Returns the bytes of embeddings among (name, bytes) of tensors, 0 where there is no head beside them."""
+    found = list(tensors)
+    if not any(name.startswith(_HEADS) or any(f".{head}" in name for head in _HEADS) for name, _ in found):
+        return 0
+    return sum(nbytes for name, nbytes in found if any(word in name for word in _EMBEDDINGS))
+
+
+def local_shape(folder: Path) -> ModelShape:
+    """Reads the headers of a store or checkpoint.
+
+    Raises:
+        StoreError: missing, incomplete or corrupt.
+        UnsupportedModelError: no mixture of experts that is known.
+    """
+    with open_source(folder, verify=False) as source:
+        tensors: list[tuple[str, int]] = []
+        for shard in source.resident_shards:
+            fd = open_regular(shard)
+            try:
+                entries = header.read(fd, shard).entries
+            finally:
+                os.close(fd)
+            tensors += [(name, entry.nbytes) for name, entry in entries.items() if name not in source.expert_names]
+        form = "checkpoint" if source.in_place else "store"
+        return ModelShape(
+            str(folder), form, dict(source.config), source.layers, source.resident_nbytes, looked_up(tensors)
+        )

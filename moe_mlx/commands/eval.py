@@ -1,0 +1,118 @@
+"""Measure what a cap and a routing policy cost in quality and save in reads, scored token by token at decode.
+
+Each setting is compared with the fully resident exact run: perplexity and its change, KL divergence and top-1 agreement
+of the next-token distributions, miss rate, bytes read a token, swapped share, how long experts stay, and exact-match
+accuracy on tasks. Each document starts with an empty KV cache; residency and running ranges go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from moe_mlx.demo import DEMO
+from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.arguments import add_grid_arguments, checked_grid, fit_to_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx eval`."""
+    add = parser.add_argument
+    add("--model", default=DEMO, help="a store, an MLX checkpoint, a hub repository, or demo (default: %(default)s)")
+    add("--revision", help="branch, tag or commit of a hub repository")
+    add("--trust-remote-code", action="store_true", help="let a model bring its own code")
+    add("--decode", choices=("auto", "native", "readback"), default="auto", help="as for generate (default: auto)")
+    add("--data", default=DEMO, help="a text file, a .jsonl file with a text a line, or demo (default: %(default)s)")
+    add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
+    add_grid_arguments(parser)
+    add("--limit-tokens", type=int, metavar="N", help="score at most N tokens")
+    add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--csv", type=Path, metavar="FILE", help="write the rows as CSV too")
+    add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .svg or .png (needs the extra `plot`)")
+    add("--trace", type=Path, metavar="FILE",
+        help="record scores and choices as .npz for `moe-mlx simulate`: of the setting if there is one, else of the "
+        "exact reference run")  # fmt: skip
+    add("--resume", type=Path, metavar="FILE", help="keep results in FILE, and go on from those that are there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `moe-mlx eval`."""
+    grid = checked_grid(args)
+    for name in ("limit_tokens", "limit_tasks"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+    for path in (args.csv, args.plot, args.trace, args.resume):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}")
+    if args.plot is not None:
+        from moe_mlx.evaluation.plot import check_plot
+
+        check_plot(args.plot)
+    from moe_mlx.evaluation.documents import digest_of, encode, read_tasks, read_texts, spread
+
+    texts = read_texts(args.data)
+    wanted = args.tasks or (DEMO if args.data == DEMO else "none")
+    tasks = [] if wanted == "none" else spread(read_tasks(wanted), args.limit_tasks)
+
+    from moe_mlx.evaluation.identity import identity_of
+    from moe_mlx.evaluation.progress import Progress
+    from moe_mlx.evaluation.results import Report
+    from moe_mlx.evaluation.run import Evaluation
+    from moe_mlx.evaluation.scoring import PROTOCOL
+    from moe_mlx.evaluation.table import results_table, write_csv
+    from moe_mlx.loader import load
+    from moe_mlx.runtime import runtime_of
+
+    model, tokenizer = load(
+        args.model,
+        expert_cache=grid.caches[0],
+        routing="exact",
+        decode=args.decode,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    runtime = runtime_of(model)
+    layers = runtime.source.layers
+    top_k, experts = max(layer.top_k for layer in layers), max(layer.experts for layer in layers)
+    settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
+    if not runtime.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
+        family = runtime.config.get("model_type", "this family")
+        raise UsageError(f"{family}: no routing adapter knows this model's router; evaluate --routing exact,belady")
+    documents = encode(texts, tokenizer, args.limit_tokens)
+    scored = sum(len(document) - 1 for document in documents)
+    name = Path(args.model).name
+    digest = digest_of(documents, tasks)
+    report = Report(identity_of(runtime.source), name, digest, scored, len(tasks), PROTOCOL)
+    if args.resume is not None:
+        report.resume(args.resume)
+    progress = Progress(1 + len(settings))
+    try:
+        Evaluation(model, tokenizer, documents, tasks, report, progress).run(settings, args.trace)
+    except KeyboardInterrupt:
+        progress.finish()
+        done = sum(setting.key in report.rows for setting in settings)
+        kept = f"kept in {args.resume}" if args.resume is not None else "not kept: --resume FILE keeps them"
+        print(f"{done} of {len(settings)} settings done, {kept}", file=sys.stderr)
+        raise
+    finally:
+        progress.finish()
+        runtime.close()
+    keys = [setting.key for setting in settings]
+    rows = [report.rows[key] for key in keys]
+    assert report.reference is not None
+    if args.csv is not None:
+        write_csv(args.csv, report.reference, rows)
+    if args.plot is not None:
+        from moe_mlx.evaluation.plot import draw
+
+        draw(args.plot, report.reference, rows, title=name)
+    if args.json:
+        print(json.dumps(report.as_dict(keys), indent=1))
+    else:
+        print(f"{name}: {scored:,} tokens, {len(tasks)} tasks; {PROTOCOL}", file=sys.stderr)
+        print(results_table(report.reference, rows))
+    return 0

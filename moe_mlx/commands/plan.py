@@ -1,0 +1,130 @@
+"""Predict from headers alone what fits and how fast: a store, a checkpoint, or a hub repository not yet downloaded.
+
+Tokens a second come from a named chip's published memory bandwidth and approximate SSD rate, or from this machine's
+calibration (`moe-mlx bench --calibrate`). Miss rates are assumed unless given: `moe-mlx bench` measures them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moe_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from moe_mlx.benchmark.prediction import Rates
+    from moe_mlx.benchmark.shape import ModelShape
+
+_DEFAULT_CHIP = "m4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx plan`."""
+    parser.add_argument("model", metavar="MODEL", help="store, MLX checkpoint folder, hub repository, or demo")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--memory", metavar="SIZE", help="of a Mac (16GB); macOS lets the GPU have 2/3 of it, 3/4 above 32 GB"
+    )
+    memory.add_argument("--available", metavar="SIZE", help="bytes that MLX may use, instead of --memory")
+    memory.add_argument("--expert-cache", metavar="CAPS", help="caps to plan for, separated by commas")
+    memory.add_argument("--max-kv-size", type=int, help="tokens of KV cache to leave room for (default: 8192)")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--chip", help="published rates of a chip, such as m4-pro (default: this Mac's, else m4)")
+    speed.add_argument("--calibrated", action="store_true", help="this machine's measured rates")
+    speed.add_argument(
+        "--decode", choices=("native", "readback"), default="native", help="where decode routes (default: native)"
+    )
+    speed.add_argument("--routing", choices=("exact", "cache-prior"), default="cache-prior", help="(default)")
+    speed.add_argument("--miss-rate", type=float, metavar="SHARE", help="of chosen experts, for every cap")
+    speed.add_argument("--measured", type=Path, metavar="BENCH.json", help="miss rates that a bench measured")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans and prints. Exit code 4 when no cap fits."""
+    from moe_mlx.benchmark.planning import CAPS, plan_caps, plan_table
+    from moe_mlx.benchmark.settings import split
+    from moe_mlx.budget import KV_TOKENS
+
+    if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
+        raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
+    kv_tokens = args.max_kv_size or KV_TOKENS
+    rates = _rates(args)
+    available = _available(args)
+    shape = _shape(args.model, args.revision)
+    caps = split(args.expert_cache, "--expert-cache") if args.expert_cache else ["auto", *CAPS]
+    lines = plan_caps(
+        shape, available, rates, kv_tokens=kv_tokens, caps=caps, lossy=args.routing == "cache-prior",
+        miss_rate=args.miss_rate, known=_measured(args.measured, args.routing),
+    )  # fmt: skip
+    if args.json:
+        print(json.dumps({
+            "model": shape.name, "form": shape.form, "layers": len(shape.layers),
+            "experts_bytes": shape.experts_nbytes, "resident_bytes": shape.resident_nbytes,
+            "active_bytes": shape.active_nbytes, "available_bytes": available, "machine": rates.name,
+            "assumed": rates.assumed, "caps": [line.as_json() for line in lines],
+        }))  # fmt: skip
+    else:
+        print(plan_table(shape, lines, available, rates, kv_tokens))
+    if not any(line.fits for line in lines):
+        reason = lines[0].why_not if lines else "every cap named is below top_k experts a layer"
+        print(f"nothing fits: {reason}", file=sys.stderr)
+        return 4
+    return 0
+
+
+def _shape(model: str, revision: str | None) -> ModelShape:
+    from moe_mlx.benchmark.hub import hub_shape
+    from moe_mlx.benchmark.shape import local_shape
+    from moe_mlx.demo import DEMO, demo_path
+
+    if model == DEMO:
+        return local_shape(demo_path())
+    path = Path(model).expanduser()
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") != 1
+    if path.exists() or looks_local:
+        return local_shape(path)
+    return hub_shape(model, revision)
+
+
+def _available(args: argparse.Namespace) -> int:
+    from moe_mlx.benchmark.planning import usable_memory
+    from moe_mlx.budget import parse_size
+
+    if args.available:
+        return parse_size(args.available)
+    if args.memory:
+        return usable_memory(parse_size(args.memory))
+    from moe_mlx.memory import recommended_bytes
+
+    return recommended_bytes()
+
+
+def _rates(args: argparse.Namespace) -> Rates:
+    from moe_mlx.benchmark.calibration import require_calibration
+    from moe_mlx.benchmark.chips import CHIPS, chip_named
+    from moe_mlx.benchmark.machine import chip_name
+    from moe_mlx.benchmark.prediction import Rates
+
+    if args.calibrated:
+        if args.chip:
+            raise UsageError("--calibrated and --chip contradict each other: give one")
+        return Rates.of_calibration(require_calibration())
+    if args.chip:
+        return Rates.of_chip(chip_named(args.chip), args.decode)
+    here = chip_name().lower().replace("apple ", "").replace(" ", "-")
+    return Rates.of_chip(CHIPS.get(here, CHIPS[_DEFAULT_CHIP]), args.decode)
+
+
+def _measured(path: Path | None, routing: str) -> list[tuple[float, float]]:
+    if path is None:
+        return []
+    from moe_mlx.benchmark.results import read_result
+
+    found = read_result(path)
+    experts = int(found.model["experts"])
+    return [(row.slots_per_layer / experts, 1.0 - row.hit_rate) for row in found.rows if row.setting.routing == routing]

@@ -1,0 +1,86 @@
+"""Command-line arguments that `eval` and `simulate` share: lists of caps, policies and parameters."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.setting import (
+    EVALUATED,
+    SWEEP_CACHES,
+    SWEEP_LAMBDAS,
+    SWEEP_MASSES,
+    Grid,
+    check_values,
+    sweep_ranks,
+)
+from moe_mlx.eviction import DEFAULT_EVICTION
+from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
+
+T = TypeVar("T")
+
+
+def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say what is measured; every list is written with commas."""
+    add = parser.add_argument
+    add("--expert-cache", metavar="CAPS", help="caps such as 25%%,50%%,75%% or 4GB (default: 50%%; a sweep: all three)")
+    add("--routing", metavar="NAMES", help=f"among {', '.join(EVALUATED)} (default: exact,cache-prior; a sweep: all)")
+    add("--route-lambda", metavar="L", help=f"lambdas of Cache-Prior, 0 to 1 (default: {DEFAULT_LAMBDA})")
+    add("--route-top-j", metavar="J", type=int, help="true top experts never displaced (default: the model's)")
+    add("--route-max-rank", metavar="M", help="M of Max-Rank (default: twice the model's top-k)")
+    add("--route-mass", metavar="P", help=f"p of Cumulative, 0 to 1 (default: {DEFAULT_MASS})")
+    add("--pruned", metavar="K", help="k' of the Pruned baseline (default: every one below top-k)")
+    add("--evict", metavar="NAMES", default=DEFAULT_EVICTION, help="lru, lfu or both (default: %(default)s)")
+    add("--sweep", action="store_true", help="the whole trade-off curve: every policy over its range of parameters")
+
+
+def listed(text: str | None, option: str, kind: Callable[[str], T]) -> list[T]:
+    """Returns the items of a comma-separated list, empty for None.
+
+    Raises:
+        UsageError: an item that is not of that kind, or no item at all.
+    """
+    if text is None:
+        return []
+    try:
+        items = [kind(item.strip()) for item in text.split(",") if item.strip()]
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}: {error}") from error
+    if not items:
+        raise UsageError(f"{option} is empty")
+    return items
+
+
+def checked_grid(args: Any) -> Grid:
+    """Returns what was asked for, all of it checked but for what depends on the model.
+
+    Raises:
+        UsageError: a name or a value that cannot be taken.
+    """
+    lambdas = listed(args.route_lambda, "--route-lambda", float)
+    masses = listed(args.route_mass, "--route-mass", float)
+    ranks = listed(args.route_max_rank, "--route-max-rank", int)
+    kept = listed(args.pruned, "--pruned", int)
+    check_values(lambdas, masses, ranks, args.route_top_j)
+    routings = listed(args.routing, "--routing", str) or (EVALUATED if args.sweep else ("exact", "cache-prior"))
+    grid = Grid(
+        caches=listed(args.expert_cache, "--expert-cache", str) or (SWEEP_CACHES if args.sweep else ("50%",)),
+        routings=routings,
+        evictions=listed(args.evict, "--evict", str),
+        lambdas=lambdas or (SWEEP_LAMBDAS if args.sweep else (DEFAULT_LAMBDA,)),
+        ranks=ranks,
+        masses=masses or (SWEEP_MASSES if args.sweep else (DEFAULT_MASS,)),
+        kept=kept,
+        top_j=args.route_top_j,
+    )
+    grid.settings(top_k=2)  # checks every name and number
+    return grid
+
+
+def fit_to_model(grid: Grid, sweep: bool, top_k: int, experts: int) -> Grid:
+    """Returns the grid with the ranks of a sweep, which depend on the model."""
+    if not sweep or grid.ranks:
+        return grid
+    return Grid(**{**{name: getattr(grid, name) for name in Grid.__slots__}, "ranks": sweep_ranks(top_k, experts)})

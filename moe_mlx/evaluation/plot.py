@@ -1,0 +1,182 @@
+"""The trade-off as a picture: perplexity, and accuracy on tasks, against miss rate. Needs matplotlib (extra `plot`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.results import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colours of Okabe and Ito, told apart by colour-blind eyes too; a marker each, for print.
+_LOOK = {
+    "cache-prior": ("#D55E00", "o", "Cache-Prior (λ)"),
+    "max-rank": ("#0072B2", "s", "Max-Rank (M)"),
+    "cumulative": ("#009E73", "D", "Cumulative (p)"),
+    "pruned": ("#999999", "v", "Pruned (k')"),
+}
+_WRITTEN = (0.04, 0.1, 0.2, 0.5)
+_INK = "#222222"
+#: The perplexity panel ends at a change between these two, by what it shows; what is beyond is told in the panel.
+_LEAST_TOP, _MOST_TOP = 0.045, 0.16
+_STYLE = {
+    "font.size": 9.5, "axes.titlesize": 10.5, "axes.edgecolor": "#888888", "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.labelcolor": _INK, "text.color": _INK,
+    "xtick.color": "#555555", "ytick.color": "#555555", "legend.frameon": False, "svg.hashsalt": "moe-mlx",
+    "savefig.facecolor": "white", "figure.facecolor": "white",
+}  # fmt: skip
+
+
+def check_plot(path: Path) -> None:
+    """Checks before anything is measured that a plot can be drawn.
+
+    Raises:
+        UsageError: the file is neither .svg nor .png, or matplotlib is missing.
+    """
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--plot {path}: give a file that ends in .svg or .png")
+    if find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib, the extra `plot`: pip install 'moe-mlx[plot]'")
+
+
+def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
+    """Draws a row of panels for each cap: perplexity left, accuracy right where tasks were asked.
+
+    Args:
+        path: `.svg` or `.png`.
+        reference: The fully resident exact run.
+        rows: Every other setting.
+        title: The model's name.
+
+    Raises:
+        UsageError: as `check_plot`.
+    """
+    check_plot(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    caps = list(dict.fromkeys(row.cache for row in rows))
+    columns = 2 if any(row.accuracy is not None for row in rows) else 1
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4 * columns, 0.9 + 3.7 * len(caps)), layout="constrained")
+        panels = figure.subplots(len(caps), columns, squeeze=False)
+        for line, cap in enumerate(caps):
+            mine = [row for row in rows if row.cache == cap]
+            perplexity(panels[line][0], reference, mine)
+            panels[line][0].set_title(f"{cap} of the experts in memory", loc="left", weight="bold")
+            if columns == 2:
+                accuracy(panels[line][1], reference, mine)
+        handles: dict[str, Any] = {}
+        for panel in panels.flat:
+            handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4 if columns == 2 else 2,
+                      columnspacing=1.6)  # fmt: skip
+        tokens = f"{reference.tokens:,} tokens scored one by one at decode"
+        tasks = f", {reference.tasks:,} tasks" if reference.tasks else ""
+        figure.suptitle(f"{title}: quality against misses ({tokens}{tasks})", fontsize=11.5, x=0.01, ha="left")
+        metadata: dict[str, Any] = {"Date": None} if path.suffix.lower() == ".svg" else {}
+        figure.savefig(path, dpi=160, metadata=metadata)
+
+
+def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of each policy and eviction as lines, each beginning at its exact (LRU) point."""
+    lines: dict[str, list[Row]] = {}
+    for evict in dict.fromkeys(row.evict for row in rows):
+        start = [row for row in rows if row.routing == "exact" and row.evict == evict]
+        for policy, (_, _, label) in _LOOK.items():
+            mine = [row for row in rows if row.routing == policy and row.evict == evict]
+            mine.sort(key=lambda row: (row.value is None, row.value or 0), reverse=policy == "pruned")
+            if mine:
+                suffix = "" if evict == "lru" else f", {evict.upper()}"
+                lines[label + suffix] = [*start, *mine]
+    return lines
+
+
+def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, top: float | None) -> None:
+    looks = {label: (colour, marker) for colour, marker, label in _LOOK.values()}
+    for label, points in curves(rows).items():
+        colour, marker = looks[label.partition(",")[0]]
+        shown = [row for row in points if getattr(row, x) is not None and getattr(row, y) is not None]
+        xs, ys = [100 * getattr(row, x) for row in shown], [getattr(row, y) for row in shown]
+        style = "--" if "," in label else "-"
+        axes.plot(xs, ys, style, color=colour, marker=marker, markersize=4.2, linewidth=1.5, label=label, zorder=3)
+        if top is not None and label.startswith("Cache-Prior"):
+            _values(axes, shown, xs, ys, colour, top)
+
+
+def _values(axes: Axes, rows: Sequence[Row], xs: list[float], ys: list[float], colour: str, top: float) -> None:
+    """Writes some values of the parameter below their points, none on top of another."""
+    last = float("inf")
+    for row, x, y in zip(rows, xs, ys, strict=True):
+        if row.value in _WRITTEN and y < top and last - x > 0.045 * max(xs):
+            last = x
+            axes.annotate(
+                f"{row.value:g}", (x, y), (0, -12), textcoords="offset points", ha="center", color=colour, fontsize=8
+            )
+
+
+def _marks(axes: Axes, rows: Sequence[Row], x: str, y: str) -> None:
+    """The LRU (or LFU) point, and half its misses."""
+    for row in rows:
+        if row.routing == "exact" and getattr(row, x) is not None and getattr(row, y) is not None:
+            place = 100 * getattr(row, x)
+            axes.axvline(place / 2, color="#BBBBBB", linewidth=1, linestyle=":", zorder=1)
+            axes.annotate(f"half of {row.evict.upper()}", (place / 2, 0.015), (-3, 0), ha="right", color="#888888",
+                          xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)  # fmt: skip
+            axes.plot([place], [getattr(row, y)], "*", color=_INK, markersize=12, zorder=5,
+                      label=f"exact, {row.evict.upper()}")  # fmt: skip
+
+
+def _beyond(axes: Axes, rows: Sequence[Row], height: float) -> None:
+    """Tells what lies outside a panel."""
+    if rows:
+        names = ", ".join(f"{row.setting.describe}" for row in rows[:4]) + (", ..." if len(rows) > 4 else "")
+        axes.annotate(f"beyond the edge: {names}", (0.995, height), xycoords="axes fraction", ha="right", va="top",
+                      fontsize=8, color="#777777")  # fmt: skip
+
+
+def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
+    """Draws one cap's perplexity panel, the change in percent at its right edge."""
+    base = reference.ppl
+    changes = [row.ppl_change for row in rows if row.routing != "pruned"]
+    top = base * (1 + min(max([_LEAST_TOP, *(1.15 * change for change in changes)]), _MOST_TOP))
+    axes.axhline(base, color=_INK, linewidth=1, linestyle="--", zorder=1, label="all experts in memory")
+    axes.axhspan(base, base * 1.03, color="#F3EFE6", zorder=0, linewidth=0)
+    axes.annotate("up to +3%", (0.995, base * 1.028), xycoords=("axes fraction", "data"), ha="right", va="top",
+                  fontsize=8, color="#9A8F78")  # fmt: skip
+    _lines(axes, rows, "miss_rate", "ppl", top)
+    _marks(axes, rows, "miss_rate", "ppl")
+    for row in rows:
+        if row.routing == "belady":
+            axes.plot([100 * row.miss_rate], [row.ppl], "P", color="#CC79A7", markersize=10, zorder=5,
+                      markeredgecolor=_INK, markeredgewidth=0.6, label="exact, Belady")  # fmt: skip
+    _beyond(axes, [row for row in rows if row.ppl > top], 0.985)
+    least = min([base, *(row.ppl for row in rows)])
+    axes.set(xlabel="misses, % of chosen experts", ylabel="perplexity", ylim=(least - 0.1 * (top - base), top))
+    axes.set_xlim(left=0)
+    change = axes.secondary_yaxis("right", functions=(lambda y: 100 * (y / base - 1), lambda c: base * (1 + c / 100)))
+    change.set_ylabel("change, %")
+    change.spines["right"].set_visible(False)
+    axes.grid(axis="y", color="#EEEEEE", zorder=0)
+
+
+def accuracy(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
+    """Draws one cap's accuracy panel, against the misses made while answering."""
+    if reference.accuracy is not None:
+        axes.axhline(reference.accuracy, color=_INK, linewidth=1, linestyle="--", zorder=1)
+    _lines(axes, rows, "task_miss_rate", "accuracy", None)
+    _marks(axes, rows, "task_miss_rate", "accuracy")
+    axes.set(xlabel="misses while answering, % of chosen experts", ylabel="tasks answered exactly")
+    axes.set_xlim(left=0)
+    shown = [row.accuracy for row in rows if row.accuracy is not None and row.routing != "pruned"]
+    least, best = min([reference.accuracy or 0.0, *shown]), max([reference.accuracy or 0.0, *shown])
+    bottom = max(0.0, 0.75 * least)
+    axes.set_ylim(bottom, min(1.03, best + 0.12 * (best - bottom) + 0.02))
+    _beyond(axes, [row for row in rows if row.accuracy is not None and row.accuracy < bottom], 0.06)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(axis="y", color="#EEEEEE", zorder=0)

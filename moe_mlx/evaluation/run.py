@@ -1,0 +1,207 @@
+"""Runs an evaluation: the exact reference once, then every setting from an emptied cache, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlx import nn
+
+from moe_mlx.errors import DoesNotFitError
+from moe_mlx.evaluation.answering import accuracy
+from moe_mlx.evaluation.belady import belady_misses
+from moe_mlx.evaluation.documents import Task
+from moe_mlx.evaluation.lifetime import lifetime
+from moe_mlx.evaluation.progress import Progress
+from moe_mlx.evaluation.reference import Reference
+from moe_mlx.evaluation.results import Report, Row
+from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary_of
+from moe_mlx.evaluation.setting import Setting
+from moe_mlx.evaluation.trace import Recorder
+from moe_mlx.eviction import make_eviction
+from moe_mlx.records import DECODE, PHASES, PhaseTotals, StepRecord
+from moe_mlx.residency import ResidencyTable
+from moe_mlx.runtime import Runtime, runtime_of
+
+WHOLE = "100%"
+
+
+@dataclass
+class Evaluation:
+    """One model, its documents and tasks.
+
+    Attributes:
+        model: From `moe_mlx.load`.
+        tokenizer: Its tokenizer.
+        documents: Tokens, at least two each.
+        tasks: Possibly none.
+        report: Gets the rows.
+        progress: Hears how far it is.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    documents: Sequence[Sequence[int]]
+    tasks: Sequence[Task]
+    report: Report
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.runtime: Runtime = runtime_of(self.model)
+        self.chosen = sum(cache.spec.top_k for cache in self.runtime.layers)  # a token, over layers
+        self.choices: list[list[tuple[int, ...]]] = []
+
+    def run(self, settings: Sequence[Setting], trace: Path | None = None) -> None:
+        """Measures every setting that the report does not have yet.
+
+        Args:
+            settings: In the order to be run.
+            trace: Where to write a trace: of the setting if there is one, else of the reference run.
+
+        Raises:
+            UsageError: a cap that cannot be read, or a trace of a model whose router no adapter knows.
+            DoesNotFitError: a cap below the floor or above what fits, or distributions that find no room.
+            ExpertReadError: an expert could not be read.
+        """
+        sizes = {setting.cache: sum(self.runtime.plan_for(setting.cache).slots) for setting in settings}
+        traced = settings[0] if trace is not None and len(settings) == 1 else None
+        left = [setting for setting in settings if setting.key not in self.report.rows or setting is traced]
+        if self.report.reference is not None and not left and trace is None:
+            return
+        whole = Setting(WHOLE if self._fits_whole() else max(sizes, key=sizes.__getitem__))
+        self.apply(whole)
+        with Reference(self.report.tokens, vocabulary_of(self.model)) as reference:
+            self._reference(whole, reference, None if traced else trace)
+            for setting in left:
+                self._measure(setting, reference, trace if setting is traced else None)
+
+    def _fits_whole(self) -> bool:
+        """Whether the fully resident run is possible; else the largest cap gives the same, routed exactly."""
+        try:
+            self.runtime.plan_for(WHOLE)
+        except DoesNotFitError:
+            return False
+        return True
+
+    def apply(self, setting: Setting) -> None:
+        """Puts a setting in force, from an emptied cache."""
+        runtime = self.runtime
+        runtime.evict = setting.evict
+        runtime.resize(setting.cache)
+        for cache in runtime.layers:
+            if not cache.full and cache.table.eviction.name != setting.evict:
+                if runtime.native is not None:
+                    runtime.native.release(cache)
+                cache.table = ResidencyTable(cache.table.experts, cache.table.slots, make_eviction(setting.evict))
+        values = asdict(setting.settings())
+        runtime.set_routing(**values)
+        for cache in runtime.layers:
+            if setting.routing == "pruned" and runtime.routed:
+                cache.policy = setting.policy(cache.spec.top_k, cache.spec.experts)
+        runtime.reset()
+
+    def _recorder(self, keep_scores: bool) -> Recorder:
+        layers = [(cache.spec.experts, cache.spec.top_k, cache.spec.expert_nbytes) for cache in self.runtime.layers]
+        return Recorder(layers, keep_scores)
+
+    def _reference(self, setting: Setting, reference: Reference, trace: Path | None) -> None:
+        recorder = self._recorder(trace is not None)
+        self.runtime.reset()
+        with _Watch(self.runtime, recorder) as watch:
+            tick = self.progress.stage(f"{setting.cache} exact, the reference", self.report.tokens, "tokens")
+            score_reference(self.model, self.documents, reference, tick)
+        self.choices = recorder.choices
+        if trace is not None:
+            self._save(recorder, watch, setting, trace)
+        if self.report.reference is None:
+            perfect = Score(reference.nll, 0.0, 1.0, 0.0, 0.0)
+            self.report.reference = self._row(setting, perfect, watch.totals, watch.lifetime())
+            self.report.write()
+
+    def _measure(self, setting: Setting, reference: Reference, trace: Path | None) -> None:
+        perfect = Score(reference.nll, 0.0, 1.0, 0.0, 0.0)
+        self.apply(setting)
+        if setting.routing == "belady":
+            self.report.add(setting.key, self._belady(setting, perfect))
+            return
+        recorder = self._recorder(keep_scores=True) if trace is not None else None
+        with _Watch(self.runtime, recorder) as watch:
+            tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
+            found = score(self.model, self.documents, reference, tick)
+        if trace is not None and recorder is not None:
+            self._save(recorder, watch, setting, trace)
+        self.report.add(setting.key, self._row(setting, found, watch.totals, watch.lifetime()))
+
+    def _belady(self, setting: Setting, perfect: Score) -> Row:
+        layers = []
+        totals = PhaseTotals(tokens=self.report.tokens)
+        for cache, choices in zip(self.runtime.layers, self.choices, strict=True):
+            spec, slots = cache.spec, cache.table.slots
+            misses = np.zeros(len(choices), dtype=np.int64)
+            if slots < spec.experts:
+                misses = belady_misses(choices, spec.experts, slots)
+            missed = int(misses.sum())
+            chosen = sum(map(len, choices))
+            totals += PhaseTotals(hits=chosen - missed, misses=missed, bytes_read=missed * spec.expert_nbytes)
+            layers.append((misses, slots, spec.experts))
+        return self._row(setting, perfect, totals, lifetime(layers), ask=False)
+
+    def _row(self, setting: Setting, found: Score, totals: PhaseTotals, lasted: float, *, ask: bool = True) -> Row:
+        right = task_misses = None
+        if self.tasks and ask:
+            self.runtime.reset()
+            tick = self.progress.stage(f"{setting.cache} {setting.describe}", len(self.tasks), "tasks", first=False)
+            right = accuracy(self.model, self.tokenizer, self.tasks, tick)
+            decode = self.runtime.stats.decode
+            task_misses = decode.misses / max(1, decode.tokens * self.chosen)
+        return Row(
+            cache=setting.cache, slots=sum(self.runtime.slots_per_layer), routing=setting.routing, value=setting.value,
+            top_j=setting.top_j, evict=setting.evict, tokens=found.nll.size, ppl=found.ppl,
+            ppl_change=found.ppl_change, ppl_error=found.ppl_error, kl=found.kl, agreement=found.agreement,
+            miss_rate=totals.misses / max(1, totals.tokens * self.chosen),
+            bytes_per_token=totals.bytes_read / max(1, totals.tokens),
+            swapped=totals.swapped_share, lifetime=lasted, accuracy=right, task_miss_rate=task_misses,
+            tasks=0 if right is None else len(self.tasks),
+        )  # fmt: skip
+
+    def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:
+        totals = watch.totals
+        counted = {name: int(getattr(totals, name)) for name in ("tokens", "hits", "misses", "swapped", "bytes_read")}
+        slots = self.runtime.slots_per_layer
+        recorder.trace(self.report.model, self.report.name, asdict(setting), slots, counted).save(path)
+
+
+class _Watch:
+    """Listens to the steps of one pass: totals, and each layer's misses token by token for the lifetimes."""
+
+    def __init__(self, runtime: Runtime, recorder: Recorder | None) -> None:
+        self.runtime, self.recorder = runtime, recorder
+        self.totals = PhaseTotals()
+        self._misses: list[tuple[int, ...]] = []
+
+    def _heard(self, record: StepRecord) -> None:
+        if record.phase == PHASES[DECODE]:
+            self._misses.append(record.layer_misses)
+
+    def __enter__(self) -> _Watch:
+        self.runtime.ledger.listeners.append(self._heard)
+        for cache in self.runtime.layers:
+            cache.recorder = self.recorder
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.runtime.drain()
+        self.runtime.ledger.collect(closing=True)
+        self.totals = self.runtime.stats.decode
+        self.runtime.ledger.listeners.remove(self._heard)
+        for cache in self.runtime.layers:
+            cache.recorder = None
+
+    def lifetime(self) -> float:
+        """Mean number of consecutive tokens an expert stayed resident."""
+        misses = np.array(self._misses, dtype=np.int64).reshape(-1, len(self.runtime.layers))
+        tables = [cache.table for cache in self.runtime.layers]
+        return lifetime((misses[:, place], table.slots, table.experts) for place, table in enumerate(tables))

@@ -1,0 +1,105 @@
+"""Scores documents token by token at decode: one token a model call, KV cache and expert cache live.
+
+A wide forward pass would be a prompt, which is routed exactly, and would hide what a policy does. Each document starts
+with an empty KV cache; residency and running ranges go on from one document to the next, as in a long session.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
+from numpy.typing import NDArray
+
+from moe_mlx.evaluation.reference import Reference
+
+PROTOCOL = (
+    "token by token at decode; each document starts with an empty KV cache, residency and running ranges go on; "
+    "everything is reset before each setting"
+)
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One pass over the documents against the reference.
+
+    Attributes:
+        nll: float64 `[T]`, negative log-likelihood of each scored token, in nats.
+        kl: Mean KL(exact || policy) of the next-token distributions, in nats.
+        agreement: Share of tokens at which both find the same token likeliest.
+        ppl_change: Perplexity against the reference's, minus 1.
+        ppl_error: Standard error of `ppl_change`, from the paired differences of the tokens.
+    """
+
+    nll: NDArray[np.float64]
+    kl: float
+    agreement: float
+    ppl_change: float
+    ppl_error: float
+
+    @property
+    def ppl(self) -> float:
+        """Perplexity."""
+        return float(np.exp(self.nll.mean()))
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """Returns the width of the model's logits; runs one token, so reset afterwards."""
+    return int(model(mx.array([[0]]), cache=make_prompt_cache(model)).shape[-1])
+
+
+def next_tokens(model: nn.Module, documents: Sequence[Sequence[int]]) -> Iterator[tuple[mx.array, int]]:
+    """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one model call each."""
+    for document in documents:
+        cache = make_prompt_cache(model)
+        for token, following in itertools.pairwise(document):
+            logits = model(mx.array([[token]]), cache=cache)[0, -1].astype(mx.float32)
+            yield logits - mx.logsumexp(logits), following
+
+
+def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> None:
+    """Fills the reference from a model that routes exactly.
+
+    Args:
+        model: The model.
+        documents: Tokens.
+        reference: Gets every distribution.
+        tick: Called with the number of tokens done.
+    """
+    for place, (logp, following) in enumerate(next_tokens(model, documents)):
+        row = np.array(logp)
+        reference.rows[place] = row
+        reference.nll[place] = -float(row[following])
+        tick(place + 1)
+
+
+def score(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> Score:
+    """Scores a model under its current routing; arguments as in `score_reference`."""
+    nll = np.zeros_like(reference.nll)
+    kl, agreed = 0.0, 0
+    for place, (logp, following) in enumerate(next_tokens(model, documents)):
+        exact = mx.array(reference.rows[place])
+        divergence = divergence_of(exact, logp)
+        same = mx.argmax(exact) == mx.argmax(logp)
+        mx.eval(logp, divergence, same)
+        nll[place] = -logp[following].item()
+        kl += divergence.item()
+        agreed += bool(same.item())
+        tick(place + 1)
+    differences = nll - reference.nll
+    tokens = nll.size
+    change = float(np.expm1(differences.mean()))
+    error = float((1 + change) * differences.std(ddof=1) / np.sqrt(tokens)) if tokens > 1 else 0.0
+    return Score(nll, kl / tokens, agreed / tokens, change, error)
+
+
+def divergence_of(exact: mx.array, policy: mx.array) -> mx.array:
+    """Returns KL(exact || policy) in nats, lazily, of two rows of float32 log-probabilities `[V]`."""
+    terms = mx.where(mx.isinf(exact), 0.0, mx.exp(exact) * (exact - policy))
+    return mx.maximum(terms.sum(), 0.0)

@@ -1,0 +1,158 @@
+"""One point of an evaluation: a cap, an eviction, a routing policy and its parameter; and lists of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.pruned import Pruned
+from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.routing.policy import RoutingPolicy
+from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, POLICIES, RoutingSettings
+
+#: What can be evaluated: what can be run, a baseline, and the offline optimum (a replay of the exact run).
+EVALUATED = (*POLICIES, "pruned", "belady")
+SWEEP_LAMBDAS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+SWEEP_MASSES = (0.4, 0.55, 0.7, 0.8, 0.87, 0.93, 0.97, 1.0)
+SWEEP_CACHES = ("25%", "50%", "75%")
+_SWEEP_RANKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One point to measure.
+
+    Attributes:
+        cache: The cap, as `--expert-cache` takes it.
+        routing: One of `EVALUATED`.
+        value: lambda, M, p or k', by policy; None where the policy has no parameter, or M is the policy's own.
+        top_j: J; None for the model's default.
+        evict: "lru" or "lfu"; under "belady" of no effect.
+    """
+
+    cache: str
+    routing: str = "exact"
+    value: float | None = None
+    top_j: int | None = None
+    evict: str = DEFAULT_EVICTION
+
+    def __post_init__(self) -> None:
+        if self.routing not in EVALUATED:
+            raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
+        if self.routing == "pruned" and (self.value is None or self.value < 1 or self.value != int(self.value)):
+            raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
+        make_eviction(self.evict)
+        self.settings()
+
+    def settings(self) -> RoutingSettings:
+        """Returns the runtime's settings; exact where the policy is none of the runtime's.
+
+        Raises:
+            UsageError: a value out of its range.
+        """
+        if self.routing == "cache-prior":
+            return RoutingSettings("cache-prior", self._value(DEFAULT_LAMBDA), self.top_j)
+        if self.routing == "max-rank":
+            rank = None if self.value is None else int(self.value)
+            return RoutingSettings("max-rank", route_top_j=self.top_j, route_max_rank=rank)
+        if self.routing == "cumulative":
+            return RoutingSettings("cumulative", route_top_j=self.top_j, route_mass=self._value(DEFAULT_MASS))
+        return RoutingSettings("exact", route_top_j=self.top_j)
+
+    def _value(self, default: float) -> float:
+        return default if self.value is None else self.value
+
+    def policy(self, top_k: int, experts: int) -> RoutingPolicy:
+        """Returns the policy of a layer of `experts` experts of which the model takes `top_k`."""
+        if self.routing == "pruned":
+            assert self.value is not None
+            return Pruned(min(int(self.value), top_k), top_k)
+        return self.settings().policy(top_k, experts)
+
+    @property
+    def describe(self) -> str:
+        """The policy with its parameter, without the cap: "cache-prior 0.1"."""
+        return self.routing if self.value is None else f"{self.routing} {self.value:g}"
+
+    @property
+    def key(self) -> str:
+        """Names this setting in a results file."""
+        top_j = "" if self.top_j is None else f" J={self.top_j}"
+        return f"{self.cache} {self.evict} {self.describe}{top_j}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Lists of values whose combinations are evaluated; a parameter is combined with its own policy only.
+
+    Attributes:
+        caches: Caps.
+        routings: Names out of `EVALUATED`.
+        evictions: Names of evictions; the sweep draws its curves with the first.
+        lambdas: Of Cache-Prior.
+        ranks: M of Max-Rank; empty: twice top-k, in a sweep from k to E.
+        masses: p of Cumulative.
+        kept: k' of Pruned; empty: every k' from 1 to k - 1.
+        top_j: J, the same for all policies.
+    """
+
+    caches: Sequence[str] = ("50%",)
+    routings: Sequence[str] = ("exact", "cache-prior")
+    evictions: Sequence[str] = (DEFAULT_EVICTION,)
+    lambdas: Sequence[float] = (DEFAULT_LAMBDA,)
+    ranks: Sequence[int] = ()
+    masses: Sequence[float] = (DEFAULT_MASS,)
+    kept: Sequence[int] = ()
+    top_j: int | None = None
+
+    def settings(self, top_k: int) -> list[Setting]:
+        """Returns every setting once, cap by cap, in the order asked for.
+
+        Args:
+            top_k: The model's top-k.
+
+        Raises:
+            UsageError: a name or a value that cannot be taken.
+        """
+        found: dict[str, Setting] = {}
+        for cache in self.caches:
+            for routing in self.routings:
+                for value in self._values(routing, top_k):
+                    for evict in self.evictions[:1] if routing == "belady" else self.evictions:
+                        setting = Setting(cache, routing, value, self.top_j, evict)
+                        found.setdefault(setting.key, setting)
+        return list(found.values())
+
+    def _values(self, routing: str, top_k: int) -> Iterator[float | None]:
+        if routing == "cache-prior":
+            yield from self.lambdas
+        elif routing == "max-rank":
+            yield from self.ranks or (None,)
+        elif routing == "cumulative":
+            yield from self.masses
+        elif routing == "pruned":
+            yield from self.kept or range(1, top_k)
+        else:
+            yield None
+
+
+def sweep_ranks(top_k: int, experts: int) -> list[int]:
+    """Returns M from k + 1 to E, denser at the small end; M = k is exact routing."""
+    steps = range(1, _SWEEP_RANKS + 1)
+    return sorted({max(top_k + 1, round(top_k * (experts / top_k) ** (step / _SWEEP_RANKS))) for step in steps})
+
+
+def check_values(lambdas: Sequence[float], masses: Sequence[float], ranks: Sequence[int], top_j: int | None) -> None:
+    """Checks parameters before any model is loaded, whether or not a chosen policy uses them.
+
+    Raises:
+        UsageError: names the value.
+    """
+    for value in lambdas:
+        RoutingSettings("cache-prior", value, top_j)
+    for value in masses:
+        RoutingSettings("cumulative", route_top_j=top_j, route_mass=value)
+    for rank in ranks:
+        RoutingSettings("max-rank", route_top_j=top_j, route_max_rank=rank)
+    RoutingSettings("exact", route_top_j=top_j)

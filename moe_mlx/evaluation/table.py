@@ -1,0 +1,53 @@
+"""Rows for people (a table) and for spreadsheets (CSV)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from moe_mlx.budget import show_bytes
+from moe_mlx.evaluation.results import Row
+
+_HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token", "swapped", "stay")
+
+
+def show_row(row: Row, *, tasks: bool) -> list[str]:
+    """Returns the cells of one row."""
+    cells = [
+        row.cache, row.setting.describe, "-" if row.routing == "belady" else row.evict, f"{row.ppl:.3f}",
+        f"{row.ppl_change:+.2%} ±{row.ppl_error:.2%}" if row.kl or row.ppl_change else "0",
+        f"{row.kl:.4f}", f"{row.agreement:.1%}", f"{row.miss_rate:.1%}",
+        show_bytes(row.bytes_per_token), f"{row.swapped:.1%}", f"{row.lifetime:.0f}",
+    ]  # fmt: skip
+    if tasks:
+        cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
+    return cells
+
+
+def show_table(cells: Sequence[Sequence[str]]) -> str:
+    """Returns rows of text as aligned columns, the first two to the left, the first row underlined."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = []
+    for row in cells:
+        aligned = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        aligned += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(aligned).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def results_table(reference: Row, rows: Iterable[Row]) -> str:
+    """Returns the table of an evaluation, the fully resident run first."""
+    tasks = reference.accuracy is not None
+    head = [*_HEAD, "accuracy"] if tasks else [*_HEAD]
+    return show_table([head, *(show_row(row, tasks=tasks) for row in (reference, *rows))])
+
+
+def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:
+    """Writes every field of every row, the fully resident run first."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in (reference, *rows))

@@ -1,0 +1,173 @@
+"""The bench: its counts agree with each other, what it skips it says, and a regression is found."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moe_mlx.benchmark.compare import compare, parse_tolerance
+from moe_mlx.benchmark.prompts import tokens_of
+from moe_mlx.benchmark.results import BenchResult, read_result
+from moe_mlx.benchmark.settings import sweep
+from moe_mlx.cli import main
+from moe_mlx.errors import UsageError
+
+G = 6
+
+
+@pytest.fixture(scope="module")
+def measured(store: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("result")
+    words = ["bench", "--model", str(store), "--baseline-model", str(checkpoint), "-p", "20", "-g", str(G), "-n", "2"]
+    words += ["--expert-cache", "25%,100%", "--decode", "readback", "--page-cache", "warm,cold"]
+    assert main([*words, "--json", str(folder / "a.json"), "--plot", str(folder / "a.svg")]) == 0
+    return folder / "a.json"
+
+
+@pytest.fixture
+def result(measured: Path) -> BenchResult:
+    return read_result(measured)
+
+
+def test_every_setting_is_measured_once(result: BenchResult):
+    keys = [row.setting.key for row in result.rows]
+    assert keys == [
+        "25% exact readback cached warm", "25% exact readback cached cold",
+        "25% cache-prior 0.1 readback cached warm", "25% cache-prior 0.1 readback cached cold",
+        "100% exact readback cached warm", "100% exact readback cached cold",
+    ]  # fmt: skip
+    assert result.baseline == "mlx-lm"
+    assert not result.skipped
+
+
+def test_counts_agree_with_each_other(result: BenchResult):
+    expert_bytes, layers, top_k = (result.model[name] for name in ("expert_bytes", "layers", "top_k"))
+    for row in result.rows:
+        assert row.stable
+        assert row.steps == G + 1  # the prompt's last token, and mlx-lm's look-ahead in place of the last
+        assert row.bytes_per_token == pytest.approx(row.misses_per_token * expert_bytes)
+        assert row.hit_rate == pytest.approx(1 - row.misses_per_token / (layers * top_k))
+        whole = row.slots_per_layer == result.model["experts"]
+        assert row.read_backs_per_token == (0 if whole else layers)
+        assert row.expert_cache_bytes == row.slots_per_layer * layers * expert_bytes
+        assert row.decode_tps.low <= row.decode_tps.median <= row.decode_tps.high
+        assert row.decode_share is not None and row.decode_share > 0
+        if row.setting.routing == "exact":
+            assert row.swapped_share == 0
+
+
+def test_warm_and_cold_differ_in_nothing_but_time(result: BenchResult):
+    by_key = {row.setting.key: row for row in result.rows}
+    for key, row in by_key.items():
+        if key.endswith("cold"):
+            warm = by_key[key.replace("cold", "warm")]
+            assert (row.misses_per_token, row.swapped_share) == (warm.misses_per_token, warm.swapped_share)
+
+
+def test_the_picture_is_drawn(measured: Path):
+    assert b"<svg" in measured.with_suffix(".svg").read_bytes()
+
+
+def test_compare_finds_a_regression(result: BenchResult, measured: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", "compare", str(measured), str(measured)]) == 0
+    found = json.loads(measured.read_text())
+    found["rows"][0]["decode_share"] *= 0.9
+    found["rows"][1]["bytes_per_token"] *= 1.2
+    worse = measured.with_name("b.json")
+    worse.write_text(json.dumps(found))
+    assert main(["bench", "compare", str(measured), str(worse), "--tolerance", "5%"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "REGRESSION" in line]
+    assert len(lines) == 2
+    assert "decode_share" in lines[0] and "bytes_per_token" in lines[1]
+    assert main(["bench", "compare", str(measured), str(worse), "--tolerance", "15%", "--counts-only"]) == 1
+    assert main(["bench", "compare", str(worse), str(measured)]) == 0  # better is no regression
+
+
+def test_compare_needs_something_in_common(result: BenchResult):
+    other = replace(result, rows=tuple(replace(r, setting=replace(r.setting, expert_cache="9%")) for r in result.rows))
+    with pytest.raises(UsageError, match="no setting in common"):
+        compare(result, other, 0.05)
+
+
+def test_speeds_without_a_common_baseline_are_compared_as_such(result: BenchResult):
+    figures = {change.figure for change in compare(result, replace(result, baseline="none"), 0.05)}
+    assert {"decode_tps", "prefill_tps"} <= figures
+
+
+@pytest.mark.parametrize("text", ["", "-5%", "150%", "much"])
+def test_tolerances_that_are_none(text: str):
+    with pytest.raises(UsageError):
+        parse_tolerance(text)
+
+
+def test_a_file_that_is_no_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.json").write_text("{}")
+    assert main(["bench", "compare", str(tmp_path / "x.json"), str(tmp_path / "y.json")]) == 2
+    assert "x.json" in capsys.readouterr().err
+
+
+def test_a_text_is_decoded_along(checkpoint: Path, tmp_path: Path):
+    text = tmp_path / "text"
+    text.write_text("the quick brown fox jumps over the lazy dog")
+    words = ["bench", "--model", str(checkpoint), "-g", "5", "-n", "1", "--prompt-file", str(text)]
+    words += ["--expert-cache", "25%", "--decode", "readback", "--route-lambda", "0,0.5", "--baseline", "none"]
+    assert main([*words, "--json", str(tmp_path / "a.json")]) == 0
+    rows = read_result(tmp_path / "a.json").rows
+    exact, zero, half = rows
+    assert exact.misses_per_token == zero.misses_per_token >= half.misses_per_token
+    assert exact.decode_share is None
+
+
+def test_pages_dropped_after_every_token_change_no_count(store: Path, tmp_path: Path):
+    words = ["bench", "--model", str(store), "-p", "8", "-g", "6", "-n", "1", "--baseline", "none"]
+    words += ["--expert-cache", "25%", "--routing", "exact", "--decode", "readback", "--page-cache", "warm,dropped"]
+    assert main([*words, "--json", str(tmp_path / "a.json")]) == 0
+    warm, dropped = read_result(tmp_path / "a.json").rows
+    assert (warm.misses_per_token, warm.hit_rate) == (dropped.misses_per_token, dropped.hit_rate)
+    assert dropped.setting.pages == "dropped" and dropped.ran == "readback"
+
+
+def test_a_way_that_this_machine_lacks_is_skipped(store: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    def refuse(*_: object, **__: object) -> None:
+        raise UsageError("no compiler")
+
+    monkeypatch.setattr("moe_mlx.loader.choose_decode", lambda runtime, decode, say: decode == "native" and refuse())
+    words = ["bench", "--model", str(store), "-p", "4", "-g", "2", "-n", "1", "--baseline", "none"]
+    assert main([*words, "--expert-cache", "50%", "--routing", "exact", "--decode", "native,readback"]) == 0
+    assert "skipped: 50% exact native cached warm: no compiler" in capsys.readouterr().err
+
+
+def test_a_text_that_is_too_short(tmp_path: Path):
+    with pytest.raises(UsageError, match="3 tokens"):
+        tokens_of([1, 2, 3], 10, 5, tmp_path)
+    assert len(tokens_of(list(range(10)), 100, 5, tmp_path).prompt) == 4
+
+
+def test_a_cap_that_does_not_fit_is_skipped_and_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["bench", "--model", str(checkpoint), "-p", "4", "-g", "2", "-n", "1", "--baseline", "none"]
+    assert main([*words, "--expert-cache", "1%,50%", "--routing", "exact", "--decode", "readback"]) == 0
+    assert "skipped: 1%" in capsys.readouterr().err
+    assert main([*words, "--expert-cache", "1%"]) == 2
+
+
+def test_a_store_without_its_checkpoint_is_compared_with_itself(store: Path, tmp_path: Path):
+    words = ["bench", "--model", str(store), "-p", "4", "-g", "2", "-n", "1", "--expert-cache", "50%"]
+    words += ["--routing", "exact", "--decode", "readback"]
+    assert main([*words, "--json", str(tmp_path / "a.json")]) == 0
+    assert read_result(tmp_path / "a.json").baseline == "moe-mlx 100%"
+    assert main([*words, "--baseline", "mlx-lm"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--routing", "wrong"], ["--decode", "fast"], ["--io", "x"], ["--route-lambda", "2"], ["-g", "1"], ["-n", "0"],
+     ["--expert-cache", ""], ["--page-cache", "tepid"], ["--readers", "0"]],
+)  # fmt: skip
+def test_arguments_that_cannot_be_taken(words: list[str], checkpoint: Path):
+    assert main(["bench", "--model", str(checkpoint), *words]) == 2
+
+
+def test_sweep_measures_full_residency_once():
+    settings = sweep("50%,100%", "exact,cache-prior,max-rank", "0.1,0.2", "readback", "cached", "warm")
+    assert len(settings) == 4 + 1
