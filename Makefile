@@ -9,7 +9,7 @@ chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -81,7 +81,9 @@ def _package_folder(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise NativeUnavailableError(f"{name} is not installed (pip install nanobind)")
-    return Path(spec.submodule_search_locations[0])
+    # mlx is a namespace package: any folder of that name on the path is a part of it, without headers.
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    return next((folder for folder in folders if (folder / "include").is_dir()), folders[0])
 
 
 def _version_of(command: Sequence[str]) -> str:

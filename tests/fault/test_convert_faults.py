@@ -84,7 +84,7 @@ def test_every_operation_fails(fault: str, lasting: bool, step: int, place: Path
         assert contents(store) == reference, f"operation {at} gave another store"
         assert not store.with_name(f"{store.name}.partial").exists()
         shutil.rmtree(store)
-    assert len(list(Path("/dev/fd").iterdir())) == descriptors
+    assert len(list(Path("/dev/fd").iterdir())) <= descriptors  # fewer where other tests' models were collected
     if fault == "short":
         assert failed == 0
     else:
