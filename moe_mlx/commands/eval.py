@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+from moe_mlx.commands.grid_arguments import add_grid_arguments
 from moe_mlx.demo import DEMO
 from moe_mlx.errors import UsageError
-from moe_mlx.evaluation.arguments import add_grid_arguments, checked_grid, fit_to_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `moe-mlx eval`."""
+    from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
+
     grid = checked_grid(args)
     for name in ("limit_tokens", "limit_tasks"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from moe_mlx.routing.registry import RouterFamily, families
+if TYPE_CHECKING:
+    from moe_mlx.routing.registry import RouterFamily
 
 FOOTNOTE = (
     "tested: bit for bit against mlx-lm on a CPU, in float32 and quantised, in place and converted.\n"
@@ -21,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
+    from moe_mlx.routing.registry import families
+
     rows = families()
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))

@@ -1,8 +1,7 @@
-"""Command-line arguments that `eval` and `simulate` share: lists of caps, policies and parameters."""
+"""What `eval` and `simulate` were asked to measure: lists of caps, policies and parameters, checked."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,24 +15,9 @@ from moe_mlx.evaluation.setting import (
     check_values,
     sweep_ranks,
 )
-from moe_mlx.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 
 T = TypeVar("T")
-
-
-def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say what is measured; every list is written with commas."""
-    add = parser.add_argument
-    add("--expert-cache", metavar="CAPS", help="caps such as 25%%,50%%,75%% or 4GB (default: 50%%; a sweep: all three)")
-    add("--routing", metavar="NAMES", help=f"among {', '.join(EVALUATED)} (default: exact,cache-prior; a sweep: all)")
-    add("--route-lambda", metavar="L", help=f"lambdas of Cache-Prior, 0 to 1 (default: {DEFAULT_LAMBDA})")
-    add("--route-top-j", metavar="J", type=int, help="true top experts never displaced (default: the model's)")
-    add("--route-max-rank", metavar="M", help="M of Max-Rank (default: twice the model's top-k)")
-    add("--route-mass", metavar="P", help=f"p of Cumulative, 0 to 1 (default: {DEFAULT_MASS})")
-    add("--pruned", metavar="K", help="k' of the Pruned baseline (default: every one below top-k)")
-    add("--evict", metavar="NAMES", default=DEFAULT_EVICTION, help="lru, lfu or both (default: %(default)s)")
-    add("--sweep", action="store_true", help="the whole trade-off curve: every policy over its range of parameters")
 
 
 def listed(text: str | None, option: str, kind: Callable[[str], T]) -> list[T]:

@@ -106,7 +106,9 @@ class TestUnderLimits:
         assert not groups()
 
     def test_nothing_is_left_after_an_interrupt(self):
-        running = subprocess.Popen([*MOE_MLX, "rig", "--memory", "50MB", "--", "sleep", "60"], stderr=subprocess.PIPE)
+        # A test run in the background ignores SIGINT, and children inherit that unless told otherwise.
+        words = ["env", "--default-signal=INT", *MOE_MLX, "rig", "--memory", "50MB", "--", "sleep", "60"]
+        running = subprocess.Popen(words, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 20
         while not any((group / "cgroup.procs").read_text().strip() for group in groups()):
             assert time.monotonic() < deadline

@@ -1,0 +1,27 @@
+"""Arguments that `eval` and `simulate` share: lists of caps, policies and parameters. No NumPy here."""
+
+from __future__ import annotations
+
+import argparse
+
+from moe_mlx.eviction import DEFAULT_EVICTION
+
+NAMES = "exact, cache-prior, max-rank, cumulative, pruned, belady"
+
+
+def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say what is measured; every list is written with commas."""
+    add = parser.add_argument
+    add("--expert-cache", metavar="CAPS", help="caps such as 25%%,50%%,75%% or 4GB (default: 50%%; a sweep: all three)")
+    add(
+        "--routing",
+        metavar="NAMES",
+        help=f"among {NAMES} (default: exact,cache-prior; a sweep: all)",
+    )
+    add("--route-lambda", metavar="L", help="lambdas of Cache-Prior, 0 to 1 (default: as for generate)")
+    add("--route-top-j", metavar="J", type=int, help="true top experts never displaced (default: the model's)")
+    add("--route-max-rank", metavar="M", help="M of Max-Rank (default: twice the model's top-k)")
+    add("--route-mass", metavar="P", help="p of Cumulative, 0 to 1 (default: as for generate)")
+    add("--pruned", metavar="K", help="k' of the Pruned baseline (default: every one below top-k)")
+    add("--evict", metavar="NAMES", default=DEFAULT_EVICTION, help="lru, lfu or both (default: %(default)s)")
+    add("--sweep", action="store_true", help="the whole trade-off curve: every policy over its range of parameters")
