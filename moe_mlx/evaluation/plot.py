@@ -1,4 +1,7 @@
-"""The trade-off as a picture: perplexity, and accuracy on tasks, against miss rate. Needs matplotlib (extra `plot`)."""
+"""The trade-off as a picture: perplexity, divergence and accuracy against miss rate. Needs matplotlib (extra `plot`).
+
+Divergence is there because it is the quietest measure: a thousand tokens tell policies apart that perplexity cannot.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
-    """Draws a row of panels for each cap: perplexity left, accuracy right where tasks were asked.
+    """Draws a row of panels for each cap: perplexity, divergence, and accuracy where tasks were asked.
 
     Args:
         path: `.svg` or `.png`.
@@ -61,20 +64,21 @@ def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
     from matplotlib.figure import Figure
 
     caps = list(dict.fromkeys(row.cache for row in rows))
-    columns = 2 if any(row.accuracy is not None for row in rows) else 1
+    columns = 3 if any(row.accuracy is not None for row in rows) else 2
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4 * columns, 0.9 + 3.7 * len(caps)), layout="constrained")
+        figure = Figure(figsize=(4.9 * columns, 0.9 + 3.7 * len(caps)), layout="constrained")
         panels = figure.subplots(len(caps), columns, squeeze=False)
         for line, cap in enumerate(caps):
             mine = [row for row in rows if row.cache == cap]
             perplexity(panels[line][0], reference, mine)
             panels[line][0].set_title(f"{cap} of the experts in memory", loc="left", weight="bold")
-            if columns == 2:
-                accuracy(panels[line][1], reference, mine)
+            divergence(panels[line][1], mine)
+            if columns == 3:
+                accuracy(panels[line][2], reference, mine)
         handles: dict[str, Any] = {}
         for panel in panels.flat:
             handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4 if columns == 2 else 2,
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7 if columns == 3 else 4,
                       columnspacing=1.6)  # fmt: skip
         tokens = f"{reference.tokens:,} tokens scored one by one at decode"
         tasks = f", {reference.tasks:,} tasks" if reference.tasks else ""
@@ -132,6 +136,14 @@ def _marks(axes: Axes, rows: Sequence[Row], x: str, y: str) -> None:
                       label=f"exact, {row.evict.upper()}")  # fmt: skip
 
 
+def _optimum(axes: Axes, rows: Sequence[Row], y: str) -> None:
+    """The Belady point."""
+    for row in rows:
+        if row.routing == "belady":
+            axes.plot([100 * row.miss_rate], [getattr(row, y)], "P", color="#CC79A7", markersize=10, zorder=5,
+                      markeredgecolor=_INK, markeredgewidth=0.6, label="exact, Belady")  # fmt: skip
+
+
 def _beyond(axes: Axes, rows: Sequence[Row], height: float) -> None:
     """Tells what lies outside a panel."""
     if rows:
@@ -151,10 +163,7 @@ def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
                   fontsize=8, color="#9A8F78")  # fmt: skip
     _lines(axes, rows, "miss_rate", "ppl", top)
     _marks(axes, rows, "miss_rate", "ppl")
-    for row in rows:
-        if row.routing == "belady":
-            axes.plot([100 * row.miss_rate], [row.ppl], "P", color="#CC79A7", markersize=10, zorder=5,
-                      markeredgecolor=_INK, markeredgewidth=0.6, label="exact, Belady")  # fmt: skip
+    _optimum(axes, rows, "ppl")
     _beyond(axes, [row for row in rows if row.ppl > top], 0.985)
     least = min([base, *(row.ppl for row in rows)])
     axes.set(xlabel="misses, % of chosen experts", ylabel="perplexity", ylim=(least - 0.1 * (top - base), top))
@@ -162,6 +171,20 @@ def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
     change = axes.secondary_yaxis("right", functions=(lambda y: 100 * (y / base - 1), lambda c: base * (1 + c / 100)))
     change.set_ylabel("change, %")
     change.spines["right"].set_visible(False)
+    axes.grid(axis="y", color="#EEEEEE", zorder=0)
+
+
+def divergence(axes: Axes, rows: Sequence[Row]) -> None:
+    """Draws one cap's divergence panel."""
+    most = max([0.002, *(row.kl for row in rows if row.routing != "pruned")])
+    axes.axhline(0, color=_INK, linewidth=1, linestyle="--", zorder=1)
+    _lines(axes, rows, "miss_rate", "kl", 1.15 * most)
+    _marks(axes, rows, "miss_rate", "kl")
+    _optimum(axes, rows, "kl")
+    axes.set(xlabel="misses, % of chosen experts", ylabel="KL(exact || policy), nats a token")
+    axes.set_ylim(-0.06 * most, 1.15 * most)
+    axes.set_xlim(left=0)
+    _beyond(axes, [row for row in rows if row.kl > 1.15 * most], 0.985)
     axes.grid(axis="y", color="#EEEEEE", zorder=0)
 
 
