@@ -13,7 +13,7 @@ from moe_mlx.routing.policy import RoutingPolicy, check_top_j
 
 POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
 DEFAULT_ROUTING = "cache-prior"
-#: Others halved the bytes at 0.10-0.15 for +0.4..1.6% perplexity; `moe-mlx eval --sweep` measures it for a model.
+#: On the demo's curve misses fall from 32.8% to 20.2% here, within exact routing's error; 0.2 gains 3.5 points.
 DEFAULT_LAMBDA = 0.10
 DEFAULT_MASS = 0.7
 
