@@ -23,7 +23,7 @@ _LOOK = {
     "cumulative": ("#009E73", "D", "Cumulative (p)"),
     "pruned": ("#999999", "v", "Pruned (k')"),
 }
-_WRITTEN = (0.04, 0.1, 0.2, 0.5)
+_WRITTEN = (0.04, 0.1, 0.2, 0.3)
 _INK = "#222222"
 #: The perplexity panel ends at a change between these two, by what it shows; what is beyond is told in the panel.
 _LEAST_TOP, _MOST_TOP = 0.045, 0.16
@@ -82,6 +82,9 @@ def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
                       columnspacing=1.6)  # fmt: skip
         tokens = f"{reference.tokens:,} tokens scored one by one at decode"
         tasks = f", {reference.tasks:,} tasks" if reference.tasks else ""
+        kept = {row.top_j for row in rows}
+        if len(kept) == 1 and None not in kept:
+            tasks += f", J = {kept.pop()}"
         figure.suptitle(f"{title}: quality against misses ({tokens}{tasks})", fontsize=11.5, x=0.01, ha="left")
         metadata: dict[str, Any] = {"Date": None} if path.suffix.lower() == ".svg" else {}
         figure.savefig(path, dpi=160, metadata=metadata)
