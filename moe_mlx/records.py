@@ -141,10 +141,11 @@ class Ledger:
         """
         with self._lock:
             for layer, log in enumerate(self.logs):
-                for number in range(self._cursors[layer], log.written[0]):
+                written = log.written[0]  # read once: the primitive writes on while we read, without the GIL
+                for number in range(self._cursors[layer], written):
                     row, moved = log.read(number)
                     self._open.setdefault(row[0], {})[layer] = (row, moved)
-                self._cursors[layer] = log.written[0]
+                self._cursors[layer] = written
             for step in sorted(self._open):
                 if closing or len(self._open[step]) == len(self.logs) or step < max(self._open) - self.lag:
                     self._close(step, self._open.pop(step))
