@@ -24,8 +24,9 @@ from moe_mlx.reading import DEFAULT_READERS, ReaderPool
 from moe_mlx.records import Ledger
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.registry import adapt
-from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, DEFAULT_ROUTING, RoutingSettings
+from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.runtime import Runtime, attach
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank

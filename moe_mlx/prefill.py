@@ -60,12 +60,11 @@ def _at_once(
 ) -> tuple[mx.array, int, int]:  # fmt: skip
     """All needed experts fit: one event, one call, the rarest touched first."""
     admission = cache.table.begin(needed[np.argsort(counts[needed], kind="stable")].tolist())
+    cache.bank.settle()
     bytes_read = waited = 0
     if admission.misses:
-        cache.bank.settle()
         bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
     slot_of = np.frombuffer(cache.table.slot_of, dtype=np.int32)
-    cache.bank.settle()
     y: mx.array = cache.inner(x, mx.array(np.maximum(slot_of[chosen], 0).astype(np.uint32)), *args, **kwargs)
     cache.bank.using(y)
     return y, bytes_read, waited

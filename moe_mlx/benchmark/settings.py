@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from moe_mlx.budget import parse_cap
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.settings import POLICIES, RoutingSettings
+from moe_mlx.routing.names import POLICIES
+from moe_mlx.routing.settings import RoutingSettings
 
 DECODES = ("auto", "native", "readback")
 IOS = ("cached", "direct")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moe_mlx.eviction import DEFAULT_EVICTION
-
-NAMES = "exact, cache-prior, max-rank, cumulative, pruned, belady"
+from moe_mlx.routing.names import EVALUATED
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +15,7 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--routing",
         metavar="NAMES",
-        help=f"among {NAMES} (default: exact,cache-prior; a sweep: all)",
+        help=f"among {', '.join(EVALUATED)} (default: exact,cache-prior; a sweep: all)",
     )
     add("--route-lambda", metavar="L", help="lambdas of Cache-Prior, 0 to 1 (default: as for generate)")
     add("--route-top-j", metavar="J", type=int, help="true top experts never displaced (default: the model's)")

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
+from moe_mlx.eviction import DEFAULT_EVICTION, EVICTIONS
+from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
 
 if TYPE_CHECKING:
     from mlx import nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from moe_mlx.session import CacheSettings, Sampling, Session
-
-ROUTINGS = ("exact", "cache-prior", "max-rank", "cumulative")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CAP",
         help="bytes (4GB), a share of the routed experts (50%%), or auto (default: auto; 50%% for the demo)",
     )
-    cache.add_argument("--evict", choices=("lru", "lfu"), default="lru", help="which expert gives way (default: lru)")
+    cache.add_argument(
+        "--evict", choices=tuple(EVICTIONS), default=DEFAULT_EVICTION, help="which expert gives way (default: lru)"
+    )
     cache.add_argument("--readers", type=int, default=4, help="threads that read experts (default: 4)")
     cache.add_argument(
         "--decode",
@@ -44,7 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cache.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     routing = parser.add_argument_group("routing (decode only; prompts are always routed exactly)")
-    routing.add_argument("--routing", choices=ROUTINGS, default="cache-prior", help="(default: cache-prior)")
+    routing.add_argument("--routing", choices=POLICIES, default=DEFAULT_ROUTING, help="(default: %(default)s)")
     routing.add_argument("--route-lambda", type=float, metavar="L", help="strength of cache-prior, 0 to 1")
     routing.add_argument("--route-top-j", type=int, metavar="J", help="true top experts that are never displaced")
     routing.add_argument("--route-max-rank", type=int, metavar="M", help="max-rank: residents stand in from the top M")

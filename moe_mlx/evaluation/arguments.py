@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import (
-    EVALUATED,
     SWEEP_CACHES,
     SWEEP_LAMBDAS,
     SWEEP_MASSES,
@@ -15,6 +14,7 @@ from moe_mlx.evaluation.setting import (
     check_values,
     sweep_ranks,
 )
+from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 
 T = TypeVar("T")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.pruned import Pruned
 from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.policy import RoutingPolicy
-from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, POLICIES, RoutingSettings
+from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 
 #: What can be evaluated: what can be run, a baseline, and the offline optimum (a replay of the exact run).
-EVALUATED = (*POLICIES, "pruned", "belady")
 SWEEP_LAMBDAS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 SWEEP_MASSES = (0.4, 0.55, 0.7, 0.8, 0.87, 0.93, 0.97, 1.0)
 SWEEP_CACHES = ("25%", "50%", "75%")

@@ -12,10 +12,10 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
+from moe_mlx.routing.names import POLICIES
 from moe_mlx_tui.orders import Configure
 from moe_mlx_tui.snapshot import Settings
 
-ROUTINGS = ("exact", "cache-prior", "max-rank", "cumulative")
 #: name, whether it is whole, what it means. None is written as an empty field.
 SAMPLING = (
     ("max_tokens", True, "an answer at most; -1 no limit"),
@@ -57,7 +57,7 @@ class SettingsScreen(ModalScreen[Configure | None]):
             with Horizontal(classes="row"):
                 yield Label("routing", classes="name")
                 yield Select(
-                    [(name, name) for name in ROUTINGS], value=routing, allow_blank=False, id="routing", compact=True
+                    [(name, name) for name in POLICIES], value=routing, allow_blank=False, id="routing", compact=True
                 )
             for name, _, hint in ROUTING + SAMPLING:
                 value = self._values.get(name)
