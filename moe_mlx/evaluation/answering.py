@@ -10,6 +10,7 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.evaluation.documents import Task
+from moe_mlx.tokenizer import apply_template
 
 #: Tokens that an answer may run on beyond the expected one before it counts as wrong.
 _SLACK = 4
@@ -20,7 +21,7 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """Returns a prompt as the chat template puts it, or bare where there is no template."""
     if not tokenizer.has_chat_template:
         return list(tokenizer.encode(prompt))
-    return list(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True))
+    return apply_template(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
 
 
 def answer(model: nn.Module, tokenizer: Any, prompt: Sequence[int], most: int) -> str:

@@ -192,6 +192,19 @@ def test_a_look_ahead_that_failed_is_dropped_by_draining(native: Any, tiny: Call
     assert mx.isfinite(model(mx.array([[6]]))).all()
 
 
+def test_a_damaged_file_that_was_replaced_is_read_anew(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    fresh = steps(model)
+    runtime.reset()
+    assert runtime.native.reader.open_count > 0
+    for path in experts(store):  # what is open stays the damaged file; its name leads to a whole one
+        whole = path.read_bytes()
+        flip(path)
+        path.unlink()
+        path.write_bytes(whole)
+    assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
+
+
 def test_ten_descriptors_are_enough(native: Any, tiny: Callable[..., Path]):
     import resource
 

@@ -99,6 +99,30 @@ class Soak:
         self.talk.runtime.resize(f"{self.chance.uniform(18.75, 100):.2f}%")
 
     def _stall(self) -> None:
+        if self.talk.runtime.decode_way == "native" and self.chance.random() < 0.5:
+            self._stall_in_the_graph()
+        else:
+            self._stall_in_python()
+
+    def _stall_in_the_graph(self) -> None:
+        runtime = self.talk.runtime
+        assert runtime.native is not None
+        runtime.resize("18.75%")
+        self._ask(self.talk, QUESTIONS[0])  # layers are handed to the graph at their first step
+        moe_mlx.reset(self.talk.model)
+        handles = [layer._handle for layer in runtime.native.layers]
+        for handle in handles:
+            handle.stall_seconds = 1e-9  # hardly a disk answers so fast
+        try:
+            self._ask(self.talk, self.chance.choice(QUESTIONS))
+        except ExpertReadError:
+            self.counts["turns ended by an error"] += 1
+            self.counts["stalls in the graph"] += 1
+        finally:
+            for handle in handles:
+                handle.stall_seconds = runtime.pool.stall_seconds
+
+    def _stall_in_python(self) -> None:
         runtime, source = self.talk.runtime, self.talk.runtime.source
         way, limit, read_into = runtime.decode_way, runtime.pool.stall_seconds, source.read_into
         runtime.use_decode("readback")

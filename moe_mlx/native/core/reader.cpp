@@ -142,6 +142,15 @@ std::optional<ReadError> Reader::error(const Batch& batch, int i) {
 }
 
 void Reader::read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers) {
+  try {
+    read_whole(shelf, expert, buffers);
+  } catch (const ReadError&) {
+    // The descriptor may be of a file that was damaged and has been replaced since: look once at what is there.
+    read_whole(shelf, expert, buffers);
+  }
+}
+
+void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers) {
   const size_t runs = shelf.runs(), tensors = shelf.tensor_nbytes.size();
   const Range* range = &shelf.ranges[size_t(expert) * runs];
   const auto damaged = [&](int file, const std::string& reason) {

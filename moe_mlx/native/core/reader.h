@@ -44,6 +44,7 @@ class Reader {
  private:
   void work();
   void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);
+  void read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers);  // forgets files that failed
   std::mutex mutex_;
   std::condition_variable wake_, ended_;
   std::deque<std::pair<std::shared_ptr<Batch>, int>> queue_;
