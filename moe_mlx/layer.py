@@ -116,6 +116,7 @@ class LayerCache:
         """Waits for steps in the graph; to be called before Python reads or changes the table."""
         if self.native is not None:
             self.bank.settle()
+            self.native.reclaim()
 
     def take_spans(self) -> None:
         """Adds the ranges observed since the last call, token by token, to the running mean."""

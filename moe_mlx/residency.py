@@ -160,10 +160,12 @@ class ResidencyTable:
         return [self.owner[slot] for slot in sorted(slots, key=self.used.__getitem__, reverse=True)]
 
     def reset(self) -> None:
-        """Empties residency, clocks, heats and the running range, in place."""
-        for field, value in ((self.slot_of, -1), (self.owner, -1), (self.used, 0)):
+        """Empties residency, clocks, heats and the running range, in place; a stalled read keeps its slot."""
+        for field in (self.slot_of, self.owner):
             for place in range(len(field)):
-                field[place] = value
+                field[place] = -1
+        for slot in range(self.slots):
+            self.used[slot] = QUARANTINED if self.used[slot] == QUARANTINED else 0
         for expert in range(self.experts):
             self.heat[expert] = 0.0
         self.whole[self.CLOCK] = self.whole[self.RANGE_TOKENS] = 0

@@ -91,6 +91,9 @@ class Runtime:
         if self.native is not None and self.native.failed:
             self.native.recover()
         mx.synchronize()
+        if self.native is not None:
+            for native in self.native.layers:
+                native.reclaim()
 
     def use_decode(self, way: str) -> None:
         """Changes between "native" and "readback", between tokens; both go on from the same tables.

@@ -155,6 +155,11 @@ class NativeLayer:
         chosen, slots = self._handle.decode(cache.counter.step, self._numbers, exact, **router, after=cache.bank.queued)
         return chosen, slots
 
+    def reclaim(self) -> None:
+        """Gives back the slots of stalled reads that have ended since; after the layer's queued steps."""
+        if self._handle is not None:
+            self._handle.reclaim()
+
     def release(self) -> None:
         """Lets go of the bank and the table."""
         self._handle, self._of = None, (None, None)

@@ -131,6 +131,8 @@ NB_MODULE(_moe_mlx_native, m) {
          "stall_seconds"_a, "keep"_a)
       .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
+      .def("reclaim", [](Layer& self) { self.bound->layer->reclaim(); },
+           nb::call_guard<nb::gil_scoped_release>())
       .def("decode", [](Layer& self, int64_t step, nb::tuple policy, const mlx::core::array& exact,
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,

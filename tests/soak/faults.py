@@ -19,6 +19,7 @@ from pathlib import Path
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.memory import read_memory
+from moe_mlx.residency import QUARANTINED
 from moe_mlx.session import Sampling, Session
 from moe_mlx_convert.reshard import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
@@ -121,6 +122,14 @@ class Soak:
         finally:
             for handle in handles:
                 handle.stall_seconds = runtime.pool.stall_seconds
+        self._await_stalled_reads()
+
+    def _await_stalled_reads(self) -> None:
+        """Slots of reads that were given up come back when those reads end."""
+        ends = time.monotonic() + 60
+        while any(QUARANTINED in cache.table.used for cache in self.talk.runtime.layers):
+            assert time.monotonic() < ends, "a slot was never given back"
+            self.talk.runtime.drain()
 
     def _stall_in_python(self) -> None:
         runtime, source = self.talk.runtime, self.talk.runtime.source

@@ -84,6 +84,18 @@ def test_reset_is_a_new_table():
         assert getattr(table, name) == getattr(fresh, name), name
 
 
+def test_a_stalled_read_keeps_its_slot_through_a_reset():
+    table = ResidencyTable(8, 3)
+    (miss,) = table.begin([4]).misses
+    table.quarantine(miss.slot)
+    table.reset()
+    given = {placement.slot for placement in table.begin([4, 5]).misses}
+    assert miss.slot not in given
+    table.forget(miss.slot)
+    table.reset()
+    assert len(table.begin([0, 1, 2]).misses) == 3
+
+
 def test_the_range_is_a_running_mean_that_counts_its_own_token():
     table = ResidencyTable(4, 2)
     assert [table.observe_range(span) for span in (4.0, 2.0, 3.0)] == [4.0, 3.0, 3.0]

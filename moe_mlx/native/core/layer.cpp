@@ -46,6 +46,11 @@ void Layer::give_back() {
   });
 }
 
+void Layer::reclaim() {
+  std::lock_guard lock(mutex_);
+  give_back();
+}
+
 int64_t Layer::read_missing() {
   auto batch = std::make_shared<Batch>();
   batch->shelf = shelf_;

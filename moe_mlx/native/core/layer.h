@@ -61,6 +61,9 @@ class Layer {
   // Throws ReadError: a read failed, its slot is empty, the others of the step are in.
   void decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots);
 
+  // Gives back the slots of stalled reads that have ended since: before another reader of the table goes on.
+  void reclaim();
+
   std::atomic<double> stall_seconds{60};
 
  private:
