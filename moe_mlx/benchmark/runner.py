@@ -210,6 +210,10 @@ def _measure(
         steps=last.decode.steps,
         stable=len({_counts(trial) for trial in ours}) == 1,
         predicted_decode_tps=predicted,
+        prefetched=runtime.prefetch is not None,
+        hint_precision=last.decode.hint_precision,
+        hint_recall=last.decode.hint_recall,
+        wasted_bytes_per_token=last.decode.wasted_bytes / steps,
     )
 
 
