@@ -106,8 +106,11 @@ int64_t Layer::read_missing() {
     if (!take_hint(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
   finish(batch, demanded, errors);
   if (!again.empty()) finish(start(again), again, errors);
-  for (const auto& error : errors)
-    if (error) throw ReadError(*error);
+  for (const auto& error : errors) {
+    if (!error) continue;
+    ahead_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
+    throw ReadError(*error);
+  }
   return int64_t(misses_.size()) * shelf_->expert_nbytes();
 }
 
