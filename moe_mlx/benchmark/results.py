@@ -53,7 +53,7 @@ class Row:
         prefill_bytes: Bytes read for the prompt.
         expert_cache_bytes: Bytes of all slots.
         slots_per_layer: Of the first MoE layer.
-        peak_bytes: MLX's peak memory in a trial, the baseline's weights taken off.
+        peak_bytes: MLX's peak memory in a trial, the baseline's weights taken off, with staging buffers.
         steps: Decode steps of a trial, mlx-lm's look-ahead included.
         stable: Whether the counts of all trials were alike.
         predicted_decode_tps: What `plan` says of this setting; None without a calibration.

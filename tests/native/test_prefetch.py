@@ -80,7 +80,7 @@ def test_families(native: Any, tiny: Callable[..., Path], family: str):
 
 def test_the_guess_is_the_next_router_s_word(native: Any, tiny: Callable[..., Path]):
     """With what a layer chooses told in advance, every miss is read ahead and nothing is wasted."""
-    model, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on")
+    _, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on")
     first, second = runtime.layers[:2]
     top = [3, 1, 7][: second.spec.top_k]
     told = mx.zeros(second.spec.experts)

@@ -4,11 +4,9 @@
 
 namespace moe {
 
-bool Ahead::read(const std::shared_ptr<const Shelf>& shelf, int expert) {
-  auto hint = hints_->read(shelf, expert);
-  if (!hint) return false;
-  coming_.push_back(std::move(hint));
-  return true;
+void Ahead::read(const std::shared_ptr<const Shelf>& shelf, const std::vector<int>& experts) {
+  clear();
+  if (!experts.empty()) coming_ = hints_->read(shelf, experts);
 }
 
 void Ahead::hold() {

@@ -21,7 +21,7 @@ class Ahead {
   bool able() const { return hints_ != nullptr; }
   void use(std::shared_ptr<Hints> hints) { hints_ = std::move(hints); }
 
-  bool read(const std::shared_ptr<const Shelf>& shelf, int expert);  // false: there is no room for more
+  void read(const std::shared_ptr<const Shelf>& shelf, const std::vector<int>& experts);  // instead of those before
   void hold();                                   // the step has come: what has not begun is dropped
   std::shared_ptr<Hint> find(int expert) const;  // under way or there; null where it must be read on demand
   Hint::State wait(const std::shared_ptr<Hint>& hint, double seconds) { return hints_->wait(hint, seconds); }

@@ -70,15 +70,22 @@ void Hints::Work::run() {
   }
 }
 
-std::shared_ptr<Hint> Hints::read(std::shared_ptr<const Shelf> shelf, int expert) {
-  auto hint = std::make_shared<Hint>();
-  hint->shelf = std::move(shelf), hint->expert = expert;
-  if (!(hint->memory = staging_->take())) return nullptr;
-  std::lock_guard lock(work_->mutex);
-  if (work_->stopped) return nullptr;
-  work_->queue.push_back(hint);
-  work_->wake.notify_one();
-  return hint;
+std::vector<std::shared_ptr<Hint>> Hints::read(const std::shared_ptr<const Shelf>& shelf,
+                                               const std::vector<int>& experts) {
+  std::vector<std::shared_ptr<Hint>> hints;
+  for (int expert : experts) {
+    auto memory = staging_->take();
+    if (!memory) break;
+    hints.push_back(std::make_shared<Hint>(Hint{shelf, expert, std::move(memory)}));
+  }
+  if (hints.empty()) return hints;
+  {
+    std::lock_guard lock(work_->mutex);
+    if (work_->stopped) return {};
+    work_->queue.insert(work_->queue.end(), hints.begin(), hints.end());
+  }
+  work_->wake.notify_all();
+  return hints;
 }
 
 Hint::State Hints::cancel(const std::shared_ptr<Hint>& hint) {

@@ -46,7 +46,8 @@ class Hints {
   ~Hints();  // what stalls is left behind
   Hints(const Hints&) = delete;
 
-  std::shared_ptr<Hint> read(std::shared_ptr<const Shelf> shelf, int expert);  // null: no buffer, or no thread any more
+  // Begins to read experts, the first first; what finds no buffer, or no thread any more, is left out.
+  std::vector<std::shared_ptr<Hint>> read(const std::shared_ptr<const Shelf>& shelf, const std::vector<int>& experts);
   Hint::State cancel(const std::shared_ptr<Hint>& hint);  // what has not begun never will; returns what it is then
   Hint::State wait(const std::shared_ptr<Hint>& hint, double seconds);  // until it has ended or the time is over
   bool stop(double seconds);  // begins no more; whether what was running has ended by then

@@ -118,7 +118,6 @@ void Layer::look_ahead(const Policy& policy, const float* scores, int width, int
   const int64_t started = now();
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock || !ahead_.able()) return;
-  ahead_.clear();
   std::vector<int> best(static_cast<size_t>(width));
   std::iota(best.begin(), best.end(), 0);
   count = std::min(count, width);
@@ -126,8 +125,8 @@ void Layer::look_ahead(const Policy& policy, const float* scores, int width, int
   const double mean = table_.whole[1] ? table_.reals[1] / double(table_.whole[1]) : 0.0;
   Choice likely;
   chooser_.choose(policy, scores, width, best.data(), count, table_.slot_of, mean, likely);
-  for (int expert : likely.experts)
-    if (expert < table_.experts && table_.slot_of[expert] < 0 && !ahead_.read(shelf_, expert)) break;
+  std::erase_if(likely.experts, [this](int e) { return e >= table_.experts || table_.slot_of[e] >= 0; });
+  ahead_.read(shelf_, likely.experts);
   ahead_.spent(now() - started);
 }
 
