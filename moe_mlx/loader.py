@@ -76,7 +76,7 @@ def load(
             Python), or "auto": native where it builds and its self-check passes.
         prefetch: "on" reads ahead what the next layer is likely to choose, while a layer computes (native decode
             only; never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
-        prefetch_extra: Experts to read ahead beyond top_k.
+        prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         readers: Threads that read experts.
         verify_reads: Whether every expert read from a store is checked against its digest.

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--profile", action="store_true", help="list Python time per token and layer of each setting")
     parser.add_argument("--readers", type=int, help="threads that read experts")
     parser.add_argument(
-        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to read ahead beyond top_k (default: 0)"
+        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
     )
     parser.add_argument("--max-kv-size", type=int, help="tokens of KV cache that the plan leaves room for")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")

@@ -51,7 +51,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="read ahead what the next layer is likely to choose; auto: where calibration measured a gain (default)",
     )
     cache.add_argument(
-        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to read ahead beyond top_k (default: 0)"
+        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
     )
     cache.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     routing = parser.add_argument_group("routing (decode only; prompts are always routed exactly)")

@@ -64,7 +64,7 @@ class NativeDecode:
                 unknown += not following.cache.full
             else:
                 native.following = following
-                following.guesses = min(following.cache.spec.top_k + how.extra, following.cache.spec.experts)
+                following.guesses = how.guesses(following.cache.spec)
         return unknown
 
     def forget_hints(self) -> None:

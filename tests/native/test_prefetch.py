@@ -147,7 +147,7 @@ def test_what_cannot_be_had_is_said(native: Any, tiny: Callable[..., Path], monk
     model, _ = moe_mlx.load(tiny("llama4"), expert_cache="25%", decode="native", prefetch="on", say=lines.append)
     assert sum("layers get no hints" in line for line in lines) == 1
     moe_mlx.runtime_of(model).close()
-    for options in ({"prefetch": "maybe"}, {"prefetch_extra": -1}):
+    for options in ({"prefetch": "maybe"}, {"prefetch_extra": 1.5}):
         with pytest.raises(UsageError):
             moe_mlx.load(tiny(), **options)
 
