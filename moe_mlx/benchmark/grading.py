@@ -43,7 +43,8 @@ def _capped(row: Row, result: BenchResult) -> bool:
 def prefetch_gain(result: BenchResult) -> float | None:
     """Returns decode speed with prefetch as a multiple of that without: the median over settings measured both ways.
 
-    Speeds are taken as shares of the baseline where each has one beside it. None where nothing was measured both ways.
+    Speeds are taken as shares of the baseline where each has one beside it; where the trials of both ways overlap,
+    neither is faster. None where nothing was measured both ways.
     """
     without = {row.setting: row for row in result.rows if row.setting.prefetch == "off"}
     found = []
@@ -51,7 +52,9 @@ def prefetch_gain(result: BenchResult) -> float | None:
         other = without.get(replace(row.setting, prefetch="off"))
         if other is None or not row.prefetched or row.setting.prefetch == "off":
             continue
-        if row.decode_share is not None and other.decode_share is not None:
+        if max(row.decode_tps.low, other.decode_tps.low) < min(row.decode_tps.high, other.decode_tps.high):
+            found.append(1.0)
+        elif row.decode_share is not None and other.decode_share is not None:
             found.append(row.decode_share / other.decode_share)
         else:
             found.append(row.decode_tps.median / other.decode_tps.median)
