@@ -170,7 +170,7 @@ def plan_memory(
         resident_weights: Bytes of every weight that is no routed expert.
         kv_cache: Bytes of the KV cache to come.
         available: Memory that may be used, in bytes.
-        per_layer_extra: Bytes of staging and audit buffers.
+        per_layer_extra: Bytes, over all layers, of staging and audit buffers.
 
     Raises:
         DoesNotFitError: below top_k slots a layer, or above what memory holds; names both ends.
@@ -181,6 +181,8 @@ def plan_memory(
     ceiling = available - resident_weights - kv_cache - mlx_cache - per_layer_extra
     largest = min(total, max(0, ceiling))
 
+    beside = f" and {show_bytes(per_layer_extra)} of staging buffers" if per_layer_extra else ""
+
     def refuse(what: str) -> DoesNotFitError:
         ends = f"the smallest expert cache is {show_bytes(floor)} (top_k experts a layer, {floor / total:.1%})"
         if largest >= floor:
@@ -188,8 +190,8 @@ def plan_memory(
         else:
             ends += (
                 f", and only {show_bytes(max(0, ceiling))} are left here beside {show_bytes(resident_weights)} of "
-                f"resident weights and {show_bytes(kv_cache)} of KV cache: free memory, or choose a smaller model "
-                "or --max-kv-size"
+                f"resident weights and {show_bytes(kv_cache)} of KV cache{beside}: free memory, or choose a smaller "
+                "model or --max-kv-size"
             )
         return DoesNotFitError(f"{what}: {ends}")
 

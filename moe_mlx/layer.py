@@ -79,6 +79,8 @@ class LayerCache:
         self.recorder: Callable[[DecodeEvent], None] | None = None
         self.observed: tuple[mx.array, mx.array, mx.array] | None = None
         self._host_ns = 0
+        #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
+        self.router: Callable[[mx.array], mx.array] | None = None
         self.native: NativeLayer | None = None  # set while decode runs in the graph
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
 

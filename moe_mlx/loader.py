@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.native.choose import check_decode, choose_decode
+from moe_mlx.prefetch import DEFAULT_EXTRA, check_prefetch, plan_prefetch
 from moe_mlx.reading import DEFAULT_READERS, ReaderPool
 from moe_mlx.records import Ledger
 from moe_mlx.residency import ResidencyTable
@@ -46,6 +48,8 @@ def load(
     route_mass: float = DEFAULT_MASS,
     evict: str = DEFAULT_EVICTION,
     decode: str = "auto",
+    prefetch: str = "auto",
+    prefetch_extra: int = DEFAULT_EXTRA,
     max_kv_size: int | None = None,
     readers: int = DEFAULT_READERS,
     verify_reads: bool = True,
@@ -70,6 +74,9 @@ def load(
         evict: "lru" or "lfu".
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
+        prefetch: "on" reads ahead what the next layer is likely to choose, while a layer computes (native decode
+            only; never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
+        prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         readers: Threads that read experts.
         verify_reads: Whether every expert read from a store is checked against its digest.
@@ -91,6 +98,7 @@ def load(
     settings = RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass)
     make_eviction(evict)
     check_decode(decode)
+    check_prefetch(prefetch, prefetch_extra)
     if expert_cache is None:
         expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
     cap = parse_cap(expert_cache)
@@ -100,12 +108,14 @@ def load(
     try:
         available = recommended_bytes()
         config = dict(source.config)
+        ahead = plan_prefetch(prefetch, prefetch_extra, source.layers, readers)
         plan = plan_memory(
             source.layers,
             cap,
             resident_weights=source.resident_nbytes,
             kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
+            per_layer_extra=0 if ahead is None else ahead.nbytes,
         )
         mx.set_cache_limit(plan.mlx_cache)
         _hold_wired_limit()
@@ -115,7 +125,11 @@ def load(
             apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
         mx.eval(model.parameters())
         runtime.fill_whole_layers()
-        choose_decode(runtime, decode, say or (lambda line: None))
+        choose_decode(runtime, decode, say or (lambda line: None), ahead)
+        if ahead is not None and runtime.prefetch is None:
+            runtime.plan = replace(plan, extra=0)
+            if prefetch == "on":
+                remark(f"--prefetch on has no effect: decode is not in the graph ({runtime.decode_reason})")
         tokenizer = load_tokenizer(
             folder,
             tokenizer_config,

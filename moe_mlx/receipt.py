@@ -45,6 +45,9 @@ class Receipt:
         prompt_misses: Experts a prompt's chunk needed and read.
         prompt_bytes_read: For those.
         audit: What an audit found, if there was one.
+        hinted: Experts whose read ahead was begun; none without prefetch.
+        hint_hits: Misses that one of those served.
+        wasted_bytes: Bytes read ahead for nothing; beside `bytes_read`.
     """
 
     routing: str
@@ -61,6 +64,9 @@ class Receipt:
     prompt_misses: int
     prompt_bytes_read: int
     audit: AuditSummary | None = None
+    hinted: int = 0
+    hint_hits: int = 0
+    wasted_bytes: int = 0
 
     @classmethod
     def between(cls, before: Snapshot, after: Snapshot, routing: str, audit: AuditSummary | None = None) -> Receipt:
@@ -78,6 +84,7 @@ class Receipt:
             misses=decode.misses, bytes_read=decode.bytes_read, swapped=decode.swapped,
             weight_moved=decode.weight_moved, read_backs=decode.read_backs, prompt_tokens=prefill.tokens,
             prompt_hits=prefill.hits, prompt_misses=prefill.misses, prompt_bytes_read=prefill.bytes_read, audit=audit,
+            hinted=decode.hinted, hint_hits=decode.hint_hits, wasted_bytes=decode.wasted_bytes,
         )  # fmt: skip
 
     @property
@@ -101,6 +108,10 @@ class Receipt:
             f"read {show_bytes(self.bytes_read)}", f"swapped {self.swapped_share:.1%}",
             f"weight moved {self.weight_moved:.2f}", self.routing,
         ]  # fmt: skip
+        if self.hinted:
+            parts.append(
+                f"ahead {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
+            )
         if self.audit is not None:
             parts.append(self.audit.describe())
         return ", ".join(parts)

@@ -28,13 +28,16 @@ class PhaseTotals:
         hits: Chosen experts that were resident; in a prompt an expert counts once per layer and chunk.
         misses: Chosen experts that had to be read.
         swapped: Chosen experts that exact routing would not have chosen.
-        bytes_read: Bytes the reader was asked for.
+        bytes_read: Bytes read for misses, on demand or ahead.
         wait_seconds: Seconds the step stood still for reads.
         read_backs: Times the routing of a layer was read back to Python.
         weight_moved: Sum of the exact router weights of the experts that were displaced.
         choices: Chosen experts counted token by token (`tokens * top_k` over layers).
         waits: Times the model's device had to wait for the host's choice of a layer: one per layer under a cap.
-        host_seconds: Seconds the host took to choose and look up, reads not counted.
+        host_seconds: Seconds the host took to choose and look up (and to guess, with prefetch), reads not counted.
+        hinted: Experts whose read ahead was begun.
+        hint_hits: Misses that were served by one; they are misses all the same, and in `bytes_read`.
+        wasted_bytes: Bytes read ahead that no step used; beside `bytes_read`.
     """
 
     steps: int = 0
@@ -49,6 +52,9 @@ class PhaseTotals:
     choices: int = 0
     waits: int = 0
     host_seconds: float = 0.0
+    hinted: int = 0
+    hint_hits: int = 0
+    wasted_bytes: int = 0
 
     @property
     def hit_rate(self) -> float:
@@ -64,6 +70,21 @@ class PhaseTotals:
     def swapped_share(self) -> float:
         """Swapped as a share of hits and misses; 0 where nothing was chosen."""
         return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
+
+    @property
+    def hint_precision(self) -> float:
+        """Share of the experts read ahead that a step used; 0 where none was."""
+        return self.hint_hits / self.hinted if self.hinted else 0.0
+
+    @property
+    def hint_recall(self) -> float:
+        """Share of the misses that were read ahead; 0 where nothing was missed."""
+        return self.hint_hits / self.misses if self.misses else 0.0
+
+    @property
+    def disk_bytes(self) -> int:
+        """All bytes the readers were asked for: for misses, and ahead for nothing."""
+        return self.bytes_read + self.wasted_bytes
 
     def __add__(self, other: PhaseTotals) -> PhaseTotals:
         return PhaseTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -93,7 +114,7 @@ class EventLog:
 
     FIELDS: ClassVar[tuple[str, ...]] = (
         "step", "phase", "tokens", "hits", "misses", "swapped", "bytes_read", "wait_ns", "read_backs", "choices",
-        "waits", "host_ns",
+        "waits", "host_ns", "hinted", "hint_hits", "wasted_bytes",
     )  # fmt: skip
     ROWS: ClassVar[int] = 256
 
@@ -158,7 +179,8 @@ class Ledger:
         totals = PhaseTotals(
             steps=1, tokens=tokens, hits=sums[3], misses=sums[4], swapped=sums[5], bytes_read=sums[6],
             wait_seconds=sums[7] / 1e9, read_backs=sums[8], choices=sums[9], waits=sums[10],
-            host_seconds=sums[11] / 1e9, weight_moved=sum(moved for _, moved in events.values()),
+            host_seconds=sums[11] / 1e9, hinted=sums[12], hint_hits=sums[13], wasted_bytes=sums[14],
+            weight_moved=sum(moved for _, moved in events.values()),
         )  # fmt: skip
         hits = tuple(events[layer][0][3] if layer in events else 0 for layer in range(len(self.logs)))
         misses = tuple(events[layer][0][4] if layer in events else 0 for layer in range(len(self.logs)))

@@ -15,6 +15,7 @@ from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.eviction import make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
+from moe_mlx.prefetch import Prefetch
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
 from moe_mlx.residency import ResidencyTable
@@ -43,6 +44,7 @@ class Runtime:
         decode_way: "native" (in the graph) or "readback".
         decode_reason: Why that way, in a few words.
         native: What runs decode in the graph, where that can be had.
+        prefetch: How decode in the graph reads ahead; None where it does not.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Runtime:
     decode_way: str = "readback"
     decode_reason: str = ""
     native: NativeDecode | None = None
+    prefetch: Prefetch | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class Runtime:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
         with self.lock:
             self.drain()
+            if self.native is not None:
+                self.native.forget_hints()
             for cache in self.layers:
                 cache.spans.clear()
                 cache.selected = cache.observed = None

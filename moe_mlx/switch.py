@@ -112,6 +112,13 @@ class CappedSwitch(nn.Module):
     def _slots(slots: list[int], like: mx.array) -> mx.array:
         return mx.array(slots, dtype=like.dtype).reshape(*like.shape[:-1], len(slots))
 
+    def look_ahead(self, x: mx.array) -> None:
+        """Lets the next layer's router guess from this layer's router input, where decode prefetches; else nothing."""
+        cache = self.cache
+        native = cache.in_graph
+        if native is not None and native.following is not None:
+            native.look_ahead(x if cache.aside is None and x.size == x.shape[-1] else None)
+
     def routes(self, indices_rows: int) -> bool:
         """Whether a call of that many rows may be routed by the policy: decode, a lossy policy, not all resident."""
         return indices_rows == 1 and self.cache.lossy and self.cache.aside is None

@@ -1,4 +1,7 @@
-"""What was measured of this machine: a small file in the user's cache folder. Nothing reads it unless asked to."""
+"""What was measured of this machine: a small file in the user's cache folder.
+
+It is read where a flag asks for it, and by `--prefetch auto`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ class Calibration:
         warm_rate: Demand reads of experts that are.
         weight_rate: Weights that decode goes through, everything resident.
         layer_seconds: Host time that a capped layer adds to a decode step, reads not counted.
+        prefetch_gain: Decode speed with prefetch as a multiple of that without.
     """
 
     date: str = ""
@@ -32,6 +36,7 @@ class Calibration:
     warm_rate: float | None = None
     weight_rate: float | None = None
     layer_seconds: float | None = None
+    prefetch_gain: float | None = None
 
 
 def calibration_path() -> Path:

@@ -26,6 +26,9 @@ def bench_table(result: BenchResult) -> str:
     model, arguments = result.model, result.arguments
     heads = list(_HEADS)
     predicted = any(row.predicted_decode_tps is not None for row in result.rows)
+    ahead = any(row.setting.prefetch != "off" for row in result.rows)
+    if ahead:
+        heads += ["prefetch", "hints\nused", "of\nmisses", "wasted\na token"]
     if predicted:
         heads += ["predicted\ntok/s", "off by"]
     cells = []
@@ -50,6 +53,9 @@ def bench_table(result: BenchResult) -> str:
             share(row.wait_share),
             show_bytes(row.peak_bytes),
         ]
+        if ahead:
+            asked = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"
+            line += [asked, share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
         if predicted:
             guess = row.predicted_decode_tps
             line += ["-", "-"] if guess is None else [f"{guess:.2f}", f"{guess / row.decode_tps.median - 1:+.0%}"]

@@ -53,10 +53,15 @@ class Row:
         prefill_bytes: Bytes read for the prompt.
         expert_cache_bytes: Bytes of all slots.
         slots_per_layer: Of the first MoE layer.
-        peak_bytes: MLX's peak memory in a trial, the baseline's weights taken off.
+        peak_bytes: MLX's peak memory in a trial, the baseline's weights taken off, with staging buffers.
         steps: Decode steps of a trial, mlx-lm's look-ahead included.
         stable: Whether the counts of all trials were alike.
         predicted_decode_tps: What `plan` says of this setting; None without a calibration.
+        prefetched: Whether decode read ahead.
+        hint_precision: Share of the experts read ahead that a step used, in the last trial as the two below: guesses
+            race with steps, so they are not alike in all.
+        hint_recall: Share of the misses that were read ahead.
+        wasted_bytes_per_token: Bytes that a decode step read ahead for nothing; beside `bytes_per_token`.
     """
 
     setting: Setting
@@ -82,6 +87,10 @@ class Row:
     steps: int
     stable: bool
     predicted_decode_tps: float | None = None
+    prefetched: bool = False
+    hint_precision: float = 0.0
+    hint_recall: float = 0.0
+    wasted_bytes_per_token: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,10 +206,16 @@ def _measure(
         prefill_bytes=last.prefill.bytes_read,
         expert_cache_bytes=runtime.expert_cache_bytes,
         slots_per_layer=runtime.slots_per_layer[0],
-        peak_bytes=max(trial.peak_bytes for trial in ours) - held,
+        peak_bytes=max(trial.peak_bytes for trial in ours)
+        - held
+        + (runtime.prefetch.nbytes if runtime.prefetch else 0),
         steps=last.decode.steps,
         stable=len({_counts(trial) for trial in ours}) == 1,
         predicted_decode_tps=predicted,
+        prefetched=runtime.prefetch is not None,
+        hint_precision=last.decode.hint_precision,
+        hint_recall=last.decode.hint_recall,
+        wasted_bytes_per_token=last.decode.wasted_bytes / steps,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from moe_mlx.budget import parse_cap
 from moe_mlx.errors import UsageError
+from moe_mlx.prefetch import PREFETCHES
 from moe_mlx.routing.names import POLICIES
 from moe_mlx.routing.settings import RoutingSettings
 
@@ -27,6 +28,7 @@ class Setting:
         io: How experts are read.
         pages: The page cache: "warm", "cold" (emptied of the experts before each trial), or "dropped" (after every
             token too, so that every miss comes from the disk).
+        prefetch: Whether the next layer's experts are read ahead.
     """
 
     expert_cache: str
@@ -35,12 +37,14 @@ class Setting:
     decode: str
     io: str
     pages: str
+    prefetch: str = "off"
 
     @property
     def key(self) -> str:
         """The row's name, the same in every file: what `bench compare` matches by."""
         routing = self.routing if self.route_lambda is None else f"{self.routing} {self.route_lambda:g}"
-        return f"{self.expert_cache} {routing} {self.decode} {self.io} {self.pages}"
+        ahead = "" if self.prefetch == "off" else f" prefetch-{self.prefetch}"  # files from before it say nothing
+        return f"{self.expert_cache} {routing} {self.decode} {self.io} {self.pages}{ahead}"
 
 
 def split(text: str, what: str, allowed: Sequence[str] | None = None) -> list[str]:
@@ -58,7 +62,9 @@ def split(text: str, what: str, allowed: Sequence[str] | None = None) -> list[st
     return words
 
 
-def sweep(caps: str, routings: str, lambdas: str, decodes: str, ios: str, pages: str) -> list[Setting]:
+def sweep(
+    caps: str, routings: str, lambdas: str, decodes: str, ios: str, pages: str, prefetches: str = "off"
+) -> list[Setting]:
     """Returns every combination of the lists that differs from the others.
 
     Routing is not looked at where everything is resident, so caps of 100% are measured once, exactly routed.
@@ -80,6 +86,7 @@ def sweep(caps: str, routings: str, lambdas: str, decodes: str, ios: str, pages:
                 for decode in split(decodes, "--decode", DECODES):
                     for io in split(ios, "--io", IOS):
                         for state in split(pages, "--page-cache", PAGES):
-                            setting = Setting(cap, routing, strength, decode, io, state)
-                            found.setdefault(setting.key, setting)
+                            for ahead in ["off"] if everything else split(prefetches, "--prefetch", PREFETCHES):
+                                setting = Setting(cap, routing, strength, decode, io, state, ahead)
+                                found.setdefault(setting.key, setting)
     return list(found.values())

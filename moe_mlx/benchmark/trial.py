@@ -58,6 +58,8 @@ def unsupported(setting: Setting) -> str | None:
     known = inspect.signature(load).parameters
     if setting.decode == "native" and "decode" not in known:
         return "decode=native: this installation decodes by read-back only"
+    if setting.prefetch == "on" and setting.decode == "readback":
+        return "prefetch=on: reading back does not read ahead"
     if setting.io == "direct" and "io" not in known:
         return "io=direct: this installation reads through the page cache only"
     return None
@@ -70,7 +72,7 @@ def load_setting(folder: Path, setting: Setting, say: Callable[[str], None], **o
         MoeMlxError: as `moe_mlx.load`.
     """
     known = inspect.signature(load).parameters
-    asked = {"decode": setting.decode, "io": setting.io}
+    asked = {"decode": setting.decode, "io": setting.io, "prefetch": setting.prefetch}
     options |= {name: value for name, value in asked.items() if name in known}
     if setting.route_lambda is not None:
         options["route_lambda"] = setting.route_lambda

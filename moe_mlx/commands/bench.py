@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--routing", metavar="POLICIES", default="exact,cache-prior", help="(default: %(default)s)")
     sweep.add_argument("--route-lambda", metavar="L", default="0.1", help="strengths of cache-prior (default: 0.1)")
     sweep.add_argument("--decode", metavar="WAYS", default="auto", help="auto, native, readback (default: auto)")
+    sweep.add_argument("--prefetch", metavar="WAYS", default="off", help="off, on, auto (default: off)")
     sweep.add_argument("--io", metavar="WAYS", default="cached", help="cached, direct (default: cached)")
     sweep.add_argument(
         "--page-cache",
@@ -49,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--calibrate", action="store_true", help="keep this machine's measured rates for `moe-mlx plan`")
     out.add_argument("--profile", action="store_true", help="list Python time per token and layer of each setting")
     parser.add_argument("--readers", type=int, help="threads that read experts")
+    parser.add_argument(
+        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
+    )
     parser.add_argument("--max-kv-size", type=int, help="tokens of KV cache that the plan leaves room for")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     parser.add_argument("--trust-remote-code", action="store_true", help="allow code that the model brings")
@@ -104,7 +108,9 @@ def _bench(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
     if args.generation_tokens < 2:
         raise UsageError("-g 1 times nothing: give 2 or more")
-    settings = sweep(args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache)
+    settings = sweep(
+        args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
+    )
 
     from moe_mlx.benchmark.calibration import read_calibration
     from moe_mlx.benchmark.grading import keep_rates
@@ -119,7 +125,10 @@ def _bench(args: argparse.Namespace) -> int:
     if args.prompt_file is None:
         talk.say("random prompt tokens: speeds hold, hit rates mean little; --prompt-file TEXT measures those")
     folder = resolve(args.model)
-    options: dict[str, Any] = {"verify_reads": not args.no_verify, "trust_remote_code": args.trust_remote_code}
+    options: dict[str, Any] = {
+        "verify_reads": not args.no_verify, "trust_remote_code": args.trust_remote_code,
+        "prefetch_extra": args.prefetch_extra,
+    }  # fmt: skip
     if args.max_kv_size is not None:
         options["max_kv_size"] = args.max_kv_size
     if args.readers is not None:

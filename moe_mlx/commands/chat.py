@@ -112,7 +112,7 @@ class Conversation:
         totals: Any = self.session.runtime.stats.decode
         print(
             f"[decode so far: {totals.tokens} tokens, hit {totals.hit_rate:.1%}, swapped {totals.swapped_share:.1%}, "
-            f"{totals.bytes_read} bytes read, {totals.read_backs} read-backs]",
+            f"{totals.disk_bytes} bytes read, {totals.read_backs} read-backs]",
             file=sys.stderr,
         )
 

@@ -44,6 +44,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where decode routes: inside the graph (native) or in Python after a read-back (default: auto)",
     )
+    cache.add_argument(
+        "--prefetch",
+        choices=("off", "on", "auto"),
+        default="auto",
+        help="read ahead what the next layer is likely to choose; auto: where calibration measured a gain (default)",
+    )
+    cache.add_argument(
+        "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
+    )
     cache.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     routing = parser.add_argument_group("routing (decode only; prompts are always routed exactly)")
     routing.add_argument("--routing", choices=POLICIES, default=DEFAULT_ROUTING, help="(default: %(default)s)")
@@ -111,6 +120,8 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         expert_cache=args.expert_cache,
         evict=args.evict,
         decode=getattr(args, "decode", "auto"),
+        prefetch=getattr(args, "prefetch", "auto"),
+        prefetch_extra=getattr(args, "prefetch_extra", 0),
         readers=args.readers,
         verify_reads=not args.no_verify,
         adapter_path=args.adapter_path,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from array import array
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,38 +18,21 @@ from typing import Any
 import mlx.core as mx
 
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.eviction import AgedLeastFrequentlyUsed
 from moe_mlx.layer import LayerCache
+from moe_mlx.native.binding import PolicyNumbers, bind, numbers_of
+from moe_mlx.prefetch import Prefetch
 from moe_mlx.records import EventLog
-from moe_mlx.routing.cache_prior import CachePrior
-from moe_mlx.routing.exact import Exact
-from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 
-PolicyNumbers = tuple[int, float, int, int, float]
 #: Steps of a layer that may be queued or unevaluated at once; its log holds `EventLog.ROWS`.
 MOST_AHEAD = EventLog.ROWS // 4
 
+#: How long closing waits for reads ahead that nobody needs any more; what hangs on a disk is left to itself.
+EXIT_SECONDS = 1.0
+
 _RUNTIMES: weakref.WeakValueDictionary[int, NativeDecode] = weakref.WeakValueDictionary()
 _REGISTERED: list[ModuleType] = []
-
-
-def numbers_of(policy: RoutingPolicy) -> PolicyNumbers | None:
-    """Returns a policy as the primitive takes it; None for one that is only known to Python."""
-    if isinstance(policy, Exact):
-        return 0, 0.0, 0, 0, 0.0
-    if isinstance(policy, CachePrior):
-        return 1, policy.lam, policy.top_j, 0, 0.0
-    if isinstance(policy, MaxRank):
-        return 2, 0.0, policy.top_j, policy.max_rank, 0.0
-    if isinstance(policy, Cumulative):
-        return 3, 0.0, policy.top_j, 0, policy.mass
-    return None
-
-
-def _address(memory: array[Any]) -> int:
-    return memory.buffer_info()[0]
 
 
 class NativeDecode:
@@ -60,10 +43,34 @@ class NativeDecode:
         self.reader = module.Reader(readers, "" if source.in_place else str(source.root))
         self.runtime = module.Runtime()
         self.layers: list[NativeLayer] = []
+        self.hints: Any = None
         _RUNTIMES[self.runtime.id] = self
         if module not in _REGISTERED:
             _REGISTERED.append(module)
             module.on_fault(_deliver)
+
+    def prefetch(self, how: Prefetch) -> int:
+        """Lets every layer's step read ahead for the next layer, from its next step on.
+
+        Returns:
+            How many layers get no hints though they could use some: no adapter knows their router.
+        """
+        self.hints = self.module.Hints(self.reader, how.threads, how.buffers, how.buffer_nbytes)
+        unknown = 0
+        for native, following in pairwise(self.layers):
+            native.release()
+            following.release()
+            if following.cache.router is None:
+                unknown += not following.cache.full
+            else:
+                native.following = following
+                following.guesses = how.guesses(following.cache.spec)
+        return unknown
+
+    def forget_hints(self) -> None:
+        """Drops what was read ahead for steps that will not come."""
+        for native in self.layers:
+            native.forget_hints()
 
     @property
     def failed(self) -> bool:
@@ -85,6 +92,7 @@ class NativeDecode:
         self.runtime.drain()
         self.runtime.delivered()
         self.reader.close()  # files may be put right before the next step: it opens them anew
+        self.forget_hints()
         for native in self.layers:
             native.cache.bank.abandon()
         return ExpertReadError(layer, expert, Path(path), reason)
@@ -101,6 +109,8 @@ class NativeDecode:
         for native in self.layers:
             native.release()
         self.runtime.drain()
+        if self.hints is not None:
+            self.hints.stop(EXIT_SECONDS)
         self.reader.close()
 
 
@@ -114,6 +124,9 @@ class NativeLayer:
         self._policy: RoutingPolicy | None = None
         self._numbers: PolicyNumbers | None = None
         self._ahead = 0
+        self.following: NativeLayer | None = None  # whose experts this layer's steps read ahead
+        self.guesses = 0  # of its own experts
+        self._outlook: mx.array | None = None
         decode.layers.append(self)
 
     @property
@@ -145,14 +158,19 @@ class NativeLayer:
             cache.claim()
             mx.eval(cache.spans)
             cache.take_spans()
-        if (self._of[0] is not cache.table) or (self._of[1] is not cache.bank):
-            cache.claim()
-            self._bind()
+        handle = self._current()
         if self._ahead - cache.log.written[0] >= MOST_AHEAD:
             cache.claim()
             self._ahead = cache.log.written[0]
         self._ahead = max(self._ahead, cache.log.written[0]) + 1
-        chosen, slots = self._handle.decode(cache.counter.step, self._numbers, exact, **router, after=cache.bank.queued)
+        outlook, self._outlook = self._outlook, None
+        following = self.following
+        coming = None
+        if outlook is not None and following is not None and following.ready:
+            coming = (following._current(), following._numbers, following.guesses)
+        chosen, slots = handle.decode(
+            cache.counter.step, self._numbers, exact, **router, outlook=outlook, next=coming, after=cache.bank.queued
+        )
         return chosen, slots
 
     def reclaim(self) -> None:
@@ -160,45 +178,35 @@ class NativeLayer:
         if self._handle is not None:
             self._handle.reclaim()
 
+    def look_ahead(self, x: mx.array | None) -> None:
+        """Has the next layer's router guess from `x`, the input of this layer's router, for this layer's next step.
+
+        Args:
+            x: One row; None where the coming call is no decode step.
+        """
+        following = self.following
+        self._outlook = None
+        if x is not None and following is not None and following.cache.router is not None and not following.cache.full:
+            self._outlook = following.cache.router(x)
+
+    def forget_hints(self) -> None:
+        """Drops what was read ahead for a step that will not come."""
+        self._outlook = None
+        if self._handle is not None:
+            self._handle.forget_hints()
+
+    def _current(self) -> Any:
+        """Returns the handle on the table and bank as they are now."""
+        cache = self.cache
+        if (self._of[0] is not cache.table) or (self._of[1] is not cache.bank):
+            cache.claim()
+            self._handle = bind(self.decode, cache)
+            self._of = (cache.table, cache.bank)
+        return self._handle
+
     def release(self) -> None:
         """Lets go of the bank and the table."""
         self._handle, self._of = None, (None, None)
-
-    def _bind(self) -> None:
-        cache, source = self.cache, self.decode.source
-        spec, table, log = cache.spec, cache.table, cache.log
-        files: dict[Path, int] = {}
-        ranges, digests = array("q"), bytearray()
-        for expert in range(spec.experts):
-            for run in source.byte_ranges(spec.index, expert):
-                ranges.extend((files.setdefault(run.path, len(files)), run.offset, run.nbytes))
-            if source.verify and (digest := source.digest(spec.index, expert)) is not None:
-                digests += bytes.fromhex(digest)
-        whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
-        lfu = table.eviction if isinstance(table.eviction, AgedLeastFrequentlyUsed) else None
-        shared = (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals)
-        logged = (log.rows, log.reals, log.written)
-        self._handle = self.decode.module.Layer(
-            runtime=self.decode.runtime,
-            reader=self.decode.reader,
-            layer=spec.layer,
-            tensors=[tensor.name for tensor in spec.tensors],
-            tensor_nbytes=[tensor.nbytes for tensor in spec.tensors],
-            paths=[str(path) for path in files],
-            file_nbytes=whole_file,
-            ranges=ranges.tobytes(),
-            digests=bytes(digests),
-            experts=table.experts,
-            slots=table.slots,
-            table=[_address(memory) for memory in shared],
-            lfu=lfu is not None,
-            growth=1.0 if lfu is None else lfu.growth,
-            log=[_address(memory) for memory in logged],
-            banks=cache.bank.arrays,
-            stall_seconds=cache.pool.stall_seconds,
-            keep=(shared, logged),
-        )
-        self._of = (table, cache.bank)
 
 
 def _deliver(runtime_id: int) -> BaseException:
@@ -208,6 +216,8 @@ def _deliver(runtime_id: int) -> BaseException:
 
 @atexit.register
 def _drain_all() -> None:
-    """Lets queued steps finish while the memory they write to is still there."""
+    """Lets queued steps finish while the memory they write to is still there, and ends reads ahead."""
     for decode in list(_RUNTIMES.values()):
         decode.runtime.drain()
+        if decode.hints is not None:
+            decode.hints.stop(EXIT_SECONDS)

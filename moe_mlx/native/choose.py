@@ -12,6 +12,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode, NativeLayer
 from moe_mlx.native.selfcheck import self_check
+from moe_mlx.prefetch import Prefetch
 from moe_mlx.records import EventLog
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ def check_decode(decode: str) -> str:
     return asked
 
 
-def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None]) -> None:
-    """Sets `runtime.decode_way` and `runtime.decode_reason`.
+def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None], prefetch: Prefetch | None = None) -> None:
+    """Sets `runtime.decode_way` and `runtime.decode_reason`, and `runtime.prefetch` where decode is native.
 
     Args:
         runtime: A model that is loaded, its caches empty.
         decode: One of `DECODE_WAYS`.
         say: Gets a line before a build, and one with the choice and its reason.
+        prefetch: How to read ahead, where decode is native; None to read on demand only.
 
     Raises:
         UsageError: "native" was asked for and cannot be had.
@@ -52,7 +54,7 @@ def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None]) -> 
     if decode == "auto" and all(cache.full for cache in runtime.layers):
         runtime.decode_reason = "every expert is resident, so nothing is read back"
         return
-    reason = _attach(runtime, say)
+    reason = _attach(runtime, say, prefetch)
     if not reason:
         runtime.use_decode("native")
         runtime.decode_reason = "as asked" if decode == "native" else "self-check passed"
@@ -64,8 +66,8 @@ def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None]) -> 
         say(f"decode reads back at every layer: {reason}")
 
 
-def _attach(runtime: Runtime, say: Callable[[str], None]) -> str:
-    """Joins the primitive to every layer; returns why not."""
+def _attach(runtime: Runtime, say: Callable[[str], None], prefetch: Prefetch | None) -> str:
+    """Joins the primitive to every layer; returns why not. Hints are on during the self-check, so it covers them."""
     try:
         module = build.load_native(say)
     except build.NativeUnavailableError as error:
@@ -75,11 +77,17 @@ def _attach(runtime: Runtime, say: Callable[[str], None]) -> str:
     runtime.native = NativeDecode(module, runtime.source, runtime.pool.readers)
     for cache in runtime.layers:
         NativeLayer(runtime.native, cache)
+    unknown = runtime.native.prefetch(prefetch) if prefetch is not None else 0
     reason = _checked(runtime)
     runtime.native.reader.close()
     if reason:
         runtime.native.close()
         runtime.native = None
+    elif prefetch is not None:
+        runtime.prefetch = prefetch
+        say(f"prefetch is on ({prefetch.why}): {prefetch.nbytes / 1e6:.1f} MB of staging")
+        if unknown:
+            say(f"prefetch: {unknown} layers get no hints, because no adapter knows their router (moe-mlx families)")
     return reason
 
 

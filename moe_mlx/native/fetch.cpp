@@ -43,7 +43,10 @@ struct Job {
   int64_t epoch, step;
   Policy policy;
   int width;    // of the scores
-  bool has[4];  // scores, raw, weigh, weights
+  bool has[5];  // scores, raw, weigh, weights, the next layer's
+  std::weak_ptr<Bound> next;
+  Policy next_policy;
+  int next_width, next_count;
 
   void run(const std::vector<View>& views, int k, int* experts, int* slots) const {
     Runtime& runtime = *bound->runtime;
@@ -52,10 +55,11 @@ struct Job {
     std::fill(slots, slots + k, 0);
     if (runtime.fault.failed(epoch)) throw std::runtime_error(runtime.text(*runtime.fault.first()));
     const std::vector<int> exact = views[0].ints(k);
-    std::vector<float> rows[4];
-    size_t next = 1;
-    for (int i = 0; i < 4; i++)
-      if (has[i]) rows[i] = views[next++].floats(i < 3 ? width : k);
+    const int widths[5] = {width, width, width, k, next_width};
+    std::vector<float> rows[5];
+    size_t view = 1;
+    for (int i = 0; i < 5; i++)
+      if (has[i]) rows[i] = views[view++].floats(widths[i]);
     const auto row = [&](int i) { return has[i] ? rows[i].data() : nullptr; };
     try {
       bound->layer->decode(step, policy, {row(0), row(1), row(2), row(3), exact.data(), k, width}, experts, slots);
@@ -63,6 +67,9 @@ struct Job {
       runtime.fault.raise(epoch, error);
       throw std::runtime_error(runtime.text(error));
     }
+    // Only now: this layer's own misses are in, and the disk is free while the layer computes.
+    const auto coming = has[4] ? next.lock() : nullptr;
+    if (coming) coming->layer->look_ahead(next_policy, rows[4].data(), next_width, next_count);
   }
 };
 
@@ -72,7 +79,7 @@ class Fetch : public mx::Primitive {
 
   void eval_cpu(const std::vector<mx::array>& in, std::vector<mx::array>& out) override {
     for (auto& o : out) o.set_data(mx::allocator::malloc(o.nbytes()));
-    const size_t read = 1 + size_t(std::count(job_.has, job_.has + 4, true));  // what comes after is only waited for
+    const size_t read = 1 + size_t(std::count(job_.has, job_.has + 5, true));  // what comes after is only waited for
     std::vector<View> views(in.begin(), in.begin() + read);
     const int k = int(out[0].size());
     int* experts = out[0].data<int>();
@@ -160,7 +167,8 @@ std::shared_ptr<Runtime> Runtime::of_error(const std::string& text) {
 std::string Runtime::text(const ReadError& error) const { return error.what() + kTag + std::to_string(id) + "]"; }
 
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
-                              const mx::array& exact, const Router& router, const std::optional<mx::array>& after) {
+                              const mx::array& exact, const Router& router, const Outlook& outlook,
+                              const std::optional<mx::array>& after) {
   const auto stream = mx::default_stream(mx::Device::cpu);
   bound->runtime->ran_on(stream);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
@@ -171,9 +179,12 @@ std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step,
   if (router.raw) inputs.push_back(as_row(*router.raw, n, "raw"));
   if (router.weigh) inputs.push_back(as_row(*router.weigh, n, "weigh"));
   if (router.weights) inputs.push_back(as_row(*router.weights, k, "weights"));
+  const int m = outlook.scores ? outlook.scores->shape(-1) : 0;
+  if (outlook.scores) inputs.push_back(as_row(*outlook.scores, m, "outlook"));
   if (after && !after->is_available()) inputs.push_back(*after);
   Job job{bound, bound->runtime->fault.epoch(), step, policy, n,
-          {bool(router.scores), bool(router.raw), bool(router.weigh), bool(router.weights)}};
+          {bool(router.scores), bool(router.raw), bool(router.weigh), bool(router.weights), bool(outlook.scores)},
+          outlook.next, outlook.policy, m, outlook.count};
   auto primitive = std::make_shared<Fetch>(stream, std::move(job));
   return mx::array::make_arrays({exact.shape(), exact.shape()}, {type, type}, primitive, inputs);
 }

@@ -44,9 +44,19 @@ struct Router {
   std::optional<mx::array> scores, raw, weigh, weights;
 };
 
+// What the next layer is likely to choose: `count` experts of those its own router would rank first in this layer's
+// place. The next layer is held weakly: a queued step must not keep a bank alive that has been replaced.
+struct Outlook {
+  std::optional<mx::array> scores;
+  std::weak_ptr<Bound> next;
+  Policy policy;
+  int count = 0;
+};
+
 // Returns the chosen experts and their slots, both shaped as `exact`. `after` is what has to be computed before slots
 // may be rewritten: the layer's previous output.
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
-                              const mx::array& exact, const Router& router, const std::optional<mx::array>& after);
+                              const mx::array& exact, const Router& router, const Outlook& outlook,
+                              const std::optional<mx::array>& after);
 
 }  // namespace moe

@@ -45,6 +45,10 @@ struct Reader {
   std::shared_ptr<moe::Reader> reader;
 };
 
+struct Hints {
+  std::shared_ptr<moe::Hints> hints;
+};
+
 struct Runtime {
   std::shared_ptr<moe::Runtime> runtime;
 };
@@ -52,6 +56,11 @@ struct Runtime {
 struct Layer {
   std::shared_ptr<moe::Bound> bound;
 };
+
+moe::Policy make_policy(const nb::tuple& numbers) {
+  return {moe::Kind(nb::cast<int>(numbers[0])), nb::cast<float>(numbers[1]), nb::cast<int>(numbers[2]),
+          nb::cast<int>(numbers[3]), nb::cast<double>(numbers[4])};
+}
 
 moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                       const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges, nb::bytes digests,
@@ -84,6 +93,15 @@ NB_MODULE(_moe_mlx_native, m) {
       }, "threads"_a, "root"_a)
       .def("close", [](Reader& self) { self.reader->close(); })
       .def_prop_ro("open_count", [](Reader& self) { return self.reader->open_count(); });
+
+  nb::class_<Hints>(m, "Hints")
+      .def("__init__", [](Hints* self, const Reader& reader, int threads, int buffers, int64_t nbytes) {
+        new (self) Hints{std::make_shared<moe::Hints>(reader.reader, threads, buffers, nbytes)};
+      }, "reader"_a, "threads"_a, "buffers"_a, "nbytes"_a)
+      .def("stop", [](Hints& self, double seconds) {
+        nb::gil_scoped_release nogil;
+        return self.hints->stop(seconds);
+      });
 
   nb::class_<Runtime>(m, "Runtime")
       .def("__init__", [](Runtime* self) { new (self) Runtime{moe::Runtime::make()}; })
@@ -133,16 +151,26 @@ NB_MODULE(_moe_mlx_native, m) {
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
       .def("reclaim", [](Layer& self) { self.bound->layer->reclaim(); },
            nb::call_guard<nb::gil_scoped_release>())
+      .def("use", [](Layer& self, const Hints& hints) { self.bound->layer->use(hints.hints); })
+      .def("forget_hints", [](Layer& self) {
+        nb::gil_scoped_release nogil;
+        self.bound->layer->forget_hints();
+      })
       .def("decode", [](Layer& self, int64_t step, nb::tuple policy, const mlx::core::array& exact,
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
+                        std::optional<mlx::core::array> outlook, nb::object next,
                         std::optional<mlx::core::array> after) {
-        const moe::Policy p{moe::Kind(nb::cast<int>(policy[0])), nb::cast<float>(policy[1]), nb::cast<int>(policy[2]),
-                            nb::cast<int>(policy[3]), nb::cast<double>(policy[4])};
-        auto out = moe::decode(self.bound, step, p, exact, {scores, raw, weigh, weights}, after);
+        moe::Outlook ahead;
+        if (outlook && !next.is_none()) {  // (the next layer's handle, its policy, how many experts)
+          const auto of = nb::cast<nb::tuple>(next);
+          ahead = {outlook, nb::cast<Layer&>(of[0]).bound, make_policy(nb::cast<nb::tuple>(of[1])), nb::cast<int>(of[2])};
+        }
+        auto out = moe::decode(self.bound, step, make_policy(policy), exact, {scores, raw, weigh, weights}, ahead, after);
         return nb::make_tuple(out[0], out[1]);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
-         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "after"_a.none() = nb::none());
+         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "outlook"_a.none() = nb::none(),
+         "next"_a.none() = nb::none(), "after"_a.none() = nb::none());
 
   // Called once: `deliver(id)` gets the number of the runtime that failed and returns the exception to raise.
   m.def("on_fault", [](nb::object deliver) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -131,3 +132,5 @@ def _route(block: nn.Module, site: Site, switch: Any) -> None:
     own = type(routed)
     routed.__class__ = type(f"Routed{own.__name__}", (mixin, own), {"__module__": own.__module__})
     routed.routing = Routing(site, switch)
+    assert site.router is not None
+    switch.cache.router = partial(site.router.observed, getattr(routed, site.reads) if site.reads else routed)

@@ -1,9 +1,12 @@
 // The MLX-free core against the Python oracle: runs the steps that stress.py wrote and compares every outcome, two
-// layers at a time on one reader. Built by test_stress.py under Address- and ThreadSanitizer.
+// layers at a time on one reader, with guesses at what they will miss coming before steps, during them and at the end.
+// Built by test_stress.py under Address- and ThreadSanitizer.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <random>
 #include <string>
 #include <thread>
 
@@ -42,6 +45,17 @@ void same(const std::vector<T>& mine, const std::vector<T>& theirs, int step, co
     differ(step, what);
 }
 
+std::atomic<int64_t> guesses_used{0};
+
+// Scores that rank some of `likely` and some others first.
+std::vector<float> guess(std::mt19937& random, int width, const std::vector<int>& likely) {
+  std::vector<float> scores(static_cast<size_t>(width));
+  for (auto& score : scores) score = float(random() % 1000) / 1000;
+  for (int expert : likely)
+    if (random() % 2) scores[size_t(expert)] += 1;
+  return scores;
+}
+
 // One block: a layer, its steps and what they must lead to. Takes its own copy of the bytes.
 void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& folder, size_t* end) {
   const Head h = in.take<Head>(1)[0];
@@ -68,6 +82,18 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   Table table{h.experts, h.slots, slot_of.data(), owner.data(), used.data(), heat.data(), whole.data(),
               table_reals.data(), bool(h.lfu), reals[2]};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
+  const auto hints = std::make_shared<Hints>(reader, 2, 3, nbytes);
+  layer.use(hints);
+  std::atomic<bool> over{false};
+  std::thread meddler([&] {  // guesses while steps run
+    std::mt19937 random(unsigned(h.slots));
+    while (!over) {
+      layer.look_ahead({}, guess(random, h.width, {}).data(), h.width, h.k);
+      if (random() % 8 == 0) layer.forget_hints();
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  });
+  std::mt19937 random(unsigned(h.experts));
   const Policy policy{Kind(h.kind), float(reals[0]), h.top_j, h.max_rank, reals[1]};
   const size_t k = size_t(h.k);
   for (int step = 0; step < h.steps; step++) {
@@ -76,6 +102,10 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     const auto exact = in.take<int>(k), failed = in.take<int>(1), want_experts = in.take<int>(k), want_slots = in.take<int>(k);
     const auto want_row = in.take<int64_t>(4);
     const auto want_moved = in.take<double>(1);
+    if (random() % 4) {
+      layer.look_ahead(policy, guess(random, h.width, exact).data(), h.width, h.k + int(random() % 3));
+      if (random() % 2) std::this_thread::yield();
+    }
     const auto some = [](const std::vector<float>& row) { return row.empty() ? nullptr : row.data(); };
     std::vector<int> experts(k), slots(k);
     try {
@@ -90,6 +120,9 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     same(slots, want_slots, step, "the slots");
     const int64_t* row = rows.data() + ((written[0] - 1) % Log::kRows) * Log::kFields;
     same<int64_t>({row[3], row[4], row[5], row[6]}, want_row, step, "the counters");
+    if (row[13] < 0 || row[13] > row[4] || row[12] < row[13] || row[14] > (row[12] - row[13]) * nbytes)
+      differ(step, "what was guessed does not add up: it");
+    guesses_used += row[13];
     same<double>({moved[size_t((written[0] - 1) % Log::kRows)]}, want_moved, step, "the weight moved");
     for (size_t i = 0; i < k; i++) {
       if (experts[i] >= h.experts) continue;
@@ -98,6 +131,9 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
         if (std::memcmp(blocks[t] + slots[i] * sizes[t], whole_expert, size_t(sizes[t]))) differ(step, "a slot's bytes");
     }
   }
+  over = true;
+  meddler.join();
+  layer.look_ahead(policy, guess(random, h.width, {}).data(), h.width, h.k);  // and leaves them to themselves
   same(slot_of, in.take<int32_t>(slot_of.size()), h.steps, "slot_of");
   same(owner, in.take<int32_t>(owner.size()), h.steps, "owner");
   same(used, in.take<int64_t>(used.size()), h.steps, "used");
@@ -123,4 +159,5 @@ int main(int count, char** args) {
     in.at = end;
   }
   std::printf("%d blocks agree\n", blocks);
+  if (!guesses_used) std::printf("and no guess was ever used\n");
 }

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from moe_mlx.eviction import AgedLeastFrequentlyUsed, make_eviction
-from moe_mlx.native.bridge import numbers_of
+from moe_mlx.native.binding import numbers_of
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact

@@ -35,6 +35,17 @@ def test_events_logged_while_the_ledger_reads_are_counted_later():
     assert ledger.totals(DECODE).choices == 16
 
 
+def test_what_was_read_ahead_is_counted_beside_what_was_missed():
+    ledger = Ledger(2)
+    for log, hints in zip(ledger.logs, ((4, 1, 300), (0, 0, 0)), strict=True):
+        log.write((*event(1), 0, 0, *hints))
+    totals = ledger.totals(DECODE)
+    assert (totals.hinted, totals.hint_hits, totals.wasted_bytes) == (4, 1, 300)
+    assert (totals.hint_precision, totals.hint_recall) == (0.25, 0.5)
+    assert (totals.bytes_read, totals.disk_bytes) == (200, 500)
+    assert (totals - totals).hint_precision == (totals - totals).hint_recall == 0.0
+
+
 def test_a_step_is_closed_when_every_layer_has_logged_it():
     ledger = Ledger(2)
     ledger.logs[0].write(event(1))

@@ -30,7 +30,7 @@ def receipt_of(answer: Answer, session: Session) -> Receipt:
         tokens=len(answer.tokens), seconds=answer.seconds, tps=answer.generation_tps,
         prompt_tokens=answer.prompt_tokens, reused_tokens=answer.reused_tokens, prompt_tps=answer.prompt_tps,
         finish=answer.finish_reason, refilled=answer.refilled, hit_rate=answer.decode.hit_rate,
-        swapped_share=answer.decode.swapped_share, bytes_read=answer.decode.bytes_read,
+        swapped_share=answer.decode.swapped_share, bytes_read=answer.decode.disk_bytes,
         prompt_bytes_read=answer.prefill.bytes_read, wait_seconds=answer.decode.wait_seconds,
         routing=session.runtime.routing.describe(),
     )  # fmt: skip

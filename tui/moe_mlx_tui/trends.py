@@ -50,8 +50,8 @@ class Trends:
         seconds = snapshot.time - before.time
         if seconds <= 0:
             return
-        nbytes = snapshot.answer.bytes_read + snapshot.prefill.bytes_read
-        nbytes -= before.answer.bytes_read + before.prefill.bytes_read
+        nbytes = snapshot.answer.disk_bytes + snapshot.prefill.bytes_read
+        nbytes -= before.answer.disk_bytes + before.prefill.bytes_read
         self.read.append(nbytes / seconds)
         if snapshot.phase != DECODE:
             return

@@ -53,6 +53,8 @@ size_t allowed() {
 
 }  // namespace
 
+bool Descriptors::scarce() { return allowed() < 64; }
+
 int Descriptors::acquire(const Shelf& shelf, int file) {
   const int64_t key = shelf.key + file;
   std::unique_lock lock(mutex_);

@@ -18,6 +18,7 @@ class Descriptors {
   void forget(int64_t key);  // the next use opens the file anew
   void close_all();
   size_t open_count();
+  static bool scarce();  // too few for anything that can be done without
 
  private:
   struct Entry {

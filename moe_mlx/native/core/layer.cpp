@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <chrono>
+#include <cstring>
 
 namespace moe {
 namespace {
@@ -51,38 +52,98 @@ void Layer::reclaim() {
   give_back();
 }
 
-int64_t Layer::read_missing() {
+std::shared_ptr<Batch> Layer::start(const std::vector<int>& misses) {
   auto batch = std::make_shared<Batch>();
   batch->shelf = shelf_;
   batch->memory = owner_;
-  for (const Placement& miss : misses_) {
-    batch->experts.push_back(miss.expert);
+  for (int i : misses) {
+    batch->experts.push_back(misses_[i].expert);
     auto& buffers = batch->buffers.emplace_back();
-    for (size_t t = 0; t < memory_.size(); t++) buffers.push_back(memory_[t] + miss.slot * shelf_->tensor_nbytes[t]);
+    for (size_t t = 0; t < memory_.size(); t++)
+      buffers.push_back(memory_[t] + misses_[i].slot * shelf_->tensor_nbytes[t]);
   }
-  reader_->read(batch, stall_seconds);
-  std::optional<ReadError> failure;
-  int64_t bytes = 0;
-  for (int i = 0; i < int(misses_.size()); i++) {
-    const auto error = reader_->error(*batch, i);
+  reader_->start(batch);
+  return batch;
+}
+
+void Layer::finish(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
+  reader_->finish(batch, stall_seconds);
+  for (int place = 0; place < int(misses.size()); place++) {
+    const Placement& miss = misses_[misses[place]];
+    auto& error = errors[misses[place]] = reader_->error(*batch, place);
     if (!error) {
-      table_.commit(misses_[i]);
-      bytes += shelf_->expert_nbytes();
-    } else if (!reader_->ended(*batch, i)) {
-      table_.quarantine(misses_[i].slot);
-      stalled_.push_back({batch, i, misses_[i].slot});
+      table_.commit(miss);
+    } else if (!reader_->ended(*batch, place)) {
+      table_.quarantine(miss.slot);
+      stalled_.push_back({batch, place, miss.slot});
     } else {
-      table_.forget(misses_[i].slot);
+      table_.forget(miss.slot);
     }
-    if (error && !failure) failure = error;
   }
-  if (failure) throw ReadError(*failure);
-  return bytes;
+}
+
+bool Layer::take_hint(int miss, double seconds, Errors& errors) {
+  const auto& [expert, slot] = misses_[miss];
+  const auto hint = ahead_.find(expert);
+  const auto state = ahead_.wait(hint, seconds);
+  if (state == Hint::failed) return false;
+  if (state == Hint::running) {  // a demand read would hang on the same disk; nothing writes to the slot
+    errors[miss] = Reader::stalled(*shelf_, expert, stall_seconds);
+    table_.forget(slot);
+    return true;
+  }
+  const char* from = hint->memory.get();
+  for (size_t t = 0; t < memory_.size(); from += shelf_->tensor_nbytes[t++])
+    std::memcpy(memory_[t] + slot * shelf_->tensor_nbytes[t], from, size_t(shelf_->tensor_nbytes[t]));
+  table_.commit(misses_[miss]);
+  ahead_.used(hint);
+  return true;
+}
+
+// All that must be read is asked for at once; what was read ahead is copied meanwhile.
+int64_t Layer::read_missing() {
+  Errors errors(misses_.size());
+  std::vector<int> demanded, hinted, again;
+  for (int i = 0; i < int(misses_.size()); i++) (ahead_.find(misses_[i].expert) ? hinted : demanded).push_back(i);
+  const auto batch = start(demanded);
+  const int64_t started = now();
+  for (int i : hinted)
+    if (!take_hint(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
+  finish(batch, demanded, errors);
+  if (!again.empty()) finish(start(again), again, errors);
+  for (const auto& error : errors) {
+    if (!error) continue;
+    ahead_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
+    throw ReadError(*error);
+  }
+  return int64_t(misses_.size()) * shelf_->expert_nbytes();
+}
+
+void Layer::look_ahead(const Policy& policy, const float* scores, int width, int count) {
+  const int64_t started = now();
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock || !ahead_.able()) return;
+  std::vector<int> best(static_cast<size_t>(width));
+  std::iota(best.begin(), best.end(), 0);
+  count = std::min(count, width);
+  std::partial_sort(best.begin(), best.begin() + count, best.end(), Descending{scores});
+  const double mean = table_.whole[1] ? table_.reals[1] / double(table_.whole[1]) : 0.0;
+  Choice likely;
+  chooser_.choose(policy, scores, width, best.data(), count, table_.slot_of, mean, likely);
+  std::erase_if(likely.experts, [this](int e) { return e >= table_.experts || table_.slot_of[e] >= 0; });
+  ahead_.read(shelf_, likely.experts);
+  ahead_.spent(now() - started);
+}
+
+void Layer::forget_hints() {
+  std::lock_guard lock(mutex_);
+  ahead_.forget();
 }
 
 void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots) {
   std::lock_guard lock(mutex_);  // streams of two threads may meet here; the graph orders them, this keeps them safe
   const int64_t started = now();
+  ahead_.hold();
   for (int i = 0; i < token.k; i++)
     if (token.exact[i] < 0 || (token.scores && token.exact[i] >= token.width))
       throw std::out_of_range("expert " + std::to_string(token.exact[i]));
@@ -108,7 +169,10 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
     slots[i] = experts[i] < table_.experts ? table_.slot_of[experts[i]] : 0;
   }
   const int64_t swapped = int64_t(choice_.displaced.size()), misses = int64_t(misses_.size());
-  log_.write({step, kDecode, 1, hits, misses, swapped, bytes, waited, 0, hits + misses, 1, now() - started - waited},
+  ahead_.clear();
+  const HintCounts ahead = ahead_.take();
+  log_.write({step, kDecode, 1, hits, misses, swapped, bytes, waited, 0, hits + misses, 1,
+              now() - started - waited + ahead.ns, ahead.begun, ahead.used, ahead.wasted_bytes},
              double(moved));
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ahead.h"
 #include "policy.h"
 #include "reader.h"
 #include "table.h"
@@ -64,11 +65,22 @@ class Layer {
   // Gives back the slots of stalled reads that have ended since: before another reader of the table goes on.
   void reclaim();
 
+  // Before the first step: where its experts may be read ahead to.
+  void use(std::shared_ptr<Hints> hints) { ahead_.use(std::move(hints)); }
+  // Begins to read what this layer will miss in its next step, were that routed by these scores, `count` experts of
+  // them. Waits for nothing; does nothing while a step of this layer is under way. Changes no result of any step.
+  void look_ahead(const Policy& policy, const float* scores, int width, int count);
+  void forget_hints();
+
   std::atomic<double> stall_seconds{60};
 
  private:
+  using Errors = std::vector<std::optional<ReadError>>;
   void choose(const Token& token, const Policy& policy);
-  int64_t read_missing();  // returns the bytes read
+  int64_t read_missing();  // returns their bytes
+  std::shared_ptr<Batch> start(const std::vector<int>& misses);
+  void finish(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);
+  bool take_hint(int miss, double seconds, Errors& errors);  // false: it has to be read on demand
   void give_back();
 
   std::mutex mutex_;
@@ -78,6 +90,7 @@ class Layer {
   Log log_;
   std::vector<char*> memory_;
   std::shared_ptr<void> owner_;
+  Ahead ahead_;
   Chooser chooser_;
   Choice choice_;
   std::vector<int> touched_;

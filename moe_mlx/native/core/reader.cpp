@@ -108,9 +108,9 @@ void Reader::work() {
   }
 }
 
-void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
+void Reader::start(const std::shared_ptr<Batch>& batch) {
   const size_t n = batch->experts.size();
-  std::unique_lock lock(mutex_);
+  std::lock_guard lock(mutex_);
   batch->state.assign(n, Batch::waiting);
   batch->errors.assign(n, std::nullopt);
   batch->left = int(n);
@@ -118,17 +118,23 @@ void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
     queue_.emplace_back(batch, int(i));
     if (i < threads_.size()) wake_.notify_one();
   }
+}
+
+void Reader::finish(const std::shared_ptr<Batch>& batch, double seconds) {
+  std::unique_lock lock(mutex_);
   if (ended_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return batch->left == 0; })) return;
-  char limit[32];
-  snprintf(limit, sizeof limit, "%g", seconds);
-  for (size_t i = 0; i < n; i++) {
+  for (size_t i = 0; i < batch->experts.size(); i++) {
     if (batch->state[i] == Batch::done) continue;
     if (batch->state[i] == Batch::waiting) batch->state[i] = Batch::cancelled, batch->left--;
-    const Shelf& shelf = *batch->shelf;
-    const int file = shelf.ranges[size_t(batch->experts[i]) * shelf.runs()].file;
-    batch->errors[i] = ReadError(shelf.layer, batch->experts[i], shelf.files[file].path,
-                                 std::string("no answer from the disk in ") + limit + " s");
+    batch->errors[i] = stalled(*batch->shelf, batch->experts[i], seconds);
   }
+}
+
+ReadError Reader::stalled(const Shelf& shelf, int expert, double seconds) {
+  char limit[32];
+  snprintf(limit, sizeof limit, "%g", seconds);
+  const int file = shelf.ranges[size_t(expert) * shelf.runs()].file;
+  return {shelf.layer, expert, shelf.files[file].path, std::string("no answer from the disk in ") + limit + " s"};
 }
 
 bool Reader::ended(const Batch& batch, int i) {

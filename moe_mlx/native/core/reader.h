@@ -34,16 +34,18 @@ class Reader {
   Reader(const Reader&) = delete;
 
   void adopt(Shelf& shelf);  // gives a layer's files their keys and their root
-  // Reads a batch. After `seconds` without an end, what has not begun is cancelled and what is running is left behind.
-  void read(const std::shared_ptr<Batch>& batch, double seconds);
+  void start(const std::shared_ptr<Batch>& batch);  // begins to read it
+  // Waits for a batch. After `seconds` without an end, what has not begun is cancelled, what is running is left behind.
+  void finish(const std::shared_ptr<Batch>& batch, double seconds);
   bool ended(const Batch& batch, int i);
   std::optional<ReadError> error(const Batch& batch, int i);
+  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);  // in the caller's thread
+  static ReadError stalled(const Shelf& shelf, int expert, double seconds);
   void close() { descriptors_.close_all(); }
   size_t open_count() { return descriptors_.open_count(); }
 
  private:
   void work();
-  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);
   void read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers);  // forgets files that failed
   std::mutex mutex_;
   std::condition_variable wake_, ended_;

@@ -107,7 +107,7 @@ struct Table {
 };
 
 struct Log {
-  static constexpr int kFields = 12;
+  static constexpr int kFields = 15;
   static constexpr int kRows = 256;
   int64_t* rows;
   double* reals;

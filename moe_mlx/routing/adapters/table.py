@@ -24,6 +24,7 @@ class Site:
         router: What it ranks by and how it weighs; None where only exact routing is possible (top-1).
         switch: Where the switch is, from the block.
         gate: Where the module is that returns (indices, weights), from the block; None where the block routes inline.
+        reads: Where the module is that the router's arithmetic reads, from the routed one; None where it is that.
         flat: Whether an inline block works on flattened rows.
         enter: From an inline block's input to its experts'.
         combine: From the experts' outputs to an inline block's.
@@ -36,6 +37,7 @@ class Site:
     router: Router | None
     switch: str = "switch_mlp"
     gate: str | None = None
+    reads: str | None = None
     flat: bool = False
     enter: combine.Enter = combine.as_is
     combine: combine.Combine = combine.weighed
@@ -255,7 +257,7 @@ SITES: dict[str, Site] = {
         ),
     ),
     "llama4": Site("MoE", None, switch="experts", why="top-1: one expert a token, nothing to trade"),
-    "longcat_flash": Site("LongcatFlashMoE", _LONGCAT, mixin="longcat:LongcatBlock"),
+    "longcat_flash": Site("LongcatFlashMoE", _LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
     "mellum": Site("MellumSparseMoeBlock", _SOFTMAX_LAST),
     "mimo_v2_flash": Site("MoE", _V3_EPS, gate="gate"),
     "minimax": Site("MiniMaxSparseMoeBlock", _MINIMAX),

@@ -43,7 +43,7 @@ class Gauges(Widget):
         fastest = max(trends.read, default=0.0)
         widest = max(max(trends.swapped, default=0.0), 0.1)
         longest = max(max(trends.wait, default=0.0), 0.2)
-        nbytes = show_bytes(answer.bytes_read + now.prefill.bytes_read)
+        nbytes = show_bytes(answer.disk_bytes + now.prefill.bytes_read)
         swapped, agreement = f"{answer.swapped_share:.1%}", f"{1 - answer.swapped_share:.1%}"
         hits = (f"{answer.hit_rate:.1%}", "running", f"{running.hit_rate:.1%}")
         return [

@@ -1,0 +1,115 @@
+#include "hints.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+
+namespace moe {
+
+Staging::Staging(int most, int64_t nbytes)
+    : most_(size_t(std::max(0, most))), nbytes_((size_t(nbytes) + kAlignment - 1) / kAlignment * kAlignment) {}
+
+Staging::~Staging() {
+  for (char* buffer : free_) std::free(buffer);
+}
+
+std::shared_ptr<char> Staging::take() {
+  std::lock_guard lock(mutex_);
+  char* buffer = nullptr;
+  if (!free_.empty()) {
+    buffer = free_.back();
+    free_.pop_back();
+  } else if (made_ < most_) {
+    buffer = static_cast<char*>(std::aligned_alloc(kAlignment, nbytes_));
+    if (buffer) made_++;
+  }
+  if (!buffer) return nullptr;
+  return {buffer, [home = shared_from_this()](char* used) {
+            std::lock_guard back(home->mutex_);
+            home->free_.push_back(used);
+          }};
+}
+
+Hints::Hints(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes)
+    : work_(std::make_shared<Work>()), staging_(std::make_shared<Staging>(buffers, nbytes)) {
+  work_->reader = std::move(reader);
+  for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([work = work_] { work->run(); });
+}
+
+Hints::~Hints() {
+  const bool ended = stop(1.0);
+  for (auto& thread : threads_) {
+    if (ended) thread.join();
+    else thread.detach();
+  }
+}
+
+void Hints::Work::run() {
+  std::unique_lock lock(mutex);
+  while (true) {
+    wake.wait(lock, [this] { return stopped || !queue.empty(); });
+    if (stopped) return;
+    const auto hint = std::move(queue.front());
+    queue.pop_front();
+    hint->state = Hint::running;
+    running++;
+    lock.unlock();
+    std::vector<char*> buffers;
+    char* next = hint->memory.get();
+    for (int64_t n : hint->shelf->tensor_nbytes) buffers.push_back(next), next += n;
+    bool whole = !Descriptors::scarce();  // the last ones are for reads that must succeed
+    try {
+      if (whole) reader->read_one(*hint->shelf, hint->expert, buffers);
+    } catch (const std::exception&) {  // whoever needs the expert reads it anew and gets the error
+      whole = false;
+    }
+    lock.lock();
+    hint->state = whole ? Hint::done : Hint::failed;
+    running--;
+    ended.notify_all();
+  }
+}
+
+std::vector<std::shared_ptr<Hint>> Hints::read(const std::shared_ptr<const Shelf>& shelf,
+                                               const std::vector<int>& experts) {
+  std::vector<std::shared_ptr<Hint>> hints;
+  for (int expert : experts) {
+    auto memory = staging_->take();
+    if (!memory) break;
+    hints.push_back(std::make_shared<Hint>(Hint{shelf, expert, std::move(memory)}));
+  }
+  if (hints.empty()) return hints;
+  {
+    std::lock_guard lock(work_->mutex);
+    if (work_->stopped) return {};
+    work_->queue.insert(work_->queue.end(), hints.begin(), hints.end());
+  }
+  work_->wake.notify_all();
+  return hints;
+}
+
+Hint::State Hints::cancel(const std::shared_ptr<Hint>& hint) {
+  std::lock_guard lock(work_->mutex);
+  if (hint->state == Hint::waiting) {
+    std::erase(work_->queue, hint);
+    hint->state = Hint::cancelled;
+  }
+  return hint->state;
+}
+
+Hint::State Hints::wait(const std::shared_ptr<Hint>& hint, double seconds) {
+  std::unique_lock lock(work_->mutex);
+  work_->ended.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return hint->state != Hint::running; });
+  return hint->state;
+}
+
+bool Hints::stop(double seconds) {
+  std::unique_lock lock(work_->mutex);
+  work_->stopped = true;
+  for (auto& hint : work_->queue) hint->state = Hint::cancelled;
+  work_->queue.clear();
+  work_->wake.notify_all();
+  return work_->ended.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return work_->running == 0; });
+}
+
+}  // namespace moe
