@@ -2,7 +2,8 @@
 
 While a layer computes, what the next layer's own router would choose from this layer's input is read ahead, into
 staging buffers that routing cannot see. A right guess is copied to its slot instead of being read; a wrong one has cost
-its read. Choices, slots and results are those without it.
+its read. Choices, slots and results are those without it. What it may delay: a layer's own misses wait for one more
+product of a router, and share the disk with a wrong guess that is still being read.
 """
 
 from __future__ import annotations

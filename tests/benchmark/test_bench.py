@@ -132,7 +132,7 @@ def test_a_way_that_this_machine_lacks_is_skipped(store: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise UsageError("no compiler")
 
-    monkeypatch.setattr("moe_mlx.loader.choose_decode", lambda runtime, decode, say: decode == "native" and refuse())
+    monkeypatch.setattr("moe_mlx.loader.choose_decode", lambda _, decode, *__: decode == "native" and refuse())
     words = ["bench", "--model", str(store), "-p", "4", "-g", "2", "-n", "1", "--baseline", "none"]
     assert main([*words, "--expert-cache", "50%", "--routing", "exact", "--decode", "native,readback"]) == 0
     assert "skipped: 50% exact native cached warm: no compiler" in capsys.readouterr().err

@@ -87,7 +87,8 @@ def test_json_is_one_object_with_the_promised_names(checkpoint: Path):
     told = json.loads(run.stdout)
     promised = (
         "text tokens prompt_tokens generation_tokens prompt_tps generation_tps peak_memory_bytes expert_cache_bytes "
-        "slots_per_layer hits misses hit_rate bytes_read swapped routing"
+        "slots_per_layer hits misses hit_rate bytes_read swapped routing "
+        "hinted hint_hits hint_precision hint_recall wasted_bytes"
     )
     assert set(promised.split()) <= set(told)
     assert told["generation_tokens"] == len(told["tokens"]) == 9
