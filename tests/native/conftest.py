@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import moe_mlx
+from moe_mlx.benchmark.random_store import Shape, make_checkpoint
 from moe_mlx.native import build
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
@@ -38,6 +39,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a store whose experts, of 1 MB, no disk and no page cache gives within a nanosecond's wait."""
+    from moe_mlx_convert import convert
+
+    folder = tmp_path_factory.mktemp("heavy")
+    make_checkpoint(Shape(2, 16, 4, 512, 1024, 4, 2, 64, 128), folder / "checkpoint")
+    convert(folder / "checkpoint", folder / "store")
+    return folder / "store"
 
 
 _LOADED: list[Any] = []
