@@ -31,6 +31,7 @@ from moe_mlx.runtime import Runtime, attach
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access, use_io
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
 
@@ -48,6 +49,7 @@ def load(
     decode: str = "auto",
     max_kv_size: int | None = None,
     readers: int = DEFAULT_READERS,
+    io: str = CACHED,
     verify_reads: bool = True,
     adapter_path: str | None = None,
     tokenizer_config: dict[str, Any] | None = None,
@@ -72,6 +74,9 @@ def load(
             Python), or "auto": native where it builds and its self-check passes.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         readers: Threads that read experts.
+        io: "cached", or "direct": past the page cache (O_DIRECT on Linux; F_NOCACHE on macOS, where pages that are
+            cached already are still taken from there). A file system that refuses is read through the page cache,
+            which is asked to forget the bytes after each read; `runtime_of(model).io_way` says what happens.
         verify_reads: Whether every expert read from a store is checked against its digest.
         adapter_path: A LoRA adapter on attention, router or dense weights.
         tokenizer_config: Passed to mlx-lm's tokenizer loading.
@@ -98,6 +103,7 @@ def load(
     folder = resolve(path_or_repo, revision)
     source = open_source(folder, verify=verify_reads)
     try:
+        access = use_io(source, io)
         available = recommended_bytes()
         config = dict(source.config)
         plan = plan_memory(
@@ -106,6 +112,7 @@ def load(
             resident_weights=source.resident_nbytes,
             kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
+            per_layer_extra=_bounce_bytes(access, readers, decode),
         )
         mx.set_cache_limit(plan.mlx_cache)
         _hold_wired_limit()
@@ -122,11 +129,20 @@ def load(
             eos_token_ids=config.get("eos_token_id"),
             trust_remote_code=trust_remote_code,
         )
+        runtime.stats.reset()
     except BaseException:
         source.close()
         raise
     _remarks(runtime, folder, remark)
+    if io == DIRECT and access.way != DIRECT:
+        after = " and dropped from it after each read" if access.way == DROPPED else ""
+        remark(f"{folder.name}: experts are read through the page cache{after}: {access.reason}")
     return model, tokenizer
+
+
+def _bounce_bytes(access: Access, readers: int, decode: str) -> int:
+    """Returns what bounce buffers may take: one a reader thread, Python's and, unless decode is read back, its own."""
+    return access.bounce_nbytes * readers * (1 if decode == "readback" else 2)
 
 
 def _hold_wired_limit() -> None:

@@ -18,7 +18,7 @@ from moe_mlx.reading import ReaderPool
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.slots import SlotBank, dtype_of
 from moe_mlx.store import ByteRange, ExpertLayer, ExpertSource, digest
-from moe_mlx.store.source import drop_pages, fill, open_regular
+from moe_mlx.store.files import drop_pages, fill, open_regular
 
 #: Descriptors that the plain reader holds open at most; a sample has no more files.
 MOST_FILES = 900

@@ -22,7 +22,7 @@ from moe_mlx.loader import load
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
 from moe_mlx.store import ExpertSource
-from moe_mlx.store.source import drop_pages, open_regular
+from moe_mlx.store.files import drop_pages, open_regular
 
 
 @dataclass(frozen=True, slots=True)

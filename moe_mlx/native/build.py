@@ -27,7 +27,7 @@ from types import ModuleType
 
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
-UNITS = ("core/descriptors.cpp", "core/reader.cpp", "core/layer.cpp", "fetch.cpp", "module.cpp")
+UNITS = ("core/access.cpp", "core/descriptors.cpp", "core/reader.cpp", "core/layer.cpp", "fetch.cpp", "module.cpp")
 #: `-ffp-contract=off`: the rule must give numpy's bits, so nothing may be fused.
 FLAGS: tuple[str, ...] = (
     "-std=c++20",

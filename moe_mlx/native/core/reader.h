@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "descriptors.h"
+#include "read_log.h"
 
 namespace moe {
 
@@ -29,7 +30,7 @@ struct Batch {
 
 class Reader {
  public:
-  Reader(int threads, std::string root);  // root: empty where files are named in full
+  Reader(int threads, std::string root, Access access = {}, ReadLog log = {});  // root: empty for files named in full
   ~Reader();
   Reader(const Reader&) = delete;
 
@@ -43,7 +44,10 @@ class Reader {
 
  private:
   void work();
-  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);
+  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
+  const Access access_;
+  ReadLog log_;  // written under the lock
+  int running_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_, ended_;
   std::deque<std::pair<std::shared_ptr<Batch>, int>> queue_;
