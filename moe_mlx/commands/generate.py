@@ -11,6 +11,7 @@ from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_a
 
 if TYPE_CHECKING:
     from moe_mlx.session import Answer, Session
+    from moe_mlx.store.page_cache import PageCacheUse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(session: Session, answer: Answer) -> dict[str, Any]:
     """Returns an answer and its counts under the names that scripts read; hits and misses are decode's."""
+    from dataclasses import asdict
+
     import mlx.core as mx
+
+    from moe_mlx.store.page_cache import page_cache_use
 
     runtime = session.runtime
     return {
@@ -68,6 +73,12 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "weight_moved": answer.decode.weight_moved,
         "read_backs": answer.decode.read_backs,
         "wait_seconds": answer.decode.wait_seconds,
+        "reads": asdict(answer.reads),
+        "io_reason": runtime.io_reason,
+        "page_cache": {
+            "experts": _held(page_cache_use(runtime.source)),
+            "twice": _held(page_cache_use(runtime.source, runtime.resident_experts())),
+        },
         "discarded_steps": answer.discarded_steps,
         "routing": runtime.routing.routing,
         "route_lambda": runtime.routing.route_lambda,
@@ -79,6 +90,10 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
             "tokens": answer.prefill.tokens,
         },
     }
+
+
+def _held(use: PageCacheUse | None) -> dict[str, Any] | None:
+    return None if use is None else {"bytes": use.nbytes, "of_bytes": use.of_nbytes, "estimate": use.estimate}
 
 
 def describe(session: Session, answer: Answer) -> str:
