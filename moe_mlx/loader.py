@@ -31,7 +31,8 @@ from moe_mlx.runtime import Runtime, attach
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
-from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access, use_io
+from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access
+from moe_mlx.store.probe import use_io
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
 

@@ -110,6 +110,8 @@ def describe(session: Session, answer: Answer) -> str:
         f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
         runtime.routing.describe(),
     ]
+    if runtime.io_way != "cached":
+        parts.append(f"io {runtime.io_way}")
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

@@ -70,7 +70,7 @@ def test_the_same_exception_as_cached(native: Any, tiny: Callable[..., Path], tm
 def test_where_direct_reads_are_refused(
     native: Any, tiny: Callable[..., Path], store: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("moe_mlx.store.access.direct_alignment", lambda fd: None)
+    monkeypatch.setattr("moe_mlx.store.probe.direct_alignment", lambda fd: None)
     model, _, runtime = loaded(tiny(store=store), "native", io="direct")
     assert runtime.io_way in ("dropped", "cached") and "no direct reads of" in runtime.io_reason
     plain, _, cached = loaded(tiny(store=store), "native")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.native import build
-from moe_mlx.store.access import Access, direct_alignment
+from moe_mlx.store.access import Access
+from moe_mlx.store.probe import direct_alignment
 from tests.native.stress import write_blocks
 
 SANITIZERS = {

@@ -15,9 +15,10 @@ import moe_mlx
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.store import access as access_module
 from moe_mlx.store import open_source
-from moe_mlx.store.access import Access, direct_alignment, use_io
+from moe_mlx.store.access import Access
 from moe_mlx.store.files import drop_pages, fill
 from moe_mlx.store.page_cache import cached_nbytes, page_cache_use
+from moe_mlx.store.probe import direct_alignment, use_io
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
 from tests.families.tiny import AFFINE4, tiny_checkpoint
@@ -234,7 +235,7 @@ def test_what_was_dropped_is_not_in_the_page_cache(models: dict[str, Path], monk
         source.drop_cached()
         if (use := page_cache_use(source)) is None or use.nbytes:
             pytest.skip("this file system keeps what it was asked to drop, or does not tell")
-        monkeypatch.setattr(access_module, "direct_alignment", lambda fd: None)
+        monkeypatch.setattr("moe_mlx.store.probe.direct_alignment", lambda fd: None)
         assert use_io(source, "direct").way == "dropped"
         views = [memoryview(bytearray(t.nbytes)) for t in source.layers[0].tensors]
         source.read_into(0, 3, views)
