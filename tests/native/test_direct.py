@@ -8,6 +8,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from moe_mlx.store import open_source
+from moe_mlx.store.page_cache import page_cache_use
 from tests.native.conftest import counts, loaded, state
 from tests.native.test_errors import FAULTS, experts, repair, steps
 
@@ -43,6 +45,25 @@ def test_the_same_bits_as_cached(
                 assert cache.bank.buffers(slot) == wanted
 
 
+def test_the_primitive_leaves_no_page_in_the_page_cache(native: Any, tiny: Callable[..., Path]):
+    with open_source(tiny()) as source:
+        source.drop_cached()
+        if (use := page_cache_use(source)) is None or use.nbytes:
+            pytest.skip(f"this file system keeps what it was asked to drop, or does not tell: {use}")
+        model, _, runtime = loaded(tiny(), "native", io="direct")
+        needs_direct(runtime)
+        by_python = runtime.pool.log.counts[0]  # of the self-check
+        steps(model)
+        assert runtime.pool.log.counts[0] == by_python
+        assert runtime.stats.reads.reads == runtime.stats.decode.misses > 0
+        use = page_cache_use(source)
+        assert use is not None and use.nbytes == 0
+        cached, _, _ = loaded(tiny(), "native")
+        steps(cached)
+        use = page_cache_use(source)
+        assert use is not None and use.nbytes > 0
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_same_exception_as_cached(native: Any, tiny: Callable[..., Path], tmp_path: Path, fault: str):
     told = []
@@ -73,8 +94,14 @@ def test_where_direct_reads_are_refused(
     monkeypatch.setattr("moe_mlx.store.probe.direct_alignment", lambda fd: None)
     model, _, runtime = loaded(tiny(store=store), "native", io="direct")
     assert runtime.io_way in ("dropped", "cached") and "no direct reads of" in runtime.io_reason
+    runtime.source.drop_cached()
+    use = page_cache_use(runtime.source)
+    outputs = steps(model)
+    if store and runtime.io_way == "dropped" and use is not None and use.nbytes == 0:
+        after = page_cache_use(runtime.source)
+        assert after is not None and after.nbytes == 0
     plain, _, cached = loaded(tiny(store=store), "native")
-    for ours, theirs in zip(steps(model), steps(plain), strict=True):
+    for ours, theirs in zip(outputs, steps(plain), strict=True):
         assert mx.array_equal(ours, theirs)
     assert state(runtime) == state(cached)
 
