@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mlx.read_stats import ReadStats
 from moe_mlx.receipt import Receipt
 from moe_mlx.records import PhaseTotals
 
@@ -33,6 +34,7 @@ class Answer:
         decode: Counts of the decode steps, the step run ahead included.
         prefill: Counts of the prompt.
         discarded_steps: Steps run ahead whose token was not used.
+        reads: Depth and latency of the expert reads, of prompt and decode.
         receipt: The same counts as every front end shows them, with what an audit found.
     """
 
@@ -48,4 +50,5 @@ class Answer:
     decode: PhaseTotals
     prefill: PhaseTotals
     discarded_steps: int
+    reads: ReadStats
     receipt: Receipt

@@ -21,7 +21,7 @@ from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.native.choose import check_decode, choose_decode
-from moe_mlx.prefetch import DEFAULT_EXTRA, check_prefetch, plan_prefetch
+from moe_mlx.prefetch import DEFAULT_EXTRA, Prefetch, check_prefetch, plan_prefetch
 from moe_mlx.reading import DEFAULT_READERS, ReaderPool
 from moe_mlx.records import Ledger
 from moe_mlx.residency import ResidencyTable
@@ -33,6 +33,8 @@ from moe_mlx.runtime import Runtime, attach
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access
+from moe_mlx.store.probe import use_io
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
 
@@ -52,6 +54,7 @@ def load(
     prefetch_extra: int = DEFAULT_EXTRA,
     max_kv_size: int | None = None,
     readers: int = DEFAULT_READERS,
+    io: str = CACHED,
     verify_reads: bool = True,
     adapter_path: str | None = None,
     tokenizer_config: dict[str, Any] | None = None,
@@ -79,6 +82,9 @@ def load(
         prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         readers: Threads that read experts.
+        io: "cached", or "direct": past the page cache (O_DIRECT on Linux; F_NOCACHE on macOS, where pages that are
+            cached already are still taken from there). A file system that refuses is read through the page cache,
+            which is asked to forget the bytes after each read; `runtime_of(model).io_way` says what happens.
         verify_reads: Whether every expert read from a store is checked against its digest.
         adapter_path: A LoRA adapter on attention, router or dense weights.
         tokenizer_config: Passed to mlx-lm's tokenizer loading.
@@ -106,6 +112,7 @@ def load(
     folder = resolve(path_or_repo, revision)
     source = open_source(folder, verify=verify_reads)
     try:
+        access = use_io(source, io)
         available = recommended_bytes()
         config = dict(source.config)
         ahead = plan_prefetch(prefetch, prefetch_extra, source.layers, readers)
@@ -115,7 +122,7 @@ def load(
             resident_weights=source.resident_nbytes,
             kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
-            per_layer_extra=0 if ahead is None else ahead.nbytes,
+            per_layer_extra=_bounce_bytes(access, readers, decode, ahead) + (0 if ahead is None else ahead.nbytes),
         )
         mx.set_cache_limit(plan.mlx_cache)
         _hold_wired_limit()
@@ -136,11 +143,21 @@ def load(
             eos_token_ids=config.get("eos_token_id"),
             trust_remote_code=trust_remote_code,
         )
+        runtime.stats.reset()
     except BaseException:
         source.close()
         raise
     _remarks(runtime, folder, remark)
+    if io == DIRECT and access.way != DIRECT:
+        after = " and dropped from it after each read" if access.way == DROPPED else ""
+        remark(f"{folder.name}: experts are read through the page cache{after}: {access.reason}")
     return model, tokenizer
+
+
+def _bounce_bytes(access: Access, readers: int, decode: str, ahead: Prefetch | None) -> int:
+    """Returns what bounce buffers may take: one a thread, of Python's, of the graph's and of those that read ahead."""
+    threads = readers if decode == "readback" else 2 * readers + (0 if ahead is None else ahead.threads)
+    return access.bounce_nbytes * threads
 
 
 def _hold_wired_limit() -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.read_stats import ReadLog
 from moe_mlx.residency import Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
 
@@ -94,6 +95,7 @@ class ReaderPool:
         self, source: ExpertSource, readers: int = DEFAULT_READERS, stall_seconds: float = STALL_SECONDS
     ) -> None:
         self.source, self.readers, self.stall_seconds = source, readers, stall_seconds
+        self.log = ReadLog()
         self._threads = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="moe-mlx-read")
 
     def start(self, index: int, table: ResidencyTable, memory: SlotMemory, misses: Sequence[Placement]) -> Reads:
@@ -106,8 +108,16 @@ class ReaderPool:
         reads = Reads(table, explain, self.stall_seconds)
         for placement in misses:
             buffers = memory.buffers(placement.slot)
-            reads.add(placement, self._threads.submit(self.source.read_into, index, placement.expert, buffers))
+            reads.add(placement, self._threads.submit(self._read, index, placement.expert, buffers))
         return reads
+
+    def _read(self, index: int, expert: int, buffers: list[memoryview]) -> int:
+        depth, nbytes, started = self.log.begin(), 0, time.perf_counter_ns()
+        try:
+            nbytes = self.source.read_into(index, expert, buffers)
+        finally:
+            self.log.end(depth, nbytes, time.perf_counter_ns() - started)
+        return nbytes
 
     def read(
         self, index: int, table: ResidencyTable, memory: SlotMemory, misses: Sequence[Placement]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from moe_mlx.read_stats import ReadStats, ReadTotals
+
 PREFILL, DECODE = 0, 1
 PHASES = ("prefill", "decode")
 KEPT_RECORDS = 4096
@@ -219,10 +221,14 @@ class Ledger:
 
 
 class Stats:
-    """Running totals of a model: `stats.decode.hits`, `stats.prefill.bytes_read`, `stats.reset()`."""
+    """Running totals of a model: `stats.decode.hits`, `stats.prefill.bytes_read`, `stats.reset()`.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    Attributes:
+        read_totals: Counts of every reader.
+    """
+
+    def __init__(self, ledger: Ledger, read_totals: ReadTotals) -> None:
+        self._ledger, self.read_totals = ledger, read_totals
 
     @property
     def decode(self) -> PhaseTotals:
@@ -233,6 +239,11 @@ class Stats:
     def prefill(self) -> PhaseTotals:
         """Totals of every other call: prompts, batches, speculative verification."""
         return self._ledger.totals(PREFILL)
+
+    @property
+    def reads(self) -> ReadStats:
+        """Expert reads of Python's readers and the primitive's: number, bytes, depth, latency."""
+        return self.read_totals.stats()
 
     @property
     def discarded_steps(self) -> int:
@@ -248,3 +259,4 @@ class Stats:
     def reset(self) -> None:
         """Empties the totals; residency and running ranges stay (`moe_mlx.reset` empties those too)."""
         self._ledger.reset()
+        self.read_totals.reset()

@@ -16,6 +16,7 @@ from moe_mlx.eviction import make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.prefetch import Prefetch
+from moe_mlx.read_stats import ReadTotals
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
 from moe_mlx.residency import ResidencyTable
@@ -66,8 +67,18 @@ class Runtime:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
-        self.stats = Stats(self.ledger)
+        self.stats = Stats(self.ledger, ReadTotals(self.pool.log, lambda: self.source.access.way))
         self.counter.on_begin.append(self.ledger.collect)
+
+    @property
+    def io_way(self) -> str:
+        """How experts are read: "cached", "direct" (past the page cache), or "dropped" (cached, then dropped)."""
+        return self.source.access.way
+
+    @property
+    def io_reason(self) -> str:
+        """Why that way, in a few words."""
+        return self.source.access.reason
 
     @property
     def slots_per_layer(self) -> list[int]:
@@ -83,6 +94,11 @@ class Runtime:
     def resident_share(self) -> float:
         """Share of the routed experts that have a slot."""
         return sum(self.slots_per_layer) / sum(layer.experts for layer in self.source.layers)
+
+    def resident_experts(self) -> list[tuple[int, int]]:
+        """Returns the experts that have a slot now: pairs of MoE ordinal and expert."""
+        self.drain()
+        return [(cache.spec.index, expert) for cache in self.layers for expert in cache.table.owner if expert >= 0]
 
     def drain(self) -> None:
         """Waits for all queued work that reads slots; what a step that nobody took ran into is dropped with it."""
@@ -131,7 +147,7 @@ class Runtime:
                 else:
                     cache.table.reset()
             self.counter.last_index = -1
-            self.ledger.reset()
+            self.stats.reset()
 
     def set_routing(self, **changes: Any) -> RoutingSettings:
         """Changes routing between tokens; names as in `RoutingSettings`.

@@ -23,6 +23,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from moe_mlx.answer import Answer, Piece
 from moe_mlx.audit import Auditor
 from moe_mlx.errors import UsageError
+from moe_mlx.read_stats import Counts
 from moe_mlx.receipt import Receipt
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
@@ -152,6 +153,7 @@ class Session:
             mx.random.seed(self.sampling.seed)
         reused, refilled = self._reuse(prompt)
         before_decode, before_prefill = runtime.stats.decode, runtime.stats.prefill
+        before_reads = runtime.stats.read_totals.counts()
         fed = [0]
 
         def progress(done: int, total: int) -> None:
@@ -195,7 +197,7 @@ class Session:
             runtime.drain()
             self.last = self._account(
                 parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
-                before_decode, before_prefill,
+                before_decode, before_prefill, before_reads,
             )  # fmt: skip
         return self.last
 
@@ -228,7 +230,7 @@ class Session:
     def _account(
         self, parts: list[str], tokens: list[int], prompt_tokens: int, reused: int, refilled: str, finish: str,
         prompt_tps: float, generation_tps: float, started: float, before_decode: PhaseTotals,
-        before_prefill: PhaseTotals,
+        before_prefill: PhaseTotals, before_reads: Counts,
     ) -> Answer:  # fmt: skip
         runtime = self.runtime
         runtime.ledger.collect(closing=True)
@@ -241,6 +243,6 @@ class Session:
             text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
             refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
             seconds=time.perf_counter() - started, decode=decode, prefill=prefill,
-            discarded_steps=discarded,
+            discarded_steps=discarded, reads=runtime.stats.read_totals.since(before_reads),
             receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
+from moe_mlx.reading import DEFAULT_READERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,20 @@ def read_calibration() -> Calibration | None:
         return None
     known = {field.name for field in fields(Calibration)}
     return Calibration(**{name: value for name, value in found.items() if name in known})
+
+
+def readers_for(asked: str) -> int:
+    """Returns the reader threads that `--readers` asks for; "auto": as calibrated, else `DEFAULT_READERS`.
+
+    Raises:
+        UsageError: neither "auto" nor a positive number.
+    """
+    if asked == "auto":
+        found = read_calibration()
+        return found.readers if found is not None and found.readers else DEFAULT_READERS
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(f"--readers is {asked}: give 1 or more, or auto")
+    return int(asked)
 
 
 def require_calibration() -> Calibration:

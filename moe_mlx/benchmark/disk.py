@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from moe_mlx.benchmark.plain import plain_times
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.errors import UsageError
-from moe_mlx.reading import ReaderPool
+from moe_mlx.reading import DEFAULT_READERS, ReaderPool
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.slots import SlotBank, dtype_of
-from moe_mlx.store import ByteRange, ExpertLayer, ExpertSource, digest
-from moe_mlx.store.source import drop_pages, fill, open_regular
+from moe_mlx.store import ExpertLayer, ExpertSource, digest
+from moe_mlx.store.access import CACHED
+from moe_mlx.store.files import drop_pages, open_regular
+from moe_mlx.store.page_cache import page_cache_use
 
 #: Descriptors that the plain reader holds open at most; a sample has no more files.
 MOST_FILES = 900
@@ -38,13 +39,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class IoRow:
-    """One way of reading: bytes a second, over the trials; `event_ms` is the median and the 95th percentile."""
+    """One way of reading: bytes a second, over the trials; `event_ms` is the median and the 95th percentile.
+
+    `io` is as `Access.way`; `page_cache` the share of the sample that the page cache held after the last trial, None
+    where the system does not tell.
+    """
 
     method: str
     threads: int
     cold: bool
     rate: Spread
     event_ms: tuple[float, float]
+    io: str = CACHED
+    page_cache: float | None = None
 
 
 def sample_events(source: ExpertSource, batch: int, nbytes: int, seed: int = 0) -> list[Event]:
@@ -82,6 +89,11 @@ class Bench:
         self.buffers = [self.bank.buffers(slot) for slot in range(self.batch)]
         self.nbytes = sum(len(event.experts) for event in events) * self.layer.expert_nbytes
 
+    def page_cache(self) -> float | None:
+        """Returns the share of the sample that the page cache holds; None where the system does not tell."""
+        use = page_cache_use(self.source, [(event.index, expert) for event in self.events for expert in event.experts])
+        return None if use is None else use.share
+
     def drop(self) -> None:
         """Asks the system to forget the sampled experts."""
         for event in self.events:
@@ -92,42 +104,8 @@ class Bench:
                     os.close(fd)
 
     def plain(self, threads: int) -> list[float]:
-        """Times preadv into the same memory: files open beforehand, each thread a fixed part of each event."""
-        with self._open() as descriptors, ThreadPoolExecutor(threads) as pool:
-
-            def part(event: Event, first: int) -> None:
-                for place in range(first, len(event.experts), threads):
-                    done = 0
-                    for span in self.source.byte_ranges(event.index, event.experts[place]):
-                        views, left = [], span.nbytes
-                        while left:
-                            views.append(self.buffers[place][done])
-                            left -= views[-1].nbytes
-                            done += 1
-                        if fill(descriptors[span], views, span.offset) != span.nbytes:
-                            raise UsageError(f"{span.path}: shorter than its header says")
-
-            def read(event: Event) -> None:
-                list(pool.map(part, [event] * threads, range(threads)))
-
-            return self._timed(read)
-
-    @contextmanager
-    def _open(self) -> Iterator[dict[ByteRange, int]]:
-        files: dict[str, int] = {}
-        spans: dict[ByteRange, int] = {}
-        try:
-            for event in self.events:
-                for expert in event.experts:
-                    for span in self.source.byte_ranges(event.index, expert):
-                        path = str(span.path)
-                        if path not in files:
-                            files[path] = open_regular(path)
-                        spans[span] = files[path]
-            yield spans
-        finally:
-            for fd in files.values():
-                os.close(fd)
+        """Times plain preadv by as many threads."""
+        return plain_times(self.source, self.events, self.buffers, threads)
 
     def demand(self, threads: int, *, check: bool) -> list[float]:
         """Times the runtime's own path: a reader pool into the slots, digests checked or not."""
@@ -192,32 +170,36 @@ def measure(
     if stored and not cold:
         ways.append((LOADED, 1, bench.loaded))
     found: dict[tuple[str, int], list[list[float]]] = {}
+    held: dict[tuple[str, int], float | None] = {}
     for trial in range(trials):
         for name, count, way in ways if trial % 2 == 0 else ways[::-1]:
             progress(f"{'cold' if cold else 'warm'}, trial {trial + 1} of {trials}: {name} x {count}")
             bench.source.drop_cached() if cold and trial == 0 else None
             bench.drop() if cold else _warm(bench, trial)
             found.setdefault((name, count), []).append(way())
+            held[name, count] = bench.page_cache()
     rows = []
     for name, count, _ in ways:
         runs = found[name, count]
         events = np.array(runs).reshape(-1) * 1e3
         rates = Spread.of([bench.nbytes / sum(run) for run in runs])
-        rows.append(
-            IoRow(name, count, cold, rates, (float(np.percentile(events, 50)), float(np.percentile(events, 95))))
-        )
+        times = float(np.percentile(events, 50)), float(np.percentile(events, 95))
+        rows.append(IoRow(name, count, cold, rates, times, bench.source.access.way, held[name, count]))
     return rows
 
 
 def _warm(bench: Bench, trial: int) -> None:
     """Brings the sample into the page cache once; reading keeps it there."""
     if trial == 0:
-        bench.demand(4, check=False)
+        bench.demand(DEFAULT_READERS, check=False)
 
 
 def enough_readers(rows: Sequence[IoRow]) -> int:
-    """Returns the smallest thread count at which the demand path is about as fast as it gets, cold where measured."""
-    demand = [row for row in rows if row.method == DEMAND]
+    """Returns the smallest thread count at which the demand path is about as fast as it gets, cold where measured.
+
+    Rows of the first way of reading decide.
+    """
+    demand = [row for row in rows if row.method == DEMAND and row.io == rows[0].io]
     demand = [row for row in demand if row.cold] or demand
     best = max(row.rate.median for row in demand)
     return min(row.threads for row in demand if row.rate.median >= _ENOUGH * best)

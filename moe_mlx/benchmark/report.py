@@ -13,7 +13,8 @@ from moe_mlx.errors import UsageError
 
 _HEADS = (
     "expert cache", "routing", "decode", "io", "pages", "decode\ntok/s", "spread", "of\nbaseline", "prefill\ntok/s",
-    "of\nbaseline", "hit\nrate", "swapped", "read a\ntoken", "read-\nbacks", "host us\na layer", "wait", "peak\nmemory",
+    "of\nbaseline", "hit\nrate", "swapped", "read a\ntoken", "read-\nbacks", "host us\na layer", "wait", "read us\np50",
+    "\np99", "peak\nmemory", "in page\ncache",
 )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def bench_table(result: BenchResult) -> str:
             f"{s.expert_cache} ({row.slots_per_layer})",
             s.routing if s.route_lambda is None else f"{s.routing} {s.route_lambda:g}",
             row.ran if s.decode in ("auto", row.ran) else f"{s.decode} ({row.ran})",
-            s.io,
+            s.io if s.io == row.io_ran else f"{s.io} ({row.io_ran})",
             s.pages,
             f"{row.decode_tps.median:.2f}",
             _spread(row.decode_tps),
@@ -51,7 +52,9 @@ def bench_table(result: BenchResult) -> str:
             f"{row.read_backs_per_token:g}",
             f"{row.host_us_per_layer:.0f}",
             share(row.wait_share),
+            *(f"{us:.0f}" for us in ((row.reads.p50_us, row.reads.p99_us) if row.reads else (0, 0))),
             show_bytes(row.peak_bytes),
+            "-" if row.page_cache is None else show_bytes(row.page_cache.nbytes),
         ]
         if ahead:
             asked = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"

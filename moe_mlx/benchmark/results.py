@@ -11,6 +11,9 @@ from typing import Any
 
 from moe_mlx.benchmark.settings import Setting
 from moe_mlx.errors import UsageError
+from moe_mlx.read_stats import ReadStats
+from moe_mlx.store.access import CACHED
+from moe_mlx.store.page_cache import PageCacheUse
 
 KIND, VERSION = "moe-mlx bench", 1
 
@@ -62,6 +65,10 @@ class Row:
             race with steps, so they are not alike in all.
         hint_recall: Share of the misses that were read ahead.
         wasted_bytes_per_token: Bytes that a decode step read ahead for nothing; beside `bytes_per_token`.
+        io_ran: How experts were read: "cached", "direct" or "dropped".
+        reads: Depth and latency of the last trial's reads, prompt and decode.
+        page_cache: What the page cache held of the experts after the last trial; None where the system does not tell.
+        page_cache_twice: What it held of those that had a slot: the same bytes in memory twice.
     """
 
     setting: Setting
@@ -91,6 +98,10 @@ class Row:
     hint_precision: float = 0.0
     hint_recall: float = 0.0
     wasted_bytes_per_token: float = 0.0
+    io_ran: str = CACHED
+    reads: ReadStats | None = None
+    page_cache: PageCacheUse | None = None
+    page_cache_twice: PageCacheUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +157,8 @@ def _row(row: dict[str, Any]) -> Row:
         name: None if row[name] is None else Spread(**row[name])
         for name in ("decode_tps", "prefill_tps", "baseline_decode_tps", "baseline_prefill_tps")
     }
-    return Row(**{**row, **spreads, "setting": Setting(**row["setting"])})
+    parts: dict[str, type[ReadStats] | type[PageCacheUse]] = {
+        "reads": ReadStats, "page_cache": PageCacheUse, "page_cache_twice": PageCacheUse,
+    }  # fmt: skip
+    made = {name: kind(**row[name]) for name, kind in parts.items() if row.get(name) is not None}
+    return Row(**{**row, **spreads, **made, "setting": Setting(**row["setting"])})

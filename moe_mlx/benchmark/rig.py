@@ -17,7 +17,7 @@ from typing import Any
 from moe_mlx.benchmark.cgroup import Limits
 from moe_mlx.budget import show_bytes
 from moe_mlx.errors import UsageError
-from moe_mlx.store.source import drop_pages, open_regular
+from moe_mlx.store.files import drop_pages, open_regular
 
 #: Enters the groups and becomes the command, so that every byte it ever takes is counted.
 _ENTER = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'

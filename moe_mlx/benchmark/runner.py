@@ -17,10 +17,12 @@ from moe_mlx.benchmark.profile import profiled
 from moe_mlx.benchmark.prompts import Tokens, random_tokens, read_prompt_file
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
 from moe_mlx.benchmark.settings import Setting
-from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial, unsupported
+from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.store import is_store, open_source
+from moe_mlx.store.access import CACHED
+from moe_mlx.store.page_cache import page_cache_use
 
 BASELINES = ("auto", "mlx-lm", "self", "none")
 #: Weights take this much of what is free at most, for the baseline to be loaded without being asked for.
@@ -116,9 +118,6 @@ def run_bench(
     reference = _load_baseline(bench, baseline, progress)
     held = mx.get_active_memory() - before
     for number, setting in enumerate(bench.settings, start=1):
-        if (reason := unsupported(setting)) is not None:
-            skipped.append(f"{setting.key}: {reason}")
-            continue
         progress(f"[{number}/{len(bench.settings)}] {setting.key}")
         try:
             subject = load_setting(bench.folder, setting, say, **bench.options)
@@ -183,9 +182,8 @@ def _measure(
     last = ours[-1]
     steps = max(1, last.decode.steps)
     waits = [trial.decode.wait_seconds / (steps / trial.decode_tps) for trial in ours]
-    predicted = (
-        predictor.decode_tps(last.decode.misses / steps, setting.pages != "warm") if predictor is not None else None
-    )
+    cold = setting.pages != "warm" or runtime.io_way != CACHED
+    predicted = predictor.decode_tps(last.decode.misses / steps, cold) if predictor is not None else None
     return Row(
         setting=setting,
         ran=getattr(runtime, "decode_way", "readback"),
@@ -216,6 +214,10 @@ def _measure(
         hint_precision=last.decode.hint_precision,
         hint_recall=last.decode.hint_recall,
         wasted_bytes_per_token=last.decode.wasted_bytes / steps,
+        io_ran=runtime.io_way,
+        reads=last.reads,
+        page_cache=page_cache_use(runtime.source),
+        page_cache_twice=page_cache_use(runtime.source, runtime.resident_experts()),
     )
 
 

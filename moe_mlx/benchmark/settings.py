@@ -10,9 +10,9 @@ from moe_mlx.errors import UsageError
 from moe_mlx.prefetch import PREFETCHES
 from moe_mlx.routing.names import POLICIES
 from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.store.access import IOS
 
 DECODES = ("auto", "native", "readback")
-IOS = ("cached", "direct")
 PAGES = ("warm", "cold", "dropped")
 
 

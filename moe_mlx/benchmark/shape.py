@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.store import ExpertLayer, header, open_source
-from moe_mlx.store.source import open_regular
+from moe_mlx.store.files import open_regular
 
 _EMBEDDINGS = ("embed_tokens.", "wte.", "word_embeddings.", "tok_embeddings.", "embed_in.", "embeddings.weight")
 _HEADS = ("lm_head.", "output.weight", "embed_out.", "ff_out.")

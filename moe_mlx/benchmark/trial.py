@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +18,11 @@ from moe_mlx.benchmark.prompts import Tokens
 from moe_mlx.benchmark.settings import Setting
 from moe_mlx.errors import UsageError
 from moe_mlx.loader import load
+from moe_mlx.read_stats import ReadStats
 from moe_mlx.records import PhaseTotals
 from moe_mlx.runtime import Runtime, runtime_of
 from moe_mlx.store import ExpertSource
-from moe_mlx.store.source import drop_pages, open_regular
+from moe_mlx.store.files import drop_pages, open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Trial:
     peak_bytes: int
     decode: PhaseTotals = field(default_factory=PhaseTotals)
     prefill: PhaseTotals = field(default_factory=PhaseTotals)
+    reads: ReadStats | None = None
 
 
 @dataclass
@@ -54,14 +55,9 @@ class Subject:
 
 
 def unsupported(setting: Setting) -> str | None:
-    """Returns why this installation cannot measure a setting, or None."""
-    known = inspect.signature(load).parameters
-    if setting.decode == "native" and "decode" not in known:
-        return "decode=native: this installation decodes by read-back only"
+    """Returns why a setting cannot be measured, or None."""
     if setting.prefetch == "on" and setting.decode == "readback":
         return "prefetch=on: reading back does not read ahead"
-    if setting.io == "direct" and "io" not in known:
-        return "io=direct: this installation reads through the page cache only"
     return None
 
 
@@ -71,9 +67,7 @@ def load_setting(folder: Path, setting: Setting, say: Callable[[str], None], **o
     Raises:
         MoeMlxError: as `moe_mlx.load`.
     """
-    known = inspect.signature(load).parameters
-    asked = {"decode": setting.decode, "io": setting.io, "prefetch": setting.prefetch}
-    options |= {name: value for name, value in asked.items() if name in known}
+    options |= {"decode": setting.decode, "io": setting.io, "prefetch": setting.prefetch}
     if setting.route_lambda is not None:
         options["route_lambda"] = setting.route_lambda
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
@@ -179,4 +173,4 @@ def run_trial(subject: Subject, tokens: Tokens, generate: int, *, step_size: int
     runtime.drain()
     runtime.ledger.collect(closing=True)
     stats = runtime.stats
-    return Trial(generate / seconds, last.prompt_tps, mx.get_peak_memory(), stats.decode, stats.prefill)
+    return Trial(generate / seconds, last.prompt_tps, mx.get_peak_memory(), stats.decode, stats.prefill, stats.reads)

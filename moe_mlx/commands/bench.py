@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
 
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--plot", type=Path, metavar="FILE", help="draw it (png, svg, pdf; needs matplotlib)")
     out.add_argument("--calibrate", action="store_true", help="keep this machine's measured rates for `moe-mlx plan`")
     out.add_argument("--profile", action="store_true", help="list Python time per token and layer of each setting")
-    parser.add_argument("--readers", type=int, help="threads that read experts")
+    add_readers_argument(parser)
     parser.add_argument(
         "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
     )
@@ -66,7 +67,10 @@ def _add_io(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", default="1,2,4,8,16", help="reader counts (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="experts that one event reads (default: the model's top_k)")
     parser.add_argument("--bytes", default="512MB", help="size of the sample (default: %(default)s)")
-    parser.add_argument("--page-cache", default="cold,warm", help="(default: %(default)s)")
+    parser.add_argument("--page-cache", default="cold,warm", help="of cached reads (default: %(default)s)")
+    parser.add_argument(
+        "--io", metavar="WAYS", default="cached,direct", help="cached, direct (always cold) (default: %(default)s)"
+    )
     parser.add_argument("--num-trials", "-n", type=int, default=3, help="(default: 3)")
     parser.add_argument("--calibrate", action="store_true", help="keep rates and reader count for `moe-mlx plan`")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
@@ -112,7 +116,9 @@ def _bench(args: argparse.Namespace) -> int:
         args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
     )
 
-    from moe_mlx.benchmark.calibration import read_calibration
+    from moe_mlx.benchmark.calibration import read_calibration, readers_for
+
+    readers = readers_for(args.readers)
     from moe_mlx.benchmark.grading import keep_rates
     from moe_mlx.benchmark.prediction import Predictor
     from moe_mlx.benchmark.report import bench_table, plot
@@ -126,15 +132,11 @@ def _bench(args: argparse.Namespace) -> int:
         talk.say("random prompt tokens: speeds hold, hit rates mean little; --prompt-file TEXT measures those")
     folder = resolve(args.model)
     options: dict[str, Any] = {
-        "verify_reads": not args.no_verify, "trust_remote_code": args.trust_remote_code,
+        "verify_reads": not args.no_verify, "trust_remote_code": args.trust_remote_code, "readers": readers,
         "prefetch_extra": args.prefetch_extra,
     }  # fmt: skip
     if args.max_kv_size is not None:
         options["max_kv_size"] = args.max_kv_size
-    if args.readers is not None:
-        if args.readers < 1:
-            raise UsageError(f"--readers is {args.readers}: give 1 or more")
-        options["readers"] = args.readers
     shape, calibration = local_shape(folder), read_calibration()
     bench = Bench(
         folder, tuple(settings), args.prompt_tokens, args.generation_tokens, args.num_trials, args.prompt_file,
@@ -158,6 +160,8 @@ def _bench(args: argparse.Namespace) -> int:
 def _io(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.settings import split
     from moe_mlx.budget import parse_size, show_bytes
+    from moe_mlx.store.access import DIRECT, IOS
+    from moe_mlx.store.probe import use_io
 
     try:
         threads = sorted({int(word) for word in split(args.threads, "--threads")})
@@ -166,6 +170,7 @@ def _io(args: argparse.Namespace) -> int:
     if threads[0] < 1 or threads[-1] > 64 or args.num_trials < 1 or (args.batch is not None and args.batch < 1):
         raise UsageError("--threads takes 1 to 64; --batch and --num-trials 1 or more")
     temperatures = split(args.page_cache, "--page-cache", ("warm", "cold"))
+    ios = split(args.io, "--io", IOS)
     nbytes = parse_size(args.bytes)
 
     from dataclasses import asdict
@@ -183,8 +188,12 @@ def _io(args: argparse.Namespace) -> int:
         batch = args.batch or source.layers[0].top_k
         bench = Bench(source, sample_events(source, batch, nbytes))
         try:
-            for temperature in sorted(temperatures):
-                rows += measure(bench, threads, args.num_trials, cold=temperature == "cold", progress=talk.progress)
+            for io in ios:
+                access = use_io(source, io)
+                if access.way != io:
+                    talk.say(f"no direct reads here, so these are {access.way}: {access.reason}")
+                for temperature in ["cold"] if io == DIRECT else sorted(temperatures):
+                    rows += measure(bench, threads, args.num_trials, cold=temperature == "cold", progress=talk.progress)
         finally:
             talk.clear()
         machine, digest_rate, readers = describe_machine(), bench.digest_rate(), enough_readers(rows)
@@ -202,7 +211,8 @@ def _io(args: argparse.Namespace) -> int:
     )
     _emit(described, head + io_table(rows) + tail, args.json)
     if args.calibrate:
-        best = {row.cold: row.rate.median for row in rows if row.method == DEMAND and row.threads == readers}
+        told = [row for row in rows if row.method == DEMAND and row.threads == readers]
+        best = {row.cold: row.rate.median for row in told if row.io == told[0].io}
         store_calibration(
             date=machine["date"], machine=machine_line(machine), readers=readers,
             **({"cold_rate": best[True]} if True in best else {}),

@@ -108,11 +108,14 @@ class Conversation:
             self.answer()
 
     def stats(self) -> None:
-        """Prints the running totals of decode."""
+        """Prints the running totals of decode, and how reads went."""
         totals: Any = self.session.runtime.stats.decode
+        reads = self.session.runtime.stats.reads
         print(
             f"[decode so far: {totals.tokens} tokens, hit {totals.hit_rate:.1%}, swapped {totals.swapped_share:.1%}, "
-            f"{totals.disk_bytes} bytes read, {totals.read_backs} read-backs]",
+            f"{totals.disk_bytes} bytes read, {totals.read_backs} read-backs; {reads.reads} reads in all, {reads.io}: "
+            f"{reads.depth_mean:.1f} at once, {reads.p50_us:.0f} us, 95% within {reads.p95_us:.0f}, "
+            f"99% within {reads.p99_us:.0f}]",
             file=sys.stderr,
         )
 

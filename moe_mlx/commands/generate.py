@@ -11,6 +11,7 @@ from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_a
 
 if TYPE_CHECKING:
     from moe_mlx.session import Answer, Session
+    from moe_mlx.store.page_cache import PageCacheUse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(session: Session, answer: Answer) -> dict[str, Any]:
     """Returns an answer and its counts under the names that scripts read; hits and misses are decode's."""
+    from dataclasses import asdict
+
     import mlx.core as mx
+
+    from moe_mlx.store.page_cache import page_cache_use
 
     runtime = session.runtime
     return {
@@ -73,6 +78,12 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "hint_precision": answer.decode.hint_precision,
         "hint_recall": answer.decode.hint_recall,
         "wasted_bytes": answer.decode.wasted_bytes,
+        "reads": asdict(answer.reads),
+        "io_reason": runtime.io_reason,
+        "page_cache": {
+            "experts": _held(page_cache_use(runtime.source)),
+            "twice": _held(page_cache_use(runtime.source, runtime.resident_experts())),
+        },
         "discarded_steps": answer.discarded_steps,
         "routing": runtime.routing.routing,
         "route_lambda": runtime.routing.route_lambda,
@@ -84,6 +95,10 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
             "tokens": answer.prefill.tokens,
         },
     }
+
+
+def _held(use: PageCacheUse | None) -> dict[str, Any] | None:
+    return None if use is None else {"bytes": use.nbytes, "of_bytes": use.of_nbytes, "estimate": use.estimate}
 
 
 def describe(session: Session, answer: Answer) -> str:
@@ -100,6 +115,8 @@ def describe(session: Session, answer: Answer) -> str:
         f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
         runtime.routing.describe(),
     ]
+    if runtime.io_way != "cached":
+        parts.append(f"io {runtime.io_way}")
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

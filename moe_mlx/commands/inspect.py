@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.store.spec import ExpertLayer
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -45,6 +46,7 @@ def describe(source: ExpertSource) -> dict[str, Any]:
                 "with_resident_bytes": held + source.resident_nbytes,
             }
         )
+    cached = page_cache_use(source)
     return {
         "model": str(source.root),
         "model_type": source.config.get("model_type"),
@@ -64,6 +66,7 @@ def describe(source: ExpertSource) -> dict[str, Any]:
         "experts": sum(layer.experts for layer in source.layers),
         "experts_bytes": source.experts_nbytes,
         "resident_bytes": source.resident_nbytes,
+        "page_cache": None if cached is None else {"bytes": cached.nbytes, "estimate": cached.estimate},
         "caps": caps,
     }
 
@@ -94,7 +97,12 @@ def run(args: argparse.Namespace) -> int:
             tail = f", and {more} more" if more > 0 else ""
             print(f"{span:<14}{experts:>8}{top_k:>7}{nbytes / 1e6:>11.3f}  {names}{tail}")
         print(f"\n{'experts':<14}{described['experts']:>8}  {size_text(source.experts_nbytes):>15}")
-        print(f"{'resident':<14}{'':>8}  {size_text(source.resident_nbytes):>15}\n")
+        print(f"{'resident':<14}{'':>8}  {size_text(source.resident_nbytes):>15}")
+        if (cached := described["page_cache"]) is not None:
+            about = ", estimated from a sample" if cached["estimate"] else ""
+            share = cached["bytes"] / source.experts_nbytes
+            print(f"{'page cache':<14}{'':>8}  {size_text(cached['bytes']):>15}  {share:.0%} of the experts{about}")
+        print()
         print(f"{'expert cache':<14}{'slots/layer':>13}{'slots':>8}{'cache':>13}{'with resident':>15}")
         for cap in described["caps"]:
             per_layer = cap["slots_per_layer"]
@@ -103,6 +111,10 @@ def run(args: argparse.Namespace) -> int:
                 f"{cap['share']:<14.1%}{text:>13}{cap['slots']:>8}{size_text(cap['expert_cache_bytes']):>13}"
                 f"{size_text(cap['with_resident_bytes']):>15}"
             )
+        print(
+            "\nWith --io cached the page cache may hold what is in the expert cache a second time, until others need\n"
+            "the memory; with --io direct no expert is held twice."
+        )
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.errors import UsageError
 from moe_mlx.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
+from moe_mlx.store.access import CACHED, IOS
 
 if TYPE_CHECKING:
     from mlx import nn
@@ -37,7 +38,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     cache.add_argument(
         "--evict", choices=tuple(EVICTIONS), default=DEFAULT_EVICTION, help="which expert gives way (default: lru)"
     )
-    cache.add_argument("--readers", type=int, default=4, help="threads that read experts (default: 4)")
+    add_readers_argument(cache)
+    cache.add_argument(
+        "--io",
+        choices=IOS,
+        default=CACHED,
+        help="read experts through the page cache, or past it (direct) so that no byte is held twice (default: cached)",
+    )
     cache.add_argument(
         "--decode",
         choices=("auto", "native", "readback"),
@@ -60,6 +67,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     routing.add_argument("--route-top-j", type=int, metavar="J", help="true top experts that are never displaced")
     routing.add_argument("--route-max-rank", type=int, metavar="M", help="max-rank: residents stand in from the top M")
     routing.add_argument("--route-mass", type=float, metavar="P", help="cumulative: ... from the top that hold mass P")
+
+
+def add_readers_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds `--readers`; `benchmark.calibration.readers_for` takes what is given."""
+    parser.add_argument(
+        "--readers", metavar="N", default="auto",
+        help="threads that read experts, or auto: what `moe-mlx bench io --calibrate` found best here (default: auto)",
+    )  # fmt: skip
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
@@ -110,8 +125,9 @@ def _to_stderr(line: str) -> None:
 
 def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
     """Loads what the arguments name; remarks go to `say`, standard error by default."""
-    if args.readers < 1:
-        raise UsageError(f"--readers is {args.readers}: give 1 or more")
+    from moe_mlx.benchmark.calibration import readers_for
+
+    readers = readers_for(args.readers)
     from moe_mlx.loader import load
 
     tokenizer_config = {"trust_remote_code": True} if args.trust_remote_code else {}
@@ -122,7 +138,8 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         decode=getattr(args, "decode", "auto"),
         prefetch=getattr(args, "prefetch", "auto"),
         prefetch_extra=getattr(args, "prefetch_extra", 0),
-        readers=args.readers,
+        readers=readers,
+        io=getattr(args, "io", CACHED),
         verify_reads=not args.no_verify,
         adapter_path=args.adapter_path,
         revision=args.revision,

@@ -33,7 +33,8 @@ def numbers_of(policy: RoutingPolicy) -> PolicyNumbers | None:
     return None
 
 
-def _address(memory: array[Any]) -> int:
+def address_of(memory: array[Any]) -> int:
+    """Returns where an array's items lie; good for as long as it is kept and not resized."""
     return memory.buffer_info()[0]
 
 
@@ -64,10 +65,10 @@ def bind(decode: NativeDecode, cache: LayerCache) -> Any:
         digests=bytes(digests),
         experts=table.experts,
         slots=table.slots,
-        table=[_address(memory) for memory in shared],
+        table=[address_of(memory) for memory in shared],
         lfu=lfu is not None,
         growth=1.0 if lfu is None else lfu.growth,
-        log=[_address(memory) for memory in logged],
+        log=[address_of(memory) for memory in logged],
         banks=cache.bank.arrays,
         stall_seconds=cache.pool.stall_seconds,
         keep=(shared, logged),

@@ -19,8 +19,9 @@ import mlx.core as mx
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.layer import LayerCache
-from moe_mlx.native.binding import PolicyNumbers, bind, numbers_of
+from moe_mlx.native.binding import PolicyNumbers, address_of, bind, numbers_of
 from moe_mlx.prefetch import Prefetch
+from moe_mlx.read_stats import ReadLog
 from moe_mlx.records import EventLog
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
@@ -40,7 +41,17 @@ class NativeDecode:
 
     def __init__(self, module: ModuleType, source: ExpertSource, readers: int) -> None:
         self.module, self.source = module, source
-        self.reader = module.Reader(readers, "" if source.in_place else str(source.root))
+        self.read_log, access = ReadLog(), source.access
+        self.reader = module.Reader(
+            threads=readers,
+            root="" if source.in_place else str(source.root),
+            way=access.way,
+            memory=access.memory,
+            block=access.block,
+            bounce=access.bounce_nbytes,
+            log=address_of(self.read_log.counts),
+            keep=self.read_log.counts,
+        )
         self.runtime = module.Runtime()
         self.layers: list[NativeLayer] = []
         self.hints: Any = None

@@ -28,8 +28,8 @@ from types import ModuleType
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
 UNITS = (
-    "core/descriptors.cpp", "core/reader.cpp", "core/hints.cpp", "core/ahead.cpp", "core/layer.cpp", "fetch.cpp",
-    "module.cpp",
+    "core/access.cpp", "core/descriptors.cpp", "core/reader.cpp", "core/hints.cpp", "core/ahead.cpp", "core/layer.cpp",
+    "fetch.cpp", "module.cpp",
 )  # fmt: skip
 #: `-ffp-contract=off`: the rule must give numpy's bits, so nothing may be fused.
 FLAGS: tuple[str, ...] = (

@@ -13,6 +13,7 @@ from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode, NativeLayer
 from moe_mlx.native.selfcheck import self_check
 from moe_mlx.prefetch import Prefetch
+from moe_mlx.read_stats import BUCKETS, DEPTHS
 from moe_mlx.records import EventLog
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def _attach(runtime: Runtime, say: Callable[[str], None], prefetch: Prefetch | N
         return str(error)
     if (len(EventLog.FIELDS), EventLog.ROWS) != (module.FIELDS, module.ROWS):
         return "the event log has another layout"
+    if (DEPTHS, BUCKETS) != (module.READ_DEPTHS, module.READ_BUCKETS):
+        return "the log of reads has another layout"
     runtime.native = NativeDecode(module, runtime.source, runtime.pool.readers)
+    runtime.stats.read_totals.logs.append(runtime.native.read_log)
     for cache in runtime.layers:
         NativeLayer(runtime.native, cache)
     unknown = runtime.native.prefetch(prefetch) if prefetch is not None else 0

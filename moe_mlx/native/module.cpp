@@ -84,13 +84,20 @@ NB_MODULE(_moe_mlx_native, m) {
                           std::to_string(MLX_VERSION_PATCH);
   m.attr("FIELDS") = int(moe::Log::kFields);
   m.attr("ROWS") = int(moe::Log::kRows);
+  m.attr("READ_DEPTHS") = int(moe::ReadLog::kDepths);
+  m.attr("READ_BUCKETS") = int(moe::ReadLog::kBuckets);
 
   m.def("probe", [](const mlx::core::array& a) { return a.size(); });  // a TypeError: another ABI than mlx's
 
   nb::class_<Reader>(m, "Reader")
-      .def("__init__", [](Reader* self, int threads, const std::string& root) {
-        new (self) Reader{std::make_shared<moe::Reader>(threads, root)};
-      }, "threads"_a, "root"_a)
+      .def("__init__", [](Reader* self, int threads, const std::string& root, const std::string& way, int64_t memory,
+                          int64_t block, int64_t bounce, uintptr_t log, nb::object keep) {
+        const auto kind = way == "direct"    ? moe::Access::direct
+                          : way == "dropped" ? moe::Access::dropped
+                                             : moe::Access::cached;
+        new (self) Reader{std::make_shared<moe::Reader>(threads, root, moe::Access{kind, memory, block, bounce},
+                                                        moe::ReadLog{at<int64_t>(log), keep_alive(std::move(keep))})};
+      }, nb::kw_only(), "threads"_a, "root"_a, "way"_a, "memory"_a, "block"_a, "bounce"_a, "log"_a, "keep"_a)
       .def("close", [](Reader& self) { self.reader->close(); })
       .def_prop_ro("open_count", [](Reader& self) { return self.reader->open_count(); });
 

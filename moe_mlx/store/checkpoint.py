@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
 from moe_mlx.store import header
 from moe_mlx.store.descriptors import Descriptors
+from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.locate import Layout, Located, locate
-from moe_mlx.store.source import ExpertSource, drop_pages, fill, open_regular
+from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
 
 INDEX = "model.safetensors.index.json"
@@ -167,7 +169,7 @@ class CheckpointSource(ExpertSource):
         self.resident_shards = shards.files
         self.experts_nbytes = sum(layer.nbytes for layer in self.layers)
         self.resident_nbytes = sum(t.entry.nbytes for t in shards.tensors.values()) - self.experts_nbytes
-        self._files: Descriptors[Path] = Descriptors(open_regular)
+        self._files: Descriptors[Path] = Descriptors(self._open_shard)
 
     @classmethod
     def open(cls, root: Path) -> CheckpointSource:
@@ -178,6 +180,13 @@ class CheckpointSource(ExpertSource):
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns one range per tensor."""
         return self._located[index].ranges(expert)
+
+    def _open_shard(self, path: Path) -> int:
+        return self.access.open(path)
+
+    def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
+        """Yields a descriptor of the shard that holds an expert's range `number`."""
+        return self._files.using(self.byte_ranges(index, expert)[number].path)
 
     def digest(self, index: int, expert: int) -> str | None:
         """Returns None: a checkpoint carries no digests."""
@@ -194,7 +203,7 @@ class CheckpointSource(ExpertSource):
             path, wanted = ranges[start].path, end - ranges[start].offset
             try:
                 with self._files.using(path) as fd:
-                    got = fill(fd, buffers[start:stop], ranges[start].offset)
+                    got = self.access.fill(fd, buffers[start:stop], ranges[start].offset)
             except OSError as error:
                 raise ExpertReadError(layer.layer, expert, path, error.strerror or str(error)) from error
             if got != wanted:
@@ -206,9 +215,12 @@ class CheckpointSource(ExpertSource):
         for span in self.byte_ranges(index, expert):
             self._files.forget(span.path)
 
+    def _close_idle(self) -> None:
+        self._files.shrink()
+
     def drop_cached(self) -> None:
         """Closes idle descriptors and drops cached pages of every shard."""
-        self._files.shrink()
+        self._close_idle()
         for path in self.resident_shards:
             with self._files.using(path) as fd:
                 drop_pages(fd)

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from moe_mlx.store.source import drop_pages, open_regular
+from moe_mlx.store.files import drop_pages, open_regular
 
 _F_FULLFSYNC = 51
 

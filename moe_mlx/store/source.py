@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.store import digest
+from moe_mlx.store.access import Access
 from moe_mlx.store.spec import ByteRange, ExpertLayer
-
-#: Buffers that one preadv takes on every POSIX system (_XOPEN_IOV_MAX).
-MOST_BUFFERS = 16
-
-
-def fill(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-    """Reads into byte buffers, one after the other, from `offset`, until they are full or the file ends.
-
-    Returns:
-        Bytes read; fewer than the buffers hold only at the end of the file.
-
-    Raises:
-        OSError: From the operating system.
-    """
-    done, left = 0, [b for b in buffers if b.nbytes]
-    while left:
-        n = os.preadv(fd, left[:MOST_BUFFERS], offset + done)
-        if n == 0:
-            break
-        done += n
-        while left and n >= left[0].nbytes:
-            n -= left.pop(0).nbytes
-        if n:
-            left[0] = left[0][n:]
-    return done
 
 
 class ExpertSource(ABC):
@@ -55,6 +28,7 @@ class ExpertSource(ABC):
         resident_nbytes: Bytes of every weight that is not a routed expert.
         experts_nbytes: Bytes of every routed expert.
         verify: Whether `read_into` checks digests, where there are any.
+        access: How files are read: through the page cache unless `use_io` chose otherwise.
     """
 
     root: Path
@@ -66,10 +40,19 @@ class ExpertSource(ABC):
     resident_nbytes: int
     experts_nbytes: int
     verify: bool
+    access: Access = Access()
 
     @abstractmethod
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns where an expert's bytes lie: one range in a store, one per tensor in place."""
+
+    @abstractmethod
+    def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
+        """Yields a descriptor of the file of an expert's range `number`, opened as `access` says.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
 
     @abstractmethod
     def digest(self, index: int, expert: int) -> str | None:
@@ -82,6 +65,15 @@ class ExpertSource(ABC):
     @abstractmethod
     def _forget(self, index: int, expert: int) -> None:
         """Closes what is held open of an expert, so that the next read opens its files anew."""
+
+    @abstractmethod
+    def _close_idle(self) -> None:
+        """Closes idle descriptors, so that files are opened anew."""
+
+    def switch_access(self, access: Access) -> None:
+        """Reads another way from now on; not while reads are under way. `use_io` chooses one that works."""
+        self.access = access
+        self._close_idle()
 
     @abstractmethod
     def drop_cached(self) -> None:
@@ -139,23 +131,3 @@ class ExpertSource(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_regular(path: Path | str, flags: int = 0, dir_fd: int | None = None) -> int:
-    """Opens a regular file for reading; a pipe or device in its place is refused instead of waited for.
-
-    Raises:
-        OSError: As from `os.open`; with EINVAL for anything but a regular file.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return fd
-
-
-def drop_pages(fd: int, offset: int = 0, nbytes: int = 0) -> None:
-    """Asks the system to forget cached pages of a range (`nbytes` 0: to the end); nothing where it cannot."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_DONTNEED)

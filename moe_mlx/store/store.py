@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from moe_mlx.store import manifest as manifests
 from moe_mlx.store.checkpoint import CheckpointSource, read_config
 from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.families import expert_count, family_of, top_k
+from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.layout import Manifest, expert_file
-from moe_mlx.store.source import ExpertSource, drop_pages, fill, open_regular
+from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
 
 
@@ -78,13 +80,17 @@ class StoreSource(ExpertSource):
     def _open_expert(self, key: tuple[int, int]) -> int:
         index, expert = key
         with self._folders.using(index) as folder:
-            return open_regular(expert_file(expert), os.O_NOFOLLOW, dir_fd=folder)
+            return self.access.open(expert_file(expert), os.O_NOFOLLOW, dir_fd=folder)
 
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns the one range of an expert's data."""
         stored = self.manifest.layers[index]
         path = self.root / stored.directory / expert_file(expert)
         return (ByteRange(path, stored.data_offset, stored.layer.expert_nbytes),)
+
+    def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
+        """Yields a descriptor of an expert's file."""
+        return self._files.using((index, expert))
 
     def digest(self, index: int, expert: int) -> str | None:
         """Returns the digest of an expert's data from the manifest."""
@@ -99,7 +105,7 @@ class StoreSource(ExpertSource):
                 if nbytes != stored.file_nbytes:
                     reason = f"the file has {nbytes} bytes, {stored.file_nbytes} are expected"
                     raise ExpertReadError(stored.layer.layer, expert, path, reason)
-                got = fill(fd, buffers, stored.data_offset)
+                got = self.access.fill(fd, buffers, stored.data_offset)
         except OSError as error:
             raise ExpertReadError(stored.layer.layer, expert, path, _reason(error)) from error
         if got != stored.layer.expert_nbytes:
@@ -110,12 +116,15 @@ class StoreSource(ExpertSource):
         self._files.forget((index, expert))
         self._folders.forget(index)
 
+    def _close_idle(self) -> None:
+        self._files.shrink()
+
     def drop_cached(self) -> None:
         """Closes idle descriptors and drops cached pages of every expert."""
-        self._files.shrink()
+        self._close_idle()
         for index, layer in enumerate(self.layers):
             for expert in range(layer.experts):
-                with self._files.using((index, expert)) as fd:
+                with self.opened(index, expert) as fd:
                     drop_pages(fd)
 
     def close(self) -> None:

@@ -57,6 +57,34 @@ def test_counts_agree_with_each_other(result: BenchResult):
             assert row.swapped_share == 0
 
 
+def test_reads_add_up_and_what_the_page_cache_holds_is_told(result: BenchResult):
+    for row in result.rows:
+        assert row.reads is not None and row.reads.io == row.io_ran == "cached"
+        prompt = row.prefill_bytes // result.model["expert_bytes"]
+        assert row.reads.reads == round(row.misses_per_token * row.steps) + prompt
+        assert row.reads.bytes == round(row.bytes_per_token * row.steps) + row.prefill_bytes
+        for use in (row.page_cache, row.page_cache_twice):
+            assert use is not None and 0 <= use.nbytes <= use.of_nbytes and not use.estimate
+        assert row.page_cache.of_nbytes == result.model["experts_bytes"]
+        assert row.page_cache_twice.of_nbytes <= row.expert_cache_bytes
+
+
+def test_direct_reads_count_what_cached_reads_count(store: Path, tmp_path: Path):
+    words = ["bench", "--model", str(store), "--baseline", "none", "-p", "20", "-g", str(G), "-n", "1"]
+    words += ["--expert-cache", "25%", "--decode", "readback", "--io", "cached,direct", "--routing", "exact"]
+    assert main([*words, "--json", str(tmp_path / "b.json")]) == 0
+    cached, direct = read_result(tmp_path / "b.json").rows
+    assert (cached.io_ran, direct.io_ran in ("direct", "dropped")) == ("cached", True)
+    assert direct.reads is not None and cached.reads is not None
+    assert (direct.reads.reads, direct.hit_rate) == (cached.reads.reads, cached.hit_rate)
+    old = json.loads((tmp_path / "b.json").read_text())
+    for row in old["rows"]:  # a file from before these were measured
+        for name in ("io_ran", "reads", "page_cache", "page_cache_twice"):
+            del row[name]
+    (tmp_path / "b.json").write_text(json.dumps(old))
+    assert [row.reads for row in read_result(tmp_path / "b.json").rows] == [None, None]
+
+
 def test_warm_and_cold_differ_in_nothing_but_time(result: BenchResult):
     by_key = {row.setting.key: row for row in result.rows}
     for key, row in by_key.items():

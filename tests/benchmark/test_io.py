@@ -1,15 +1,20 @@
 """`bench io`: every way reads the same bytes to the same place, and what is kept is kept."""
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moe_mlx.benchmark import calibration
-from moe_mlx.benchmark.calibration import read_calibration, store_calibration
-from moe_mlx.benchmark.disk import DEMAND, PLAIN, Bench, IoRow, enough_readers, sample_events
+from moe_mlx.benchmark.calibration import read_calibration, readers_for, store_calibration
+from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers, sample_events
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.cli import main
+from moe_mlx.errors import UsageError
 from moe_mlx.store import open_source
+from moe_mlx.store.probe import use_io
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -34,6 +39,56 @@ def test_plain_and_demand_read_the_same(store: Path, checkpoint: Path, threads: 
                     source.read_into(last.index, expert, parts)
                     expected.append(bytes(wanted))
                 assert found == sorted(expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_yardstick_of_direct_reads_reads_every_byte_and_copies_none(
+    store: Path, checkpoint: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    whole, read = os.preadv, []
+
+    def counted(fd: int, views: list[memoryview], offset: int) -> int:
+        read.append((os.fstat(fd).st_ino, offset, n := whole(fd, views, offset)))
+        return n
+
+    for folder in (store, checkpoint):
+        with open_source(folder) as source:
+            if use_io(source, "direct").way != "direct":
+                pytest.skip(source.access.reason)
+            bench = Bench(source, sample_events(source, 2, 10**9))
+            monkeypatch.setattr(os, "preadv", counted)
+            assert len(bench.plain(threads)) == len(bench.events)
+            monkeypatch.undo()
+            for event in bench.events:
+                for expert in event.experts:
+                    for span in source.byte_ranges(event.index, expert):
+                        inode, end = span.path.stat().st_ino, span.offset + span.nbytes
+                        assert any(i == inode and at <= span.offset and at + n >= end for i, at, n in read)
+            read.clear()
+
+
+def test_direct_rows_are_cold_and_leave_nothing(store: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", "io", str(store), "-n", "1", "--threads", "2", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)["rows"]
+    other = [row for row in rows if row["io"] != "cached"]
+    assert [row["method"] for row in other] == [PLAIN, DEMAND, CHECKED]
+    assert all(row["cold"] for row in other)
+    if other[0]["io"] != "direct":
+        assert "no direct reads here" in captured.err
+    else:
+        assert all(row["page_cache"] in (0.0, None) for row in other)
+    assert all(row["page_cache"] is None or row["page_cache"] > 0.9 for row in rows if row["io"] == "cached")
+
+
+@pytest.mark.parametrize(("calibrated", "given", "readers"), [(None, "auto", 4), (7, "auto", 7), (7, "2", 2)])
+def test_readers_are_those_calibrated(calibrated: int | None, given: str, readers: int):
+    if calibrated is not None:
+        store_calibration(readers=calibrated)
+    assert readers_for(given) == readers
+    for wrong in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(UsageError, match="--readers"):
+            readers_for(wrong)
 
 
 def test_no_expert_is_sampled_twice(store: Path):
@@ -73,6 +128,8 @@ def test_the_fewest_readers_that_are_enough():
 
     rows = [row(1, 50), row(2, 96), row(4, 100), row(8, 99), row(1, 500, cold=False), row(16, 900, method=PLAIN)]
     assert enough_readers(rows) == 2
+    direct = [replace(row, io="direct", rate=Spread(500.0, 500.0, 500.0)) for row in rows]
+    assert enough_readers([*rows, *direct]) == 2
 
 
 @pytest.mark.parametrize("words", [["--threads", "0"], ["--threads", "x"], ["--batch", "0"], ["--batch", "999"]])

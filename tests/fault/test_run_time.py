@@ -59,9 +59,10 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("io", ["cached", "direct"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str):
-    talk = session(store)
+def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str, io: str):
+    talk = session(store, io=io)
     files = sorted((store / "experts").rglob("*.safetensors"))
     for path in files:
         FAULTS[fault](path)
@@ -79,8 +80,9 @@ def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: 
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
 
-def test_a_replaced_expert_is_found_by_its_digest(store: Path):
-    talk = session(store)
+@pytest.mark.parametrize("io", ["cached", "direct"])
+def test_a_replaced_expert_is_found_by_its_digest(store: Path, io: str):
+    talk = session(store, io=io)
     files = sorted((store / "experts" / "layer-001").glob("*.safetensors"))
     other = files[0].read_bytes()
     for path in files[1:]:
@@ -89,8 +91,11 @@ def test_a_replaced_expert_is_found_by_its_digest(store: Path):
         ask(talk, "what is a fox")
 
 
-def test_a_stalled_read_ends_the_turn_and_its_slot_waits(store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch):
-    talk = session(store, decode="readback")
+@pytest.mark.parametrize("io", ["cached", "direct"])
+def test_a_stalled_read_ends_the_turn_and_its_slot_waits(
+    store: Path, pristine: Path, io: str, monkeypatch: pytest.MonkeyPatch
+):
+    talk = session(store, decode="readback", io=io)
     source, release = talk.runtime.source, threading.Event()
     read_into = source.read_into
 

@@ -1,6 +1,9 @@
 // The MLX-free core against the Python oracle: runs the steps that stress.py wrote and compares every outcome, two
 // layers at a time on one reader, with guesses at what they will miss coming before steps, during them and at the end.
 // Built by test_stress.py under Address- and ThreadSanitizer.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -143,13 +146,33 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   *end = in.at;
 }
 
+// Memory, offset and lengths that are all aligned are read without a bounce buffer: there is none here.
+bool reads_straight(Access access, const char* path, const std::string& data) {
+  access.bounce = 0;
+  Bounce none;
+  void* memory = nullptr;
+  if (data.size() < 16384 || posix_memalign(&memory, 4096, 12288)) return false;
+  char* at = static_cast<char*>(memory);
+  const int fd = open(path, O_RDONLY | access.flags());
+  const bool same = fill(access, none, fd, {{at, 4096}, {at + 4096, 8192}}, 4096) == 12288 &&
+                    std::memcmp(at, data.data() + 4096, 12288) == 0;
+  close(fd);
+  std::free(memory);
+  return same;
+}
+
 }  // namespace
 
 int main(int count, char** args) {
-  if (count != 3) return 2;
+  if (count != 3 && count != 5) return 2;
   std::ifstream file(args[1], std::ios::binary);
   Bytes in{{std::istreambuf_iterator<char>(file), {}}};
-  const auto reader = std::make_shared<Reader>(3, "");
+  Access access;  // with two numbers more: direct, past a bounce buffer of two blocks
+  if (count == 5) access = {Access::direct, std::atoll(args[3]), std::atoll(args[4]), 2 * std::atoll(args[4])};
+  if (count == 5 && !reads_straight(access, args[1], in.data))
+    return std::fprintf(stderr, "aligned reads differ\n"), 1;
+  std::vector<int64_t> read(2 + ReadLog::kDepths + ReadLog::kBuckets);
+  const auto reader = std::make_shared<Reader>(3, "", access, ReadLog{read.data()});
   int blocks = 0;
   for (; in.left(); blocks++) {
     size_t end = 0, other = 0;
@@ -158,6 +181,7 @@ int main(int count, char** args) {
     beside.join();
     in.at = end;
   }
+  if (read[0] == 0 || read[1] % read[0]) return std::fprintf(stderr, "the reads do not add up\n"), 1;
   std::printf("%d blocks agree\n", blocks);
   if (!guesses_used) std::printf("and no guess was ever used\n");
 }

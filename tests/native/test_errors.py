@@ -219,8 +219,9 @@ def test_ten_descriptors_are_enough(native: Any, tiny: Callable[..., Path]):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_read_that_stalls_keeps_its_slot_until_it_ends(native: Any, heavy: Path):
-    model, _, runtime = loaded(heavy, "native", routing="exact")
+@pytest.mark.parametrize("io", ["cached", "direct"])
+def test_a_read_that_stalls_keeps_its_slot_until_it_ends(native: Any, heavy: Path, io: str):
+    model, _, runtime = loaded(heavy, "native", routing="exact", io=io)
     fresh = steps(model)
     runtime.reset()
     handles = [layer._handle for layer in runtime.native.layers]

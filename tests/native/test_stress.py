@@ -1,11 +1,14 @@
 """The core, stand-alone and under sanitizers, against the Python oracle on random steps; a million in the full run."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from moe_mlx.native import build
+from moe_mlx.store.access import Access
+from moe_mlx.store.probe import direct_alignment
 from tests.native.stress import write_blocks
 
 SANITIZERS = {
@@ -31,10 +34,10 @@ def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made
 
 
-def agree(binary: Path, folder: Path, seed: int, blocks: int, steps: int) -> None:
+def agree(binary: Path, folder: Path, seed: int, blocks: int, steps: int, *more: str) -> None:
     write_blocks(folder / "steps", folder / "experts", seed, blocks, steps)
     done = subprocess.run(
-        [binary, folder / "steps", folder / "experts"], capture_output=True, text=True, timeout=1800, check=False
+        [binary, folder / "steps", folder / "experts", *more], capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout == f"{blocks} blocks agree\n"
@@ -42,6 +45,19 @@ def agree(binary: Path, folder: Path, seed: int, blocks: int, steps: int) -> Non
 
 def test_ten_thousand_steps(binary: Path, tmp_path: Path):
     agree(binary, tmp_path, seed=1, blocks=50, steps=200)
+
+
+def test_a_thousand_steps_read_past_the_page_cache(binary: Path, tmp_path: Path):
+    (tmp_path / "some").write_bytes(b"x")
+    try:
+        fd = Access("direct").open(tmp_path / "some")
+        asked = direct_alignment(fd)
+        os.close(fd)
+    except OSError as error:
+        pytest.skip(f"no direct reads here: {error}")
+    if asked is None or asked[1] == 1:
+        pytest.skip("direct reads need no alignment here, or there are none")
+    agree(binary, tmp_path, 2, 10, 100, *map(str, asked))
 
 
 @pytest.mark.slow

@@ -93,6 +93,9 @@ def test_inspect(form: str, made: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["inspect", str(folder)]) == 0
     text = capsys.readouterr().out
     assert "12.5%" in text
+    cached = described["page_cache"]
+    assert cached is None or (0 <= cached["bytes"] <= described["experts_bytes"] and not cached["estimate"])
+    assert ("% of the experts" in text) == (cached is not None)
     assert "1-2" in text
 
 

@@ -19,7 +19,7 @@ import pytest
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError, UnsupportedModelError
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.descriptors import Descriptors
-from moe_mlx.store.source import fill
+from moe_mlx.store.files import fill
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
 from tests.unit.test_convert_round_trip import expert

@@ -21,8 +21,8 @@ int regular(int fd) {
 }
 
 // Below a root every part of the path is opened by itself, so that none of them can be a symbolic link.
-int open_file(const Shelf& shelf, const std::string& path) {
-  const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+int open_file(const Shelf& shelf, const std::string& path, int way) {
+  const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | way;
   int fd = -1;
   if (shelf.root.empty()) {
     fd = open(path.c_str(), flags);
@@ -42,6 +42,24 @@ int open_file(const Shelf& shelf, const std::string& path) {
     start = end + 1;
   }
   return folder;
+}
+
+// A file that refuses direct reads is told apart from what is no regular file: EOPNOTSUPP.
+int open_as(const Access& access, const Shelf& shelf, const std::string& path) {
+  int fd = open_file(shelf, path, access.flags());
+  if (fd < 0 && errno == EINVAL && access.flags()) {
+    if ((fd = open_file(shelf, path, 0)) < 0) return -1;
+    close(fd);
+    errno = EOPNOTSUPP;
+    return -1;
+  }
+  if (fd >= 0 && !access.prepare(fd)) {
+    const int code = errno;
+    close(fd);
+    errno = code;
+    return -1;
+  }
+  return fd;
 }
 
 // One in four of the process's descriptors, the limit as it is now: Python's reader holds others.
@@ -68,7 +86,7 @@ int Descriptors::acquire(const Shelf& shelf, int file) {
   int fd = -1;
   while (true) {
     lock.unlock();  // a disk that does not answer must hold up nobody else
-    fd = open_file(shelf, shelf.files[file].path);
+    fd = open_as(access_, shelf, shelf.files[file].path);
     const int code = errno;
     lock.lock();
     if (fd >= 0) break;

@@ -6,12 +6,14 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "access.h"
 #include "shelf.h"
 
 namespace moe {
 
 class Descriptors {
  public:
+  explicit Descriptors(Access access) : access_(access) {}
   ~Descriptors() { close_all(); }
   int acquire(const Shelf& shelf, int file);  // throws std::system_error
   void release(int64_t key, int fd);
@@ -27,6 +29,7 @@ class Descriptors {
   };
   bool evict();
   void retire(std::unordered_map<int64_t, Entry>::iterator found);
+  const Access access_;
   std::mutex mutex_;
   std::list<int64_t> latest_;
   std::unordered_map<int64_t, Entry> open_;

@@ -45,6 +45,7 @@ Hints::~Hints() {
 }
 
 void Hints::Work::run() {
+  Bounce bounce;
   std::unique_lock lock(mutex);
   while (true) {
     wake.wait(lock, [this] { return stopped || !queue.empty(); });
@@ -59,7 +60,7 @@ void Hints::Work::run() {
     for (int64_t n : hint->shelf->tensor_nbytes) buffers.push_back(next), next += n;
     bool whole = !Descriptors::scarce();  // the last ones are for reads that must succeed
     try {
-      if (whole) reader->read_one(*hint->shelf, hint->expert, buffers);
+      if (whole) reader->read(*hint->shelf, hint->expert, buffers, bounce);
     } catch (const std::exception&) {  // whoever needs the expert reads it anew and gets the error
       whole = false;
     }

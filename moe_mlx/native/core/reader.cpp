@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +23,7 @@ std::string reason_of(const Shelf& shelf, int code) {
   if (!shelf.root.empty() && code == ELOOP) return "a symbolic link, which a store may not hold";
   if (!shelf.root.empty() && code == ENOENT) return "the file is missing";
   if (code == EINVAL) return "not a regular file";
+  if (code == EOPNOTSUPP) return "direct reads are refused";
   return std::generic_category().message(code);
 }
 
@@ -34,19 +34,9 @@ std::string hex(const Digest& digest) {
   return text;
 }
 
-int64_t fill(int fd, std::vector<iovec> left, int64_t offset) {
-  int64_t done = 0;
-  for (size_t first = 0; first < left.size();) {
-    const ssize_t got = preadv(fd, &left[first], int(std::min<size_t>(16, left.size() - first)), offset + done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail(errno, "preadv");
-    if (got == 0) break;
-    done += got;
-    size_t n = size_t(got);
-    while (first < left.size() && n >= left[first].iov_len) n -= left[first++].iov_len;
-    if (n) left[first].iov_base = static_cast<char*>(left[first].iov_base) + n, left[first].iov_len -= n;
-  }
-  return done;
+int64_t now() {
+  using namespace std::chrono;
+  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
@@ -62,7 +52,8 @@ int64_t Shelf::expert_nbytes() const {
   return sum;
 }
 
-Reader::Reader(int threads, std::string root) : root_(std::move(root)) {
+Reader::Reader(int threads, std::string root, Access access, ReadLog log)
+    : access_(access), log_(std::move(log)), root_(std::move(root)), descriptors_(access) {
   if (!root_.empty() && (root_fd_ = open(root_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) < 0) fail(errno, "open");
   for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([this] { work(); });
 }
@@ -84,6 +75,7 @@ void Reader::adopt(Shelf& shelf) {
 }
 
 void Reader::work() {
+  Bounce bounce;
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
@@ -92,20 +84,42 @@ void Reader::work() {
     queue_.pop_front();
     if (batch->state[i] == Batch::cancelled) continue;
     batch->state[i] = Batch::running;
-    lock.unlock();
     std::optional<ReadError> error;
     try {
-      read_one(*batch->shelf, batch->experts[i], batch->buffers[i]);
+      counted(lock, *batch->shelf, batch->experts[i], batch->buffers[i], bounce);
     } catch (const ReadError& failed) {
       error = failed;
     } catch (const std::exception& failed) {
       error = ReadError(batch->shelf->layer, batch->experts[i], batch->shelf->root, failed.what());
     }
-    lock.lock();
     if (!batch->errors[i]) batch->errors[i] = std::move(error);  // it may have been given up as stalled
     batch->state[i] = Batch::done;
     if (--batch->left == 0) ended_.notify_all();
   }
+}
+
+void Reader::read(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
+  std::unique_lock lock(mutex_);
+  counted(lock, shelf, expert, buffers, bounce);
+}
+
+// Lets the lock go while it reads, and has it again afterwards, failure or not.
+void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert,
+                     const std::vector<char*>& buffers, Bounce& bounce) {
+  const int depth = ++running_;
+  lock.unlock();
+  const int64_t started = now();
+  try {
+    read_one(shelf, expert, buffers, bounce);
+  } catch (...) {
+    lock.lock();
+    running_--;
+    throw;
+  }
+  const int64_t took = now() - started;
+  lock.lock();
+  running_--;
+  log_.add(depth, shelf.expert_nbytes(), took);
 }
 
 void Reader::start(const std::shared_ptr<Batch>& batch) {
@@ -147,16 +161,16 @@ std::optional<ReadError> Reader::error(const Batch& batch, int i) {
   return batch.errors[i];
 }
 
-void Reader::read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers) {
+void Reader::read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
   try {
-    read_whole(shelf, expert, buffers);
+    read_whole(shelf, expert, buffers, bounce);
   } catch (const ReadError&) {
     // The descriptor may be of a file that was damaged and has been replaced since: look once at what is there.
-    read_whole(shelf, expert, buffers);
+    read_whole(shelf, expert, buffers, bounce);
   }
 }
 
-void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers) {
+void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
   const size_t runs = shelf.runs(), tensors = shelf.tensor_nbytes.size();
   const Range* range = &shelf.ranges[size_t(expert) * runs];
   const auto damaged = [&](int file, const std::string& reason) {
@@ -185,7 +199,7 @@ void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>
           problem = "the file has " + std::to_string(found.st_size) + " bytes, " +
                     std::to_string(shelf.files[file].nbytes) + " are expected";
         else
-          got = fill(fd, std::move(parts), offset);
+          got = fill(access_, bounce, fd, std::move(parts), offset);
       } catch (...) {
         descriptors_.release(shelf.key + file, fd);
         throw;

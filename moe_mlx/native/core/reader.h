@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "descriptors.h"
+#include "read_log.h"
 
 namespace moe {
 
@@ -29,7 +30,7 @@ struct Batch {
 
 class Reader {
  public:
-  Reader(int threads, std::string root);  // root: empty where files are named in full
+  Reader(int threads, std::string root, Access access = {}, ReadLog log = {});  // root: empty for files named in full
   ~Reader();
   Reader(const Reader&) = delete;
 
@@ -39,14 +40,21 @@ class Reader {
   void finish(const std::shared_ptr<Batch>& batch, double seconds);
   bool ended(const Batch& batch, int i);
   std::optional<ReadError> error(const Batch& batch, int i);
-  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers);  // in the caller's thread
+  void read(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);  // in the caller's thread
   static ReadError stalled(const Shelf& shelf, int expert, double seconds);
   void close() { descriptors_.close_all(); }
   size_t open_count() { return descriptors_.open_count(); }
 
  private:
   void work();
-  void read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers);  // forgets files that failed
+  void counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert, const std::vector<char*>& buffers,
+               Bounce& bounce);
+  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
+  // Forgets the files of an expert that it could not read.
+  void read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
+  const Access access_;
+  ReadLog log_;  // written under the lock
+  int running_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_, ended_;
   std::deque<std::pair<std::shared_ptr<Batch>, int>> queue_;

@@ -1,0 +1,66 @@
+"""Plain reads of regular files: whole, past interruptions, and without waiting for what is no file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+#: Buffers that one preadv takes on every POSIX system (_XOPEN_IOV_MAX).
+MOST_BUFFERS = 16
+
+
+def advance(left: list[memoryview], n: int) -> None:
+    """Takes the first `n` bytes off a list of byte buffers."""
+    while left and n >= left[0].nbytes:
+        n -= left.pop(0).nbytes
+    if n:
+        left[0] = left[0][n:]
+
+
+def fill(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Reads into byte buffers, one after the other, from `offset`, until they are full or the file ends.
+
+    Returns:
+        Bytes read; fewer than the buffers hold only at the end of the file.
+
+    Raises:
+        OSError: From the operating system.
+    """
+    done, left = 0, [b for b in buffers if b.nbytes]
+    while left:
+        n = os.preadv(fd, left[:MOST_BUFFERS], offset + done)
+        if n == 0:
+            break
+        done += n
+        advance(left, n)
+    return done
+
+
+def open_regular(path: Path | str, flags: int = 0, dir_fd: int | None = None) -> int:
+    """Opens a regular file for reading; a pipe or device in its place is refused instead of waited for.
+
+    Raises:
+        OSError: As from `os.open`; with EINVAL for anything but a regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
+
+
+def drop_pages(fd: int, offset: int = 0, nbytes: int = 0) -> None:
+    """Asks the system to forget the cached pages that a range touches (`nbytes` 0: to the end of the file).
+
+    Nothing happens where it cannot be asked.
+    """
+    if hasattr(os, "posix_fadvise"):
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        stop = -(-(offset + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE if nbytes else start
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_DONTNEED)
