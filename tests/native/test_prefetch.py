@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from moe_mlx.benchmark import calibration
 from moe_mlx.budget import mlx_cache_bytes
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
 from moe_mlx.prefetch import plan_prefetch
+from moe_mlx.residency import QUARANTINED
 from moe_mlx.store import open_source
 from tests.native.conftest import counts, loaded, state
 from tests.native.test_equal import CAPS, FAMILIES, POLICIES, same, talk
@@ -197,20 +199,33 @@ def test_damaged_experts_that_are_never_chosen_are_never_heard_of(native: Any, t
     assert wasted < (begun - used) * runtime.source.layers[0].expert_nbytes  # the damaged ones were tried
 
 
-def test_a_guess_that_stalls_hangs_nothing(native: Any, heavy: Path):
-    model, _, runtime = loaded(heavy, "native", routing="exact", prefetch="on", prefetch_extra=4)
+@pytest.mark.parametrize("stalling", ["every layer", "layers with guesses"])
+def test_a_guess_that_stalls_hangs_nothing(native: Any, tiny: Callable[..., Path], stalling: str):
+    model, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on", prefetch_extra=16)
     fresh = steps(model)
     runtime.reset()
     handles = [layer._handle for layer in runtime.native.layers]
-    for handle in handles:
+    for handle in handles[stalling != "every layer" :]:
         handle.stall_seconds = 1e-9
-    with pytest.raises(ExpertReadError, match="no answer from the disk in 1e-09 s"):
-        within(PATIENCE, lambda: steps(model))
+    raised = 0
+    for turn in range(200):  # a read may be quicker than a waiter's wake-up, on a busy machine time and again
+        if raised and turn >= 20:
+            break
+        try:
+            within(PATIENCE, lambda: steps(model))
+        except ExpertReadError as error:
+            assert error.reason == "no answer from the disk in 1e-09 s"
+            raised += 1
+        if turn >= 20 and stalling != "every layer":
+            break  # whether a guess is still being read when its step comes is the threads' business
+    assert raised or stalling != "every layer"
     for handle in handles:
         handle.stall_seconds = 60.0
     for cache in runtime.layers:
         cache.table.check()
+    time.sleep(0.2)
     steps(model)
+    assert all(used < QUARANTINED for cache in runtime.layers for used in cache.table.used)
     runtime.reset()
     assert same(steps(model), fresh)
 

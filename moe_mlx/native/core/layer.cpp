@@ -52,7 +52,7 @@ void Layer::reclaim() {
   give_back();
 }
 
-std::shared_ptr<Batch> Layer::start(const std::vector<int>& misses) {
+std::shared_ptr<Batch> Layer::batch_of(const std::vector<int>& misses) const {
   auto batch = std::make_shared<Batch>();
   batch->shelf = shelf_;
   batch->memory = owner_;
@@ -62,12 +62,10 @@ std::shared_ptr<Batch> Layer::start(const std::vector<int>& misses) {
     for (size_t t = 0; t < memory_.size(); t++)
       buffers.push_back(memory_[t] + misses_[i].slot * shelf_->tensor_nbytes[t]);
   }
-  reader_->start(batch);
   return batch;
 }
 
-void Layer::finish(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
-  reader_->finish(batch, stall_seconds);
+void Layer::settle(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
   for (int place = 0; place < int(misses.size()); place++) {
     const Placement& miss = misses_[misses[place]];
     auto& error = errors[misses[place]] = reader_->error(*batch, place);
@@ -105,12 +103,22 @@ int64_t Layer::read_missing() {
   Errors errors(misses_.size());
   std::vector<int> demanded, hinted, again;
   for (int i = 0; i < int(misses_.size()); i++) (ahead_.find(misses_[i].expert) ? hinted : demanded).push_back(i);
-  const auto batch = start(demanded);
-  const int64_t started = now();
-  for (int i : hinted)
-    if (!take_hint(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
-  finish(batch, demanded, errors);
-  if (!again.empty()) finish(start(again), again, errors);
+  const auto batch = batch_of(demanded);
+  if (hinted.empty()) {
+    reader_->read(batch, stall_seconds);
+  } else {
+    reader_->start(batch);
+    const int64_t started = now();
+    for (int i : hinted)
+      if (!take_hint(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
+    reader_->finish(batch, stall_seconds);
+  }
+  settle(batch, demanded, errors);
+  if (!again.empty()) {
+    const auto second = batch_of(again);
+    reader_->read(second, stall_seconds);
+    settle(second, again, errors);
+  }
   for (const auto& error : errors) {
     if (!error) continue;
     ahead_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's

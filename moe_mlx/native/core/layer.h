@@ -78,8 +78,8 @@ class Layer {
   using Errors = std::vector<std::optional<ReadError>>;
   void choose(const Token& token, const Policy& policy);
   int64_t read_missing();  // returns their bytes
-  std::shared_ptr<Batch> start(const std::vector<int>& misses);
-  void finish(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);
+  std::shared_ptr<Batch> batch_of(const std::vector<int>& misses) const;
+  void settle(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);  // makes slots of what was read
   bool take_hint(int miss, double seconds, Errors& errors);  // false: it has to be read on demand
   void give_back();
 

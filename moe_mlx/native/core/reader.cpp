@@ -122,9 +122,24 @@ void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int
   log_.add(depth, shelf.expert_nbytes(), took);
 }
 
+void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
+  std::unique_lock lock(mutex_);
+  enqueue(batch);
+  await(lock, batch, seconds);
+}
+
 void Reader::start(const std::shared_ptr<Batch>& batch) {
-  const size_t n = batch->experts.size();
   std::lock_guard lock(mutex_);
+  enqueue(batch);
+}
+
+void Reader::finish(const std::shared_ptr<Batch>& batch, double seconds) {
+  std::unique_lock lock(mutex_);
+  await(lock, batch, seconds);
+}
+
+void Reader::enqueue(const std::shared_ptr<Batch>& batch) {
+  const size_t n = batch->experts.size();
   batch->state.assign(n, Batch::waiting);
   batch->errors.assign(n, std::nullopt);
   batch->left = int(n);
@@ -134,8 +149,7 @@ void Reader::start(const std::shared_ptr<Batch>& batch) {
   }
 }
 
-void Reader::finish(const std::shared_ptr<Batch>& batch, double seconds) {
-  std::unique_lock lock(mutex_);
+void Reader::await(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Batch>& batch, double seconds) {
   if (ended_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return batch->left == 0; })) return;
   for (size_t i = 0; i < batch->experts.size(); i++) {
     if (batch->state[i] == Batch::done) continue;

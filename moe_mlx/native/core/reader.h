@@ -35,8 +35,10 @@ class Reader {
   Reader(const Reader&) = delete;
 
   void adopt(Shelf& shelf);  // gives a layer's files their keys and their root
-  void start(const std::shared_ptr<Batch>& batch);  // begins to read it
-  // Waits for a batch. After `seconds` without an end, what has not begun is cancelled, what is running is left behind.
+  // Reads a batch. After `seconds` without an end, what has not begun is cancelled and what is running is left behind.
+  void read(const std::shared_ptr<Batch>& batch, double seconds);
+  // The same in two steps, for who has something to do meanwhile.
+  void start(const std::shared_ptr<Batch>& batch);
   void finish(const std::shared_ptr<Batch>& batch, double seconds);
   bool ended(const Batch& batch, int i);
   std::optional<ReadError> error(const Batch& batch, int i);
@@ -47,6 +49,8 @@ class Reader {
 
  private:
   void work();
+  void enqueue(const std::shared_ptr<Batch>& batch);  // these two under the lock
+  void await(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Batch>& batch, double seconds);
   void counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert, const std::vector<char*>& buffers,
                Bounce& bounce);
   void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
