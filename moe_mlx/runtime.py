@@ -120,6 +120,7 @@ class Runtime:
                 if cache.full:
                     cache.table.reals[cache.table.RANGE_SUM] = 0.0
                     cache.table.whole[cache.table.RANGE_TOKENS] = 0
+                    cache.table.reset_counts()
                 else:
                     cache.table.reset()
             self.counter.last_index = -1
@@ -185,6 +186,7 @@ class Runtime:
             return
         table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
         table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
+        table.take_counts(old)
         keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
         wanted = list(keep)
         if self.native is not None:

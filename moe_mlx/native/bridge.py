@@ -171,7 +171,10 @@ class NativeLayer:
                 digests += bytes.fromhex(digest)
         whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
         lfu = table.eviction if isinstance(table.eviction, AgedLeastFrequentlyUsed) else None
-        shared = (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals)
+        shared = (
+            table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals, table.uses, table.reads,
+            table.last, table.distances,
+        )  # fmt: skip
         logged = (log.rows, log.reals, log.written)
         self._handle = self.decode.module.Layer(
             runtime=self.decode.runtime,
