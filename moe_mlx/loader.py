@@ -17,6 +17,8 @@ from moe_mlx.checkpoints import resolve
 from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.history import check_history
+from moe_mlx.history_keeper import open_history
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.native.choose import check_decode, choose_decode
@@ -33,6 +35,7 @@ from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
+from moe_mlx.warmup import Warmup, check_warm
 
 
 def load(
@@ -47,6 +50,8 @@ def load(
     evict: str = DEFAULT_EVICTION,
     decode: str = "auto",
     max_kv_size: int | None = None,
+    history: str | Path | None = None,
+    warm: str = "off",
     readers: int = DEFAULT_READERS,
     verify_reads: bool = True,
     adapter_path: str | None = None,
@@ -71,6 +76,11 @@ def load(
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
+        history: Folder that keeps which experts this model used, counts only; "auto" for the user's cache folder, None
+            for no history. It is written when an answer of a `Session` ends and when the runtime is closed.
+        warm: "on" fills the slots with what the history says was hot before this returns; under a lossy policy the
+            first answers then depend on the history. "idle" leaves that to a front end's idle time, under exact
+            routing only. "off" starts empty.
         readers: Threads that read experts.
         verify_reads: Whether every expert read from a store is checked against its digest.
         adapter_path: A LoRA adapter on attention, router or dense weights.
@@ -91,6 +101,8 @@ def load(
     settings = RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass)
     make_eviction(evict)
     check_decode(decode)
+    history = check_history(history)
+    check_warm(warm)
     if expert_cache is None:
         expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
     cap = parse_cap(expert_cache)
@@ -122,11 +134,26 @@ def load(
             eos_token_ids=config.get("eos_token_id"),
             trust_remote_code=trust_remote_code,
         )
+        runtime.history = open_history(history, source, lambda: [cache.table for cache in runtime.layers], remark)
+        _warm(runtime, warm, say or (lambda line: None))
     except BaseException:
         source.close()
         raise
     _remarks(runtime, folder, remark)
     return model, tokenizer
+
+
+def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:
+    past = None if runtime.history is None else runtime.history.past
+    if warm == "off" or past is None:
+        return
+    warmup = Warmup(runtime, past, say)
+    if warm == "on":
+        warmup.finish()
+        if line := warmup.summary():
+            say(line)
+    elif not any(cache.lossy for cache in runtime.layers):
+        runtime.warmup = warmup
 
 
 def _hold_wired_limit() -> None:

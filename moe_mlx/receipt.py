@@ -45,6 +45,7 @@ class Receipt:
         prompt_misses: Experts a prompt's chunk needed and read.
         prompt_bytes_read: For those.
         audit: What an audit found, if there was one.
+        warmed: Experts that warm-up had read before it, since the answer before; in no other count.
     """
 
     routing: str
@@ -61,6 +62,7 @@ class Receipt:
     prompt_misses: int
     prompt_bytes_read: int
     audit: AuditSummary | None = None
+    warmed: int = 0
 
     @classmethod
     def between(cls, before: Snapshot, after: Snapshot, routing: str, audit: AuditSummary | None = None) -> Receipt:
@@ -70,14 +72,16 @@ class Receipt:
 
     @classmethod
     def of(
-        cls, decode: PhaseTotals, prefill: PhaseTotals, discarded: int, routing: str, audit: AuditSummary | None = None
-    ) -> Receipt:
+        cls, decode: PhaseTotals, prefill: PhaseTotals, discarded: int, routing: str,
+        audit: AuditSummary | None = None, warmed: int = 0,
+    ) -> Receipt:  # fmt: skip
         """Makes a receipt of one answer's own totals."""
         return cls(
             routing=routing, tokens=decode.tokens - discarded, discarded_steps=discarded, hits=decode.hits,
             misses=decode.misses, bytes_read=decode.bytes_read, swapped=decode.swapped,
             weight_moved=decode.weight_moved, read_backs=decode.read_backs, prompt_tokens=prefill.tokens,
             prompt_hits=prefill.hits, prompt_misses=prefill.misses, prompt_bytes_read=prefill.bytes_read, audit=audit,
+            warmed=warmed,
         )  # fmt: skip
 
     @property
@@ -101,6 +105,8 @@ class Receipt:
             f"read {show_bytes(self.bytes_read)}", f"swapped {self.swapped_share:.1%}",
             f"weight moved {self.weight_moved:.2f}", self.routing,
         ]  # fmt: skip
+        if self.warmed:
+            parts.append(f"warmed {self.warmed} experts")
         if self.audit is not None:
             parts.append(self.audit.describe())
         return ", ".join(parts)

@@ -23,7 +23,9 @@ from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
 
 if TYPE_CHECKING:
+    from moe_mlx.history_keeper import HistoryKeeper
     from moe_mlx.native.bridge import NativeDecode
+    from moe_mlx.warmup import Warmup
 
 ATTRIBUTE = "moe_mlx_runtime"
 
@@ -43,6 +45,10 @@ class Runtime:
         decode_way: "native" (in the graph) or "readback".
         decode_reason: Why that way, in a few words.
         native: What runs decode in the graph, where that can be had.
+        history: What adds this model's counts to its history; None where none is kept.
+        warmup: What is left of a warm-up that waits for idle time.
+        warmed: Experts that warm-up has read since loading or the last reset, which no other count includes.
+        warmed_bytes: Bytes of those.
     """
 
     model: nn.Module
@@ -60,6 +66,10 @@ class Runtime:
     decode_way: str = "readback"
     decode_reason: str = ""
     native: NativeDecode | None = None
+    history: HistoryKeeper | None = None
+    warmup: Warmup | None = None
+    warmed: int = 0
+    warmed_bytes: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -111,9 +121,15 @@ class Runtime:
             self.decode_way = way
 
     def reset(self) -> None:
-        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
+        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them.
+
+        What was counted goes to the history first. Warm-up is not repeated.
+        """
         with self.lock:
             self.drain()
+            if self.history is not None:
+                self.history.absorb()
+            self.warmup, self.warmed, self.warmed_bytes = None, 0, 0
             for cache in self.layers:
                 cache.spans.clear()
                 cache.selected = cache.observed = None
@@ -123,6 +139,8 @@ class Runtime:
                     cache.table.reset_counts()
                 else:
                     cache.table.reset()
+            if self.history is not None:
+                self.history.begin()
             self.counter.last_index = -1
             self.ledger.reset()
 
@@ -205,8 +223,10 @@ class Runtime:
                 self.filled_bytes += cache.fill(range(cache.table.experts))
 
     def close(self) -> None:
-        """Waits for queued work, ends the reader threads and closes the files."""
+        """Waits for queued work, keeps the history, ends the reader threads and closes the files."""
         self.drain()
+        if self.history is not None:
+            self.history.save(at_once=True)
         if self.native is not None:
             self.native.close()
         self.pool.close()

@@ -29,8 +29,8 @@ def simulate(args: argparse.Namespace) -> int:
     trace = load_trace(args.trace)
     if args.model is not None:
         from moe_mlx.checkpoints import resolve
-        from moe_mlx.evaluation.identity import identity_of
         from moe_mlx.store import open_source
+        from moe_mlx.store.identity import identity_of
 
         with open_source(resolve(args.model)) as source:
             trace.check_model(identity_of(source), Path(args.model).name)

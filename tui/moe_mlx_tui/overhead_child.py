@@ -55,7 +55,8 @@ def frames(count: int) -> Iterator[Snapshot]:
             yield Snapshot(
                 time=frame / 8, phase=DECODE, model=facts, turn="x", tokens=frame, tps=10 + frame % 5,
                 cells=sampled["cells"], slots=sampled["slots"], uses=sampled["uses"], reads=sampled["reads"],
-                slots_per_layer=(EXPERTS // 2,) * LAYERS, layer_hits=tuple(hits), layer_misses=tuple(misses), answer=total, running=total, memory=memory, routing="exact",
+                slots_per_layer=(EXPERTS // 2,) * LAYERS, layer_hits=tuple(hits),
+                layer_misses=tuple(misses), answer=total, running=total, memory=memory, routing="exact",
             )  # fmt: skip
 
 
