@@ -30,19 +30,21 @@ class HistoryKeeper:
         past: What it held when the model was loaded; None for nothing.
     """
 
-    def __init__(
-        self, path: Path, model: str, source: ExpertSource, tables: Callable[[], Sequence[ResidencyTable]],
-        say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    def __init__(self, path: Path, model: str, source: ExpertSource, say: Callable[[str], None]) -> None:
         self.path, self.model, self.layers = path, model, source.layers
-        self._tables, self._say = tables, say
+        self._tables: Callable[[], Sequence[ResidencyTable]] = list
+        self._say = say
         self._lock = threading.RLock()  # a signal may interrupt whoever holds it
         self._fresh = tuple(LayerHistory.empty(layer.experts) for layer in self.layers)
         self._counted: list[Counts] = []
         self._saved = time.monotonic()
         self._complained = False
-        self.begin()
         self.past = self._read()
+
+    def watch(self, tables: Callable[[], Sequence[ResidencyTable]]) -> None:
+        """Counts from here on what the model's tables count, one of each layer whenever it is asked for them."""
+        self._tables = tables
+        self.begin()
 
     def begin(self) -> None:
         """Counts from here on; to be called when the tables' counts have been emptied."""
@@ -92,16 +94,13 @@ class HistoryKeeper:
             self._say(line)
 
 
-def open_history(
-    history: str | Path | None, source: ExpertSource, tables: Callable[[], Sequence[ResidencyTable]],
-    say: Callable[[str], None],
-) -> HistoryKeeper | None:  # fmt: skip
+def open_history(history: str | Path | None, source: ExpertSource, say: Callable[[str], None]) -> HistoryKeeper | None:
     """Returns the keeper of a model's history; None where none is wanted, or none can be had, which is said."""
     if history is None:
         return None
     try:
         model = identity_of(source)
-        return HistoryKeeper(history_path(history, model), model, source, tables, say)
+        return HistoryKeeper(history_path(history, model), model, source, say)
     except (ExpertReadError, NoHistoryError) as error:
         say(f"no history is kept: {error}")
         return None

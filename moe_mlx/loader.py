@@ -15,10 +15,10 @@ from moe_mlx.adapters import apply_adapters
 from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
 from moe_mlx.checkpoints import resolve
 from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
-from moe_mlx.errors import MoeMlxWarning
+from moe_mlx.errors import MoeMlxWarning, UsageError
 from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.history import check_history
-from moe_mlx.history_keeper import open_history
+from moe_mlx.history_keeper import HistoryKeeper, open_history
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.native.choose import check_decode, choose_decode
@@ -30,6 +30,7 @@ from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.registry import adapt
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.runtime import Runtime, attach
+from moe_mlx.share import Curve, check_share, curves_of, shared_by
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
@@ -50,6 +51,7 @@ def load(
     evict: str = DEFAULT_EVICTION,
     decode: str = "auto",
     max_kv_size: int | None = None,
+    share: str = "even",
     history: str | Path | None = None,
     warm: str = "off",
     readers: int = DEFAULT_READERS,
@@ -76,6 +78,8 @@ def load(
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
+        share: "even", or "measured": the same cap shared among the layers by the misses that the history says each
+            would have; evenly, with a remark, where that knows too little.
         history: Folder that keeps which experts this model used, counts only; "auto" for the user's cache folder, None
             for no history. It is written when an answer of a `Session` ends and when the runtime is closed.
         warm: "on" fills the slots with what the history says was hot before this returns; under a lossy policy the
@@ -103,6 +107,8 @@ def load(
     check_decode(decode)
     history = check_history(history)
     check_warm(warm)
+    if check_share(share) == "measured" and history is None:
+        raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
     if expert_cache is None:
         expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
     cap = parse_cap(expert_cache)
@@ -119,10 +125,14 @@ def load(
             kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
         )
+        keeper = open_history(history, source, remark)
+        curves = None if share == "even" else _curves(keeper, source, remark)
+        plan = shared_by(plan, source.layers, curves)
         mx.set_cache_limit(plan.mlx_cache)
         _hold_wired_limit()
         model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
         runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
+        runtime.curves = curves
         if adapter_path is not None:
             apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
         mx.eval(model.parameters())
@@ -134,13 +144,24 @@ def load(
             eos_token_ids=config.get("eos_token_id"),
             trust_remote_code=trust_remote_code,
         )
-        runtime.history = open_history(history, source, lambda: [cache.table for cache in runtime.layers], remark)
+        if keeper is not None:
+            keeper.watch(lambda: [cache.table for cache in runtime.layers])
+            runtime.history = keeper
         _warm(runtime, warm, say or (lambda line: None))
     except BaseException:
         source.close()
         raise
     _remarks(runtime, folder, remark)
     return model, tokenizer
+
+
+def _curves(
+    keeper: HistoryKeeper | None, source: ExpertSource, remark: Callable[[str], None]
+) -> tuple[Curve, ...] | None:
+    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)
+    if curves is None:
+        remark(f"slots are shared evenly: {reason}")
+    return curves
 
 
 def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:

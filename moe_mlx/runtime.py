@@ -19,6 +19,7 @@ from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.share import Curve, shared_by
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
 
@@ -49,6 +50,7 @@ class Runtime:
         warmup: What is left of a warm-up that waits for idle time.
         warmed: Experts that warm-up has read since loading or the last reset, which no other count includes.
         warmed_bytes: Bytes of those.
+        curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
     """
 
     model: nn.Module
@@ -70,6 +72,7 @@ class Runtime:
     warmup: Warmup | None = None
     warmed: int = 0
     warmed_bytes: int = 0
+    curves: tuple[Curve, ...] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -168,7 +171,7 @@ class Runtime:
             UsageError: no cap can be read from `expert_cache`.
             DoesNotFitError: it is below the floor or above what fits.
         """
-        return plan_memory(
+        plan = plan_memory(
             self.source.layers,
             parse_cap(expert_cache),
             resident_weights=self.plan.resident_weights,
@@ -176,6 +179,7 @@ class Runtime:
             per_layer_extra=self.plan.extra,
             available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
         )
+        return shared_by(plan, self.source.layers, self.curves)
 
     def resize(self, expert_cache: str | int) -> MemoryPlan:
         """Changes the cap between tokens: layer by layer the bank is freed, rebuilt, and its hottest experts reread.

@@ -68,20 +68,27 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
         help="fill the slots with what was hot before the first token; with a lossy routing the first answers then "
         f"depend on the history (default: {default})",
     )
+    group.add_argument(
+        "--share",
+        choices=("even", "measured"),
+        default="even",
+        help="the same cap evenly, or by what the history says each layer needs (default: even)",
+    )
     group.add_argument("--history", metavar="FOLDER", help="where it is kept (default: the user's cache folder)")
     group.add_argument("--no-history", action="store_true", help="neither read nor keep any")
     parser.set_defaults(idle=idle)
 
 
 def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns history and warm-up as `moe_mlx.load` takes them; nothing for a verb without them."""
+    """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
     if getattr(args, "no_history", True):
-        if getattr(args, "warm", None) == "on":
-            raise UsageError("--warm on needs the history that --no-history leaves out")
+        for option, value in (("warm", "on"), ("share", "measured")):
+            if getattr(args, option, None) == value:
+                raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
         return {}
     unhurried = args.idle and args.routing == "exact"
     warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
-    return {"history": args.history or "auto", "warm": warm}
+    return {"history": args.history or "auto", "warm": warm, "share": args.share}
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:

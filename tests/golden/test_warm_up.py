@@ -11,7 +11,9 @@ import moe_mlx
 from moe_mlx import history_keeper
 from moe_mlx.commands import model_arguments
 from moe_mlx.demo import demo_path
+from moe_mlx.history import LayerHistory, write_history
 from moe_mlx.session import Sampling, Session
+from moe_mlx.store.identity import identity_of
 from moe_mlx.warmup import idle
 from moe_mlx_convert import convert
 
@@ -224,6 +226,43 @@ def test_two_programs_at_once_both_count(talk: Open, tmp_path: Path):
     assert uses == pytest.approx([2 * count for count in single], rel=0.02)
 
 
+def needy(talk: Open, folder: Path, tokens: int = 1000) -> None:
+    """Makes a history in which the first two layers reuse far back and the others at once."""
+    runtime = talk().runtime
+    model, layers = identity_of(runtime.source), []
+    for layer in runtime.source.layers:
+        far = 28 if layer.index < 2 else 3
+        distances = [0.0] * 33
+        distances[far - 1] = float(layer.top_k * tokens)
+        layers.append(LayerHistory((1.0,) * 32, (0.0,) * 32, tuple(distances)))
+    write_history(folder / f"{model}.json", model, tuple(layers))
+
+
+def test_a_measured_share_answers_alike_in_no_more_bytes_and_resizing_keeps_it(talk: Open, tmp_path: Path):
+    needy(talk, tmp_path)
+    even, measured = talk(), talk(history=tmp_path, share="measured")
+    assert measured.runtime.slots_per_layer == [28, 28, *[12] * 6]
+    assert measured.runtime.plan.slots == tuple(measured.runtime.slots_per_layer)
+    for cap in (None, "40%", "75%", "12.5%"):
+        if cap is not None:
+            even.runtime.resize(cap)
+            measured.runtime.resize(cap)
+        assert measured.runtime.plan.expert_cache == measured.runtime.expert_cache_bytes
+        assert measured.runtime.expert_cache_bytes <= even.runtime.expert_cache_bytes
+        assert (measured.runtime.slots_per_layer == even.runtime.slots_per_layer) == (cap == "12.5%")
+        assert ask(measured) == ask(even)
+
+
+def test_a_history_that_knows_too_little_is_said_and_shared_evenly(talk: Open, tmp_path: Path, said: list[str]):
+    assert talk(history=tmp_path, share="measured").runtime.slots_per_layer == [16] * 8
+    assert said[-1] == "slots are shared evenly: this model has no history yet"
+    needy(talk, tmp_path, tokens=255)
+    assert talk(history=tmp_path, share="measured").runtime.slots_per_layer == [16] * 8
+    assert said[-1].startswith("slots are shared evenly: the history of this model holds 255 tokens")
+    with pytest.raises(moe_mlx.errors.UsageError, match="needs a history"):
+        talk(share="measured")
+
+
 def test_what_each_verb_asks_for():
     from argparse import ArgumentParser
 
@@ -233,14 +272,18 @@ def test_what_each_verb_asks_for():
         model_arguments.add_history_arguments(parser, idle=idle)
         return model_arguments.history_arguments(parser.parse_args(words))
 
-    assert asked("--routing", "exact", idle=True) == {"history": "auto", "warm": "idle"}
-    assert asked(idle=True) == {"history": "auto", "warm": "off"}, "a lossy answer depends on history only if asked"
+    assert asked("--routing", "exact", idle=True) == {"history": "auto", "warm": "idle", "share": "even"}
+    assert asked(idle=True)["warm"] == "off", "a lossy answer depends on history only if asked"
+
     assert asked("--warm", "on", idle=True)["warm"] == "on"
     assert asked("--warm", "off", "--routing", "exact", idle=True)["warm"] == "off"
     assert asked("--no-history", idle=True) == {}
-    assert asked("--history", "mine", "--warm", "on", idle=False) == {"history": "mine", "warm": "on"}
+    mine = asked("--history", "mine", "--warm", "on", "--share", "measured", idle=False)
+    assert mine == {"history": "mine", "warm": "on", "share": "measured"}
     with pytest.raises(moe_mlx.errors.UsageError, match="--no-history"):
         asked("--no-history", "--warm", "on", idle=False)
+    with pytest.raises(moe_mlx.errors.UsageError, match="--no-history"):
+        asked("--no-history", "--share", "measured", idle=False)
     parser = ArgumentParser()
     model_arguments.add_model_arguments(parser)
     assert model_arguments.history_arguments(parser.parse_args([])) == {}, "verbs that measure keep none"
