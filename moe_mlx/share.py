@@ -18,7 +18,7 @@ from moe_mlx.store import ExpertLayer
 
 SHARES = ("even", "measured")
 #: Decode steps, aged, that every layer needs in a history before its curves are believed.
-ENOUGH_TOKENS = 256
+ENOUGH_TOKENS = 512
 
 #: Misses a token of one layer, `[E + 1]`, by its number of slots.
 Curve = tuple[float, ...]

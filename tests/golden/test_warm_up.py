@@ -9,6 +9,7 @@ import pytest
 
 import moe_mlx
 from moe_mlx import history_keeper
+from moe_mlx.cli import main
 from moe_mlx.commands import model_arguments
 from moe_mlx.demo import demo_path
 from moe_mlx.history import LayerHistory, write_history
@@ -253,12 +254,29 @@ def test_a_measured_share_answers_alike_in_no_more_bytes_and_resizing_keeps_it(t
         assert ask(measured) == ask(even)
 
 
+@pytest.mark.parametrize("cap", ["25%", "50%"])
+def test_inspect_and_plan_show_the_slots_that_loading_gives(talk: Open, store: Path, tmp_path: Path, cap: str, capsys):
+    needy(talk, tmp_path)
+    loaded = talk(expert_cache=cap, history=tmp_path, share="measured").runtime.slots_per_layer
+    words = [str(store), "--json", "--share", "measured", "--history", str(tmp_path)]
+    assert main(["inspect", *words]) == 0
+    caps = json.loads(capsys.readouterr().out)["caps"]
+    assert [row["slots_per_layer"] for row in caps if row["share"] == float(cap[:-1]) / 100] == [loaded]
+    assert main(["plan", *words, "--expert-cache", cap]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["caps"]
+    assert loaded in line.values()
+    assert main(["inspect", *words[:-1], str(tmp_path / "none")]) == 0
+    assert "shared evenly: this model has no history yet" in capsys.readouterr().err
+    assert main(["plan", "owner/name", *words[1:]]) == 2
+    assert "no folder here" in capsys.readouterr().err
+
+
 def test_a_history_that_knows_too_little_is_said_and_shared_evenly(talk: Open, tmp_path: Path, said: list[str]):
     assert talk(history=tmp_path, share="measured").runtime.slots_per_layer == [16] * 8
     assert said[-1] == "slots are shared evenly: this model has no history yet"
-    needy(talk, tmp_path, tokens=255)
+    needy(talk, tmp_path, tokens=511)
     assert talk(history=tmp_path, share="measured").runtime.slots_per_layer == [16] * 8
-    assert said[-1].startswith("slots are shared evenly: the history of this model holds 255 tokens")
+    assert said[-1].startswith("slots are shared evenly: the history of this model holds 511 tokens")
     with pytest.raises(moe_mlx.errors.UsageError, match="needs a history"):
         talk(share="measured")
 
