@@ -72,7 +72,7 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
         "--share",
         choices=("even", "measured"),
         default="even",
-        help="the same cap evenly, or by what the history says each layer needs (default: even)",
+        help="the same cap evenly, or by what the history says each layer needs under exact routing (default: even)",
     )
     group.add_argument("--history", metavar="FOLDER", help="where it is kept (default: the user's cache folder)")
     group.add_argument("--no-history", action="store_true", help="neither read nor keep any")
