@@ -167,6 +167,7 @@ class LayerCache:
         if admission.misses:
             self.bank.settle()
             bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        self.table.count(touch_order, [placement.expert for placement in admission.misses])
         step = self.counter.step
         hits, misses = len(admission.hits), len(admission.misses)
         self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses, 1, host), moved)

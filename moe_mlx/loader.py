@@ -16,8 +16,10 @@ from moe_mlx.adapters import apply_adapters
 from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
 from moe_mlx.checkpoints import resolve
 from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
-from moe_mlx.errors import MoeMlxWarning
+from moe_mlx.errors import MoeMlxWarning, UsageError
 from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.history import check_history
+from moe_mlx.history_keeper import HistoryKeeper, open_history
 from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.memory import recommended_bytes
 from moe_mlx.native.choose import check_decode, choose_decode
@@ -30,6 +32,7 @@ from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.registry import adapt
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.runtime import Runtime, attach
+from moe_mlx.share import Curve, check_share, curves_of, shared_by
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
@@ -37,6 +40,7 @@ from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access
 from moe_mlx.store.probe import use_io
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
+from moe_mlx.warmup import Warmup, check_warm
 
 
 def load(
@@ -53,6 +57,9 @@ def load(
     prefetch: str = "auto",
     prefetch_extra: int = DEFAULT_EXTRA,
     max_kv_size: int | None = None,
+    share: str = "even",
+    history: str | Path | None = None,
+    warm: str = "off",
     readers: int = DEFAULT_READERS,
     io: str = CACHED,
     verify_reads: bool = True,
@@ -81,6 +88,13 @@ def load(
             only; never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
         prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
+        share: "even", or "measured": the same cap shared among the layers by the misses that the history says each
+            would have; evenly, with a remark, where that knows too little.
+        history: Folder that keeps which experts this model used, counts only; "auto" for the user's cache folder, None
+            for no history. It is written when an answer of a `Session` ends and when the runtime is closed.
+        warm: "on" fills the slots with what the history says was hot before this returns; under a lossy policy the
+            first answers then depend on the history. "idle" leaves that to a front end's idle time, under exact
+            routing only. "off" starts empty.
         readers: Threads that read experts.
         io: "cached", or "direct": past the page cache (O_DIRECT on Linux; F_NOCACHE on macOS, where pages that are
             cached already are still taken from there). A file system that refuses is read through the page cache,
@@ -105,6 +119,10 @@ def load(
     make_eviction(evict)
     check_decode(decode)
     check_prefetch(prefetch, prefetch_extra)
+    history = check_history(history)
+    check_warm(warm)
+    if check_share(share) == "measured" and history is None:
+        raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
     if expert_cache is None:
         expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
     cap = parse_cap(expert_cache)
@@ -124,10 +142,14 @@ def load(
             available=available,
             per_layer_extra=_bounce_bytes(access, readers, decode, ahead) + (0 if ahead is None else ahead.nbytes),
         )
+        keeper = open_history(history, source, remark)
+        curves = None if share == "even" else _curves(keeper, source, remark)
+        plan = shared_by(plan, source.layers, curves)
         mx.set_cache_limit(plan.mlx_cache)
         _hold_wired_limit()
         model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
         runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
+        runtime.curves = curves
         if adapter_path is not None:
             apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
         mx.eval(model.parameters())
@@ -144,6 +166,10 @@ def load(
             trust_remote_code=trust_remote_code,
         )
         runtime.stats.reset()
+        if keeper is not None:
+            keeper.watch(lambda: [cache.table for cache in runtime.layers])
+            runtime.history = keeper
+        _warm(runtime, warm, say or (lambda line: None))
     except BaseException:
         source.close()
         raise
@@ -158,6 +184,28 @@ def _bounce_bytes(access: Access, readers: int, decode: str, ahead: Prefetch | N
     """Returns what bounce buffers may take: one a thread, of Python's, of the graph's and of those that read ahead."""
     threads = readers if decode == "readback" else 2 * readers + (0 if ahead is None else ahead.threads)
     return access.bounce_nbytes * threads
+
+
+def _curves(
+    keeper: HistoryKeeper | None, source: ExpertSource, remark: Callable[[str], None]
+) -> tuple[Curve, ...] | None:
+    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)
+    if curves is None:
+        remark(f"slots are shared evenly: {reason}")
+    return curves
+
+
+def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:
+    past = None if runtime.history is None else runtime.history.past
+    if warm == "off" or past is None:
+        return
+    warmup = Warmup(runtime, past, say)
+    if warm == "on":
+        warmup.finish()
+        if line := warmup.summary():
+            say(line)
+    elif not any(cache.lossy for cache in runtime.layers):
+        runtime.warmup = warmup
 
 
 def _hold_wired_limit() -> None:

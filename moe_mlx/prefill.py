@@ -46,6 +46,8 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
         y, bytes_read, waited = _at_once(cache, x, chosen, counts, needed, *args, **kwargs)
     else:
         y, bytes_read, waited = _in_waves(cache, x, chosen, counts, needed, resident, *args, **kwargs)
+    np.frombuffer(cache.table.rows, dtype=np.int64)[:] += counts
+    cache.table.stamp(needed[np.argsort(counts[needed], kind="stable")].tolist())
     hits = int(resident[needed].sum())
     rows = chosen.size // chosen.shape[-1]
     cache.log.write(

@@ -48,6 +48,7 @@ class Receipt:
         hinted: Experts whose read ahead was begun; none without prefetch.
         hint_hits: Misses that one of those served.
         wasted_bytes: Bytes read ahead for nothing; beside `bytes_read`.
+        warmed: Experts that warm-up had read before it, since the answer before; in no other count.
     """
 
     routing: str
@@ -67,6 +68,7 @@ class Receipt:
     hinted: int = 0
     hint_hits: int = 0
     wasted_bytes: int = 0
+    warmed: int = 0
 
     @classmethod
     def between(cls, before: Snapshot, after: Snapshot, routing: str, audit: AuditSummary | None = None) -> Receipt:
@@ -76,8 +78,9 @@ class Receipt:
 
     @classmethod
     def of(
-        cls, decode: PhaseTotals, prefill: PhaseTotals, discarded: int, routing: str, audit: AuditSummary | None = None
-    ) -> Receipt:
+        cls, decode: PhaseTotals, prefill: PhaseTotals, discarded: int, routing: str,
+        audit: AuditSummary | None = None, warmed: int = 0,
+    ) -> Receipt:  # fmt: skip
         """Makes a receipt of one answer's own totals."""
         return cls(
             routing=routing, tokens=decode.tokens - discarded, discarded_steps=discarded, hits=decode.hits,
@@ -85,6 +88,7 @@ class Receipt:
             weight_moved=decode.weight_moved, read_backs=decode.read_backs, prompt_tokens=prefill.tokens,
             prompt_hits=prefill.hits, prompt_misses=prefill.misses, prompt_bytes_read=prefill.bytes_read, audit=audit,
             hinted=decode.hinted, hint_hits=decode.hint_hits, wasted_bytes=decode.wasted_bytes,
+            warmed=warmed,
         )  # fmt: skip
 
     @property
@@ -112,6 +116,8 @@ class Receipt:
             parts.append(
                 f"ahead {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
             )
+        if self.warmed:
+            parts.append(f"warmed {self.warmed} experts")
         if self.audit is not None:
             parts.append(self.audit.describe())
         return ", ".join(parts)

@@ -7,6 +7,7 @@ owner of the state, whoever runs the step.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -52,12 +53,21 @@ class ResidencyTable:
         owner: int32 `[S]`, the expert in each slot, -1 where empty.
         used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
         heat: float64 `[E]`, for the aged LFU.
-        whole: int64 `[2]`: the clock, and the tokens in the running range.
+        whole: int64 `[3]`: the clock, the tokens in the running range, and the stamps given to `last`.
         reals: float64 `[2]`: the LFU gain, and the sum of logit ranges.
+        uses: int64 `[E]`, decode steps that used the expert.
+        reads: int64 `[E]`, decode steps that had to read it for that.
+        rows: int64 `[E]`, rows of prompts (of every call that is no decode step) that used it.
+        last: int64 `[E]`, stamp of its last use, whether or not it has a slot; 0 before the first.
+        distances: int64 `[E + 1]`: decode uses by how many other experts came between the use and the one before it;
+            the last entry counts first uses. With S slots under LRU, entries from S on are misses.
     """
 
     CLOCK: ClassVar[int] = 0
     RANGE_TOKENS: ClassVar[int] = 1
+    STAMP: ClassVar[int] = 2
+    #: What is counted and decides nothing; of 64-bit integers, one an expert (and one more).
+    COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances")
     GAIN: ClassVar[int] = 0
     RANGE_SUM: ClassVar[int] = 1
 
@@ -70,8 +80,13 @@ class ResidencyTable:
         self.owner = array("i", [-1]) * slots
         self.used = array("q", [0]) * slots
         self.heat = array("d", [0.0]) * experts
-        self.whole = array("q", [0, 0])
+        self.whole = array("q", [0, 0, 0])
         self.reals = array("d", [1.0, 0.0])
+        self.uses = array("q", [0]) * experts
+        self.reads = array("q", [0]) * experts
+        self.rows = array("q", [0]) * experts
+        self.last = array("q", [0]) * experts
+        self.distances = array("q", [0]) * (experts + 1)
 
     @property
     def resident(self) -> list[int]:
@@ -140,6 +155,29 @@ class ResidencyTable:
         self.forget(slot)
         self.used[slot] = QUARANTINED
 
+    def count(self, chosen: Sequence[int], missed: Iterable[int]) -> None:
+        """Counts one decode step that went through: its distinct experts in touch order, and those it had to read."""
+        ranked = sorted(self.last)
+        for expert in chosen:
+            self.uses[expert] += 1
+            before = self.last[expert]
+            self.distances[self.experts - bisect_right(ranked, before) if before else self.experts] += 1
+        self.stamp(chosen)
+        for expert in missed:
+            self.reads[expert] += 1
+
+    def stamp(self, experts: Iterable[int]) -> None:
+        """Notes a use of experts that `distances` are measured from, the first becoming the oldest."""
+        for expert in experts:
+            self.whole[self.STAMP] += 1
+            self.last[expert] = self.whole[self.STAMP]
+
+    def take_counts(self, other: ResidencyTable) -> None:
+        """Goes on counting where another table of the same layer left off."""
+        for name in self.COUNTS:
+            getattr(self, name)[:] = getattr(other, name)
+        self.whole[self.STAMP] = other.whole[self.STAMP]
+
     def observe_range(self, span: float) -> float:
         """Adds one token's logit range and returns the running mean, this token included."""
         self.reals[self.RANGE_SUM] += span
@@ -160,7 +198,8 @@ class ResidencyTable:
         return [self.owner[slot] for slot in sorted(slots, key=self.used.__getitem__, reverse=True)]
 
     def reset(self) -> None:
-        """Empties residency, clocks, heats and the running range, in place; a stalled read keeps its slot."""
+        """Empties residency, clocks, heats, running range and counts, in place; a stalled read keeps its slot."""
+        self.reset_counts()
         for field in (self.slot_of, self.owner):
             for place in range(len(field)):
                 field[place] = -1
@@ -170,6 +209,14 @@ class ResidencyTable:
             self.heat[expert] = 0.0
         self.whole[self.CLOCK] = self.whole[self.RANGE_TOKENS] = 0
         self.reals[self.GAIN], self.reals[self.RANGE_SUM] = 1.0, 0.0
+
+    def reset_counts(self) -> None:
+        """Empties the counts, in place."""
+        for name in self.COUNTS:
+            field: array[int] = getattr(self, name)
+            for place in range(len(field)):
+                field[place] = 0
+        self.whole[self.STAMP] = 0
 
     def check(self) -> None:
         """Raises AssertionError unless slot and expert are a bijection on what is resident."""

@@ -21,11 +21,14 @@ from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
 from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.share import Curve, shared_by
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
 
 if TYPE_CHECKING:
+    from moe_mlx.history_keeper import HistoryKeeper
     from moe_mlx.native.bridge import NativeDecode
+    from moe_mlx.warmup import Warmup
 
 ATTRIBUTE = "moe_mlx_runtime"
 
@@ -46,6 +49,11 @@ class Runtime:
         decode_reason: Why that way, in a few words.
         native: What runs decode in the graph, where that can be had.
         prefetch: How decode in the graph reads ahead; None where it does not.
+        history: What adds this model's counts to its history; None where none is kept.
+        warmup: What is left of a warm-up that waits for idle time.
+        warmed: Experts that warm-up has read since loading or the last reset, which no other count includes.
+        warmed_bytes: Bytes of those.
+        curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
     """
 
     model: nn.Module
@@ -64,6 +72,11 @@ class Runtime:
     decode_reason: str = ""
     native: NativeDecode | None = None
     prefetch: Prefetch | None = None
+    history: HistoryKeeper | None = None
+    warmup: Warmup | None = None
+    warmed: int = 0
+    warmed_bytes: int = 0
+    curves: tuple[Curve, ...] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -133,19 +146,28 @@ class Runtime:
             self.decode_way = way
 
     def reset(self) -> None:
-        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
+        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them.
+
+        What was counted goes to the history first. Warm-up is not repeated.
+        """
         with self.lock:
             self.drain()
             if self.native is not None:
                 self.native.forget_hints()
+            if self.history is not None:
+                self.history.absorb()
+            self.warmup, self.warmed, self.warmed_bytes = None, 0, 0
             for cache in self.layers:
                 cache.spans.clear()
                 cache.selected = cache.observed = None
                 if cache.full:
                     cache.table.reals[cache.table.RANGE_SUM] = 0.0
                     cache.table.whole[cache.table.RANGE_TOKENS] = 0
+                    cache.table.reset_counts()
                 else:
                     cache.table.reset()
+            if self.history is not None:
+                self.history.begin()
             self.counter.last_index = -1
             self.stats.reset()
 
@@ -173,7 +195,7 @@ class Runtime:
             UsageError: no cap can be read from `expert_cache`.
             DoesNotFitError: it is below the floor or above what fits.
         """
-        return plan_memory(
+        plan = plan_memory(
             self.source.layers,
             parse_cap(expert_cache),
             resident_weights=self.plan.resident_weights,
@@ -181,6 +203,7 @@ class Runtime:
             per_layer_extra=self.plan.extra,
             available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
         )
+        return shared_by(plan, self.source.layers, self.curves)
 
     def resize(self, expert_cache: str | int) -> MemoryPlan:
         """Changes the cap between tokens: layer by layer the bank is freed, rebuilt, and its hottest experts reread.
@@ -209,6 +232,7 @@ class Runtime:
             return
         table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
         table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
+        table.take_counts(old)
         keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
         wanted = list(keep)
         if self.native is not None:
@@ -227,8 +251,10 @@ class Runtime:
                 self.filled_bytes += cache.fill(range(cache.table.experts))
 
     def close(self) -> None:
-        """Waits for queued work, ends the reader threads and closes the files."""
+        """Waits for queued work, keeps the history, ends the reader threads and closes the files."""
         self.drain()
+        if self.history is not None:
+            self.history.save(at_once=True)
         if self.native is not None:
             self.native.close()
         self.pool.close()

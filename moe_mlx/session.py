@@ -66,6 +66,7 @@ class Session:
     auditor: Auditor | None = None
     _held: list[int] = field(default_factory=list)
     _cache: list[Any] | None = None
+    _warmed: int = 0
 
     @property
     def runtime(self) -> Runtime:
@@ -199,6 +200,8 @@ class Session:
                 parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
                 before_decode, before_prefill, before_reads,
             )  # fmt: skip
+            if runtime.history is not None:
+                runtime.history.save()
         return self.last
 
     def _stream(
@@ -239,10 +242,11 @@ class Session:
         runtime.ledger.discard(discarded)
         prefill = runtime.stats.prefill - before_prefill
         found = None if self.auditor is None else self.auditor.summary()
+        warmed, self._warmed = max(0, runtime.warmed - self._warmed), runtime.warmed
         return Answer(
             text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
             refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
             seconds=time.perf_counter() - started, decode=decode, prefill=prefill,
             discarded_steps=discarded, reads=runtime.stats.read_totals.since(before_reads),
-            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found),
+            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found, warmed),
         )  # fmt: skip

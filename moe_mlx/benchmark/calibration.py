@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
+from moe_mlx.folders import user_folder
 from moe_mlx.reading import DEFAULT_READERS
 
 
@@ -41,14 +41,8 @@ class Calibration:
 
 
 def calibration_path() -> Path:
-    """Returns where the file lies: the platform's cache folder, `$XDG_CACHE_HOME` honoured everywhere."""
-    chosen = os.environ.get("XDG_CACHE_HOME")
-    if chosen and Path(chosen).is_absolute():
-        return Path(chosen) / "moe-mlx" / "calibration.json"
-    home = Path.home()
-    return (
-        (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / "moe-mlx" / "calibration.json"
-    )
+    """Returns where the file lies: in `user_folder`."""
+    return user_folder() / "calibration.json"
 
 
 def read_calibration() -> Calibration | None:

@@ -20,6 +20,7 @@ from moe_mlx.budget import (
     show_bytes,
 )
 from moe_mlx.errors import DoesNotFitError
+from moe_mlx.share import Curve, shared_by
 
 CAPS = ("12.5%", "25%", "37.5%", "50%", "75%", "100%")
 #: Share of a Mac's memory that macOS recommends for the GPU: two thirds up to 32 GiB, three quarters above.
@@ -72,6 +73,7 @@ def plan_caps(
     lossy: bool = True,
     miss_rate: float | None = None,
     known: Sequence[tuple[float, float]] = (),
+    curves: Sequence[Curve] | None = None,
 ) -> list[CapPlan]:
     """Plans every cap; "auto" is what the loader would choose.
 
@@ -84,6 +86,7 @@ def plan_caps(
         lossy: Whether cache-prior routes.
         miss_rate: Taken for every cap instead of the assumed one.
         known: Measured (share, miss rate) points.
+        curves: What slots are shared by; evenly by default.
     """
     lines = []
     kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
@@ -97,6 +100,7 @@ def plan_caps(
                 plan = _plan(shape, parse_cap(text), kv, 1 << 60)
             except DoesNotFitError:  # below the floor: no such cache anywhere
                 continue
+        plan = shared_by(plan, shape.layers, curves)
         everything = all(count == layer.experts for count, layer in zip(plan.slots, shape.layers, strict=True))
         resident = sum(plan.slots) / sum(layer.experts for layer in shape.layers)
         assumed = assumed_miss_rate(resident, lossy=lossy, known=known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import select
 import signal
 import sys
 import threading
@@ -12,7 +13,12 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments, open_session
+from moe_mlx.commands.model_arguments import (
+    add_history_arguments,
+    add_model_arguments,
+    add_sampling_arguments,
+    open_session,
+)
 from moe_mlx.errors import MoeMlxError
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
     add_model_arguments(parser)
+    add_history_arguments(parser, idle=True)
     add_sampling_arguments(parser, max_tokens=1024)
     if find_spec("moe_mlx_tui.arguments") is not None:
         from moe_mlx_tui.arguments import add_arguments as add_app_arguments
@@ -54,7 +61,7 @@ def line_mode(args: argparse.Namespace) -> int:
         print(HELP, file=sys.stderr)
     while True:
         try:
-            line = input("> " if interactive else "").strip()
+            line = _next_line(session, interactive)
         except EOFError:
             break
         except KeyboardInterrupt:
@@ -66,6 +73,19 @@ def line_mode(args: argparse.Namespace) -> int:
             talk.turn(line)
     session.runtime.close()
     return 0
+
+
+def _next_line(session: Session, interactive: bool) -> str:
+    """Reads a line; until it is there, a warm-up that waits for idle time goes on."""
+    from moe_mlx.warmup import idle
+
+    warmup = session.runtime.warmup
+    if warmup is None or not warmup.pending:
+        return input("> " if interactive else "").strip()
+    if interactive:
+        print("> ", end="", flush=True)
+    idle(session.runtime, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), lambda line: None)
+    return input().strip()
 
 
 @contextmanager

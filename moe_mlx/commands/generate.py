@@ -7,7 +7,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments, open_session
+from moe_mlx.commands.model_arguments import (
+    add_history_arguments,
+    add_model_arguments,
+    add_sampling_arguments,
+    open_session,
+)
 
 if TYPE_CHECKING:
     from moe_mlx.session import Answer, Session
@@ -21,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of text")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
     add_model_arguments(parser)
+    add_history_arguments(parser)
     add_sampling_arguments(parser, max_tokens=100)
 
 
@@ -87,6 +93,8 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "discarded_steps": answer.discarded_steps,
         "routing": runtime.routing.routing,
         "route_lambda": runtime.routing.route_lambda,
+        "warmed": runtime.warmed,
+        "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
         "prefill": {
             "hits": answer.prefill.hits,
@@ -117,6 +125,8 @@ def describe(session: Session, answer: Answer) -> str:
     ]
     if runtime.io_way != "cached":
         parts.append(f"io {runtime.io_way}")
+    if answer.receipt.warmed:
+        parts.append(f"warmed {answer.receipt.warmed}")
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
+from moe_mlx.share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.store.spec import ExpertLayer
@@ -23,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="folder of a store or MLX checkpoint, or a cached hub repository"
     )
+    add_share_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -31,11 +35,13 @@ def slots(layer: ExpertLayer, share: float) -> int:
     return min(layer.experts, max(layer.top_k, int(layer.experts * share)))
 
 
-def describe(source: ExpertSource) -> dict[str, Any]:
-    """Returns everything shown, sizes in bytes."""
+def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dict[str, Any]:
+    """Returns everything shown, sizes in bytes; slots shared by `curves` where there are any."""
     caps = []
     for share in SHARES:
         per_layer = [slots(layer, share) for layer in source.layers]
+        if curves is not None:
+            per_layer = list(measured_slots(source.layers, curves, per_layer))
         held = sum(n * layer.expert_nbytes for n, layer in zip(per_layer, source.layers, strict=True))
         caps.append(
             {
@@ -78,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.model)
     with open_source(folder if folder.exists() else resolve(args.model, cached=True)[0], verify=False) as source:
-        described = describe(source)
+        described = describe(source, asked_curves(args, source))
         if args.json:
             print(json.dumps(described))
             return 0

@@ -77,6 +77,44 @@ def add_readers_argument(parser: argparse._ActionsContainer) -> None:
     )  # fmt: skip
 
 
+def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False) -> None:
+    """Adds what is remembered of earlier runs and what is done with it.
+
+    Args:
+        parser: Of a verb that a person uses; those that measure keep no history, so that their counts can be repeated.
+        idle: Whether the verb waits for its user, so that there is time to warm up in.
+    """
+    group = parser.add_argument_group("history (which experts were used, counts only; docs/threats.md)")
+    default = "on under exact routing, while nothing else is to be done" if idle else "off"
+    group.add_argument(
+        "--warm",
+        choices=("on", "off"),
+        help="fill the slots with what was hot before the first token; with a lossy routing the first answers then "
+        f"depend on the history (default: {default})",
+    )
+    group.add_argument(
+        "--share",
+        choices=("even", "measured"),
+        default="even",
+        help="the same cap evenly, or by what the history says each layer needs under exact routing (default: even)",
+    )
+    group.add_argument("--history", metavar="FOLDER", help="where it is kept (default: the user's cache folder)")
+    group.add_argument("--no-history", action="store_true", help="neither read nor keep any")
+    parser.set_defaults(idle=idle)
+
+
+def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
+    if getattr(args, "no_history", True):
+        for option, value in (("warm", "on"), ("share", "measured")):
+            if getattr(args, option, None) == value:
+                raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
+        return {}
+    unhurried = args.idle and args.routing == "exact"
+    warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
+    return {"history": args.history or "auto", "warm": warm, "share": args.share}
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     """Adds sampling, the prompt's form and the KV cache."""
     group = parser.add_argument_group("sampling")
@@ -147,6 +185,7 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         tokenizer_config=tokenizer_config,
         max_kv_size=getattr(args, "max_kv_size", None),
         say=say,
+        **history_arguments(args),
         **routing_arguments(args),
     )
     for token in getattr(args, "extra_eos_token", ()):

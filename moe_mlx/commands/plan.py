@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from moe_mlx.benchmark.prediction import Rates
     from moe_mlx.benchmark.shape import ModelShape
+    from moe_mlx.share import Curve
 
 _DEFAULT_CHIP = "m4"
 
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--available", metavar="SIZE", help="bytes that MLX may use, instead of --memory")
     memory.add_argument("--expert-cache", metavar="CAPS", help="caps to plan for, separated by commas")
     memory.add_argument("--max-kv-size", type=int, help="tokens of KV cache to leave room for (default: 8192)")
+    add_share_arguments(parser)
     speed = parser.add_argument_group("speed")
     speed.add_argument("--chip", help="published rates of a chip, such as m4-pro (default: this Mac's, else m4)")
     speed.add_argument("--calibrated", action="store_true", help="this machine's measured rates")
@@ -55,11 +59,13 @@ def run(args: argparse.Namespace) -> int:
     kv_tokens = args.max_kv_size or KV_TOKENS
     rates = _rates(args)
     available = _available(args)
+    curves = _curves(args)
     shape = _shape(args.model, args.revision)
     caps = split(args.expert_cache, "--expert-cache") if args.expert_cache else ["auto", *CAPS]
     lines = plan_caps(
         shape, available, rates, kv_tokens=kv_tokens, caps=caps, lossy=args.routing == "cache-prior",
         miss_rate=args.miss_rate, known=_measured(args.measured, args.routing),
+        curves=curves,
     )  # fmt: skip
     if args.json:
         print(json.dumps({
@@ -75,6 +81,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"nothing fits: {reason}", file=sys.stderr)
         return 4
     return 0
+
+
+def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
+    if args.share == "even":
+        return None
+    from moe_mlx.checkpoints import resolve
+    from moe_mlx.demo import DEMO
+    from moe_mlx.store import open_source
+
+    if args.model != DEMO and not Path(args.model).expanduser().is_dir():
+        raise UsageError(f"--share measured needs a model on this machine, and {args.model} is no folder here")
+    with open_source(resolve(args.model)) as source:
+        return asked_curves(args, source)
 
 
 def _shape(model: str, revision: str | None) -> ModelShape:

@@ -6,10 +6,13 @@ Arguments that are not ours go to mlx_lm.server as they are: --host, --port, --d
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.commands.model_arguments import add_model_arguments, load_model
+from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments, load_model
 
 if TYPE_CHECKING:
     from mlx import nn
@@ -19,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
     parser.add_argument("server", nargs=argparse.REMAINDER, help="-- then any argument of mlx_lm.server")
     add_model_arguments(parser)
+    add_history_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,5 +53,24 @@ def run(args: argparse.Namespace) -> int:
     if args.trust_remote_code:
         words += ["--trust-remote-code"]
     sys.argv = ["mlx_lm.server", *words]
-    server.main()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        keep_history(loaded)
+        signal.signal(number, signal.SIG_DFL)  # mlx-lm's threads would outlive an exception
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        server.main()
+    finally:
+        keep_history(loaded)
     return 0
+
+
+def keep_history(models: list[nn.Module]) -> None:
+    """Writes what the models used; from any thread, since it touches no array of MLX."""
+    from moe_mlx.runtime import runtime_of
+
+    for model in models:
+        if (history := runtime_of(model).history) is not None:
+            history.save(at_once=True)

@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", type=Path, metavar="TRACE", help="a file of `moe-mlx eval --trace`")
     parser.add_argument("--model", help="refuse the trace unless it is of this model")
     add_grid_arguments(parser)
+    parser.add_argument(
+        "--share-by", type=Path, metavar="TRACE", help="add each cap shared by the layers' needs in another trace"
+    )
     parser.add_argument("--belady", action="store_true", help="add the offline optimum at each cap")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

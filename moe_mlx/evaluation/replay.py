@@ -6,6 +6,7 @@ policy they are an approximation: another choice would have changed the scores t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,14 @@ def replay(trace: Trace, setting: Setting, slots: Sequence[int]) -> Replayed:
         bytes_read=sum(int(count.misses.sum()) * layer.expert_nbytes for layer, count, _ in layers),
         lifetime=lifetime((count.misses, slot, layer.experts) for layer, count, slot in layers),
     )
+
+
+def distances_of(layer: LayerTrace) -> array[int]:
+    """Returns the reuse distances of exact routing, `[E + 1]`, as `ResidencyTable` counts them."""
+    table = ResidencyTable(layer.experts, layer.experts)
+    for chosen in layer.exact_choices():
+        table.count(chosen, ())
+    return table.distances
 
 
 def replay_layer(layer: LayerTrace, table: ResidencyTable, policy: RoutingPolicy) -> LayerCounts:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.budget import parse_cap, show_bytes, slots_for_share
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
-from moe_mlx.evaluation.replay import Replayed, replay
+from moe_mlx.evaluation.replay import Replayed, distances_of, replay
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.table import show_table
 from moe_mlx.evaluation.trace import Trace, load_trace
+from moe_mlx.share import Curve, curve_of, measured_slots
 
 if TYPE_CHECKING:
     from moe_mlx.store import ExpertLayer
 
-_HEAD = ["cache", "routing", "evict", "miss", "read/token", "swapped", "stay", ""]
+_HEAD = ["cache", "share", "routing", "evict", "miss", "read/token", "swapped", "stay", ""]
+Row = tuple[Setting, str, Replayed]
 EXACT, APPROXIMATE = "exact", "approximate"
 
 
@@ -29,8 +31,8 @@ def simulate(args: argparse.Namespace) -> int:
     trace = load_trace(args.trace)
     if args.model is not None:
         from moe_mlx.checkpoints import resolve
-        from moe_mlx.evaluation.identity import identity_of
         from moe_mlx.store import open_source
+        from moe_mlx.store.identity import identity_of
 
         with open_source(resolve(args.model)) as source:
             trace.check_model(identity_of(source), Path(args.model).name)
@@ -42,12 +44,31 @@ def simulate(args: argparse.Namespace) -> int:
     asked = any(value is not None for value in (args.expert_cache, args.routing)) or args.sweep
     if not asked:
         settings = [Setting(**trace.setting), *(setting for setting in settings if setting.routing == "belady")]
-    found = [(setting, replay(trace, setting, _slots(trace, setting, recorded=not asked))) for setting in settings]
+    curves = _curves(trace, args.share_by)
+    found: list[Row] = []
+    for setting in settings:
+        even = _slots(trace, setting, recorded=not asked)
+        found.append((setting, "even", replay(trace, setting, even)))
+        if curves is not None:
+            found.append((setting, "measured", replay(trace, setting, measured_slots(_typed(trace), curves, even))))
     if args.json:
         print(json.dumps(_as_dict(trace, found), indent=1))
     else:
-        print(show_table([_HEAD, *(_cells(trace, setting, counts) for setting, counts in found)]))
+        print(show_table([_HEAD, *(_cells(trace, *row) for row in found)]))
     return 0
+
+
+def _curves(trace: Trace, other: Path | None) -> list[Curve] | None:
+    if other is None:
+        return None
+    source = load_trace(other)
+    source.check_model(trace.model, trace.name)
+    return [curve_of(distances_of(layer), layer.top_k) for layer in source.layers]
+
+
+def _typed(trace: Trace) -> list[ExpertLayer]:
+    layers: Any = trace.layers  # has experts, top_k and expert_nbytes, which is all that is asked for
+    return list(layers)
 
 
 def _slots(trace: Trace, setting: Setting, *, recorded: bool) -> tuple[int, ...]:
@@ -58,9 +79,7 @@ def _slots(trace: Trace, setting: Setting, *, recorded: bool) -> tuple[int, ...]
     share = cap.share if cap.share is not None else min(1.0, (cap.nbytes or 0) / total)
     if not share:
         raise UsageError(f"--expert-cache {setting.cache}: give a share or bytes, the model is not here to fit")
-    layers: Any = trace.layers
-    typed: list[ExpertLayer] = list(layers)  # has experts and top_k, which is all that is asked for
-    return slots_for_share(typed, share)
+    return slots_for_share(_typed(trace), share)
 
 
 def quality(trace: Trace, setting: Setting) -> str:
@@ -72,19 +91,20 @@ def quality(trace: Trace, setting: Setting) -> str:
     return EXACT if same and (setting.cache, setting.evict) == (recorded.cache, recorded.evict) else APPROXIMATE
 
 
-def _cells(trace: Trace, setting: Setting, counts: Replayed) -> list[str]:
+def _cells(trace: Trace, setting: Setting, share: str, counts: Replayed) -> list[str]:
     return [
-        setting.cache, setting.describe, "-" if setting.routing == "belady" else setting.evict,
+        setting.cache, share, setting.describe, "-" if setting.routing == "belady" else setting.evict,
         f"{counts.miss_rate:.1%}", show_bytes(counts.bytes_per_token), f"{counts.swapped_share:.1%}",
         f"{counts.lifetime:.0f}", quality(trace, setting),
     ]  # fmt: skip
 
 
-def _as_dict(trace: Trace, found: list[tuple[Setting, Replayed]]) -> dict[str, Any]:
+def _as_dict(trace: Trace, found: list[Row]) -> dict[str, Any]:
     rows = [
-        {**asdict(setting), **asdict(counts), "miss_rate": counts.miss_rate, "swapped_share": counts.swapped_share,
-         "bytes_per_token": counts.bytes_per_token, "counts": quality(trace, setting)}
-        for setting, counts in found
+        {**asdict(setting), "share": share, **asdict(counts), "miss_rate": counts.miss_rate,
+         "swapped_share": counts.swapped_share, "bytes_per_token": counts.bytes_per_token,
+         "counts": quality(trace, setting)}
+        for setting, share, counts in found
     ]  # fmt: skip
     recorded = {"setting": trace.setting, "slots": trace.slots, "counted": trace.counted}
     return {"model": trace.model, "name": trace.name, "recorded": recorded, "rows": rows}

@@ -51,7 +51,10 @@ def bind(decode: NativeDecode, cache: LayerCache) -> Any:
             digests += bytes.fromhex(digest)
     whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
     lfu = table.eviction if isinstance(table.eviction, AgedLeastFrequentlyUsed) else None
-    shared = (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals)
+    shared = (
+        table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals, table.uses, table.reads,
+        table.last, table.distances,
+    )  # fmt: skip
     logged = (log.rows, log.reals, log.written)
     handle = decode.module.Layer(
         runtime=decode.runtime,

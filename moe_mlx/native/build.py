@@ -25,6 +25,8 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from moe_mlx.folders import user_folder
+
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
 UNITS = (
@@ -57,12 +59,8 @@ def cache_folder() -> Path:
     Raises:
         NativeUnavailableError: there is no home folder.
     """
-    if "XDG_CACHE_HOME" in os.environ or sys.platform != "darwin":
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    else:
-        base = "~/Library/Caches"
     try:
-        return Path(base).expanduser() / "moe-mlx" / "native"
+        return user_folder() / "native"
     except RuntimeError as error:
         raise NativeUnavailableError(f"no cache folder: {error}") from None
 

@@ -137,7 +137,8 @@ NB_MODULE(_moe_mlx_native, m) {
                           double growth, const std::vector<uintptr_t>& log, nb::list banks, double stall_seconds,
                           nb::object keep) {
         moe::Table t{experts, slots, at<int32_t>(table[0]), at<int32_t>(table[1]), at<int64_t>(table[2]),
-                     at<double>(table[3]), at<int64_t>(table[4]), at<double>(table[5]), lfu, growth};
+                     at<double>(table[3]), at<int64_t>(table[4]), at<double>(table[5]), at<int64_t>(table[6]),
+                     at<int64_t>(table[7]), at<int64_t>(table[8]), at<int64_t>(table[9]), lfu, growth};
         moe::Log l{at<int64_t>(log[0]), at<double>(log[1]), at<int64_t>(log[2])};
         auto arrays = std::make_shared<std::vector<mlx::core::array>>();
         std::vector<char*> memory;

@@ -63,7 +63,7 @@ def _run(runtime: Runtime, way: str) -> Outcome:
         counted = str(error)
         runtime.drain()
     tables = [
-        (cache.table.slot_of.tobytes(), cache.table.used.tobytes(), cache.table.whole.tobytes())
+        tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "whole", *cache.table.COUNTS))
         for cache in runtime.layers
     ]
     return logits, tables, counted

@@ -46,10 +46,10 @@ def capped(checkpoint: Callable[..., Path]) -> Iterator[Callable[..., tuple[Any,
 def evaluate(capped: Callable[..., tuple[Any, Any]], tmp_path: Path) -> Callable[..., Any]:
     """Settings -> the report of an evaluation of the tiny model on `TEXT`, and a trace where one is named."""
     from moe_mlx.evaluation.documents import digest_of, encode
-    from moe_mlx.evaluation.identity import identity_of
     from moe_mlx.evaluation.progress import Progress
     from moe_mlx.evaluation.results import Report
     from moe_mlx.evaluation.run import Evaluation
+    from moe_mlx.store.identity import identity_of
 
     def run(settings: list[Setting], *, family: str = "qwen3_moe", trace: Path | None = None, tasks: Any = ()) -> Any:
         model, tokenizer = capped(family)

@@ -13,6 +13,7 @@ import moe_mlx
 from moe_mlx.audit import Auditor
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.receipt import Receipt, Snapshot
+from moe_mlx.residency import ResidencyTable
 
 PROMPT = [3, 40, 41, 42, 43, 44, 2, 4]
 FAMILIES = ["qwen3_moe", "deepseek_v3", "qwen3_next", "gpt_oss", "longcat_flash"]
@@ -37,7 +38,7 @@ def answer(model, tokenizer, every, tokens=24):
     runtime.drain()
     runtime.ledger.collect(closing=True)
     receipt = Receipt.between(before, Snapshot.of(runtime.stats), runtime.routing.describe(), summary)
-    names = ("slot_of", "owner", "used", "heat", "whole", "reals")
+    names = ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS)
     tables = [{name: list(getattr(cache.table, name)) for name in names} for cache in runtime.layers]
     return out, receipt, tables
 

@@ -101,6 +101,25 @@ def test_simulate_without_arguments_replays_what_was_recorded(base, tmp_path, ca
     assert len(capsys.readouterr().out.splitlines()) == 2 + 2 * 2 * 2
 
 
+def test_simulate_shares_by_the_curves_of_another_trace(base, tmp_path, capsys, checkpoint):
+    trace, other, foreign = (tmp_path / name for name in ("t.npz", "other.npz", "foreign.npz"))
+    (tmp_path / "other.txt").write_text(TEXT[::-1])
+    assert main([*base, "--routing", "exact", "--trace", str(trace)]) == 0
+    assert main([*base, "--data", str(tmp_path / "other.txt"), "--routing", "exact", "--trace", str(other)]) == 0
+    capsys.readouterr()
+    words = ["simulate", str(trace), "--expert-cache", "50%,75%", "--routing", "exact", "--json", "--share-by"]
+    assert main([*words, str(trace)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["share"] for row in rows] == ["even", "measured"] * 2
+    assert all(own["misses"] <= even["misses"] for even, own in zip(rows[::2], rows[1::2], strict=True))
+    assert main([*words, str(other)]) == 0
+    capsys.readouterr()
+    base[base.index("--model") + 1] = str(checkpoint(seed=1))
+    assert main([*base, "--routing", "exact", "--trace", str(foreign)]) == 0
+    assert main([*words, str(foreign)]) == 2
+    assert "another model" in capsys.readouterr().err
+
+
 def test_a_trace_of_another_model_is_refused(base, tmp_path, capsys, checkpoint):
     trace = tmp_path / "t.npz"
     assert main([*base, "--routing", "exact", "--trace", str(trace)]) == 0

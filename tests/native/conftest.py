@@ -9,6 +9,7 @@ import pytest
 import moe_mlx
 from moe_mlx.benchmark.random_store import Shape, make_checkpoint
 from moe_mlx.native import build
+from moe_mlx.residency import ResidencyTable
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 
@@ -77,7 +78,7 @@ def state(runtime: Any) -> list[tuple[bytes, ...]]:
     tables = [cache.table for cache in runtime.layers]
     for table in tables:
         table.check()
-    fields = ("slot_of", "owner", "used", "heat", "whole", "reals")
+    fields = ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS)
     return [tuple(getattr(table, name).tobytes() for name in fields) for table in tables]
 
 

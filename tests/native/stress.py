@@ -62,7 +62,8 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
     coarse = random.random() < 0.3  # many equal scores: ties
     for _ in range(steps):
         _step(file, random, table, policy, width, k, missing, (has_scores, has_raw, has_weigh), coarse)
-    for memory in (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals):
+    state = (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals)
+    for memory in (*state, table.uses, table.reads, table.last, table.distances):
         file.write(memory.tobytes())
 
 
@@ -105,6 +106,11 @@ def _step(
             failed = placement.expert if failed < 0 else failed
         else:
             table.commit(placement)
+    if failed < 0:
+        table.count(
+            [expert for expert in order if expert < table.experts],
+            [placement.expert for placement in admission.misses],
+        )
     slots = [table.slot_of[expert] if expert < table.experts else 0 for expert in chosen]
     read = len(admission.misses) * sum(SIZES)
     file.write(array("i", [*exact, failed, *chosen, *slots]).tobytes())

@@ -51,6 +51,10 @@ def test_every_policy_and_cap(native: Any, tiny: Callable[..., Path], policy: st
         for way in ("native", "readback"):
             model, _, runtime = loaded(tiny(), way, cap, evict=evict, **POLICIES[policy])
             runs.append((talk(model), state(runtime), counts(runtime), runtime.stats.decode.read_backs))
+            layers = [cache.table for cache in runtime.layers if not cache.full]
+            assert sum(sum(layer.uses) for layer in layers) == sum(counts(runtime)[2:4])
+            assert sum(sum(layer.reads) for layer in layers) == counts(runtime)[3]
+            assert all(sum(layer.rows) == 3 * 19 * runtime.source.layers[0].top_k for layer in layers)
         (ours, table, counted, none), (oracle, oracle_table, oracle_counted, read_backs) = runs
         assert same(ours, oracle), cap
         assert table == oracle_table, cap

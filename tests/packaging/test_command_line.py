@@ -1,8 +1,12 @@
 """The command as a user meets it: help without MLX, exit codes, messages on standard error, data on standard output."""
 
 import json
+import os
+import pty
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,26 @@ def test_chat_in_lines_answers_and_keeps_its_cache(checkpoint: Path):
     assert run.stderr.count("tokens at") == 2
     assert "kept)" in run.stderr
     assert "decode so far" in run.stderr
+
+
+def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
+    words = ["chat", "--plain", "--model", str(checkpoint), "--expert-cache", "50%", "--routing", "exact", "-m", "6"]
+    words += ["--history", str(tmp_path / "history")]
+    assert "warmed" not in moe_mlx(*words, stdin="hello\n").stderr
+    assert "warmed" not in moe_mlx(*words, stdin="hello\n").stderr, "the question is there already: nothing is delayed"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "moe_mlx", *words])
+    seen, end = "", time.monotonic() + 120
+    typed = ["hello\n", "/quit\n"]
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 1.0)[0]:
+            try:
+                seen += os.read(terminal, 4096).decode()
+            except OSError:  # the other side has ended
+                break
+        elif typed and seen.count("> ") > 2 - len(typed):
+            os.write(terminal, typed.pop(0).encode())
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0, seen
+    assert "warmed 16]" in seen, seen

@@ -1,6 +1,7 @@
 """mlx-lm's server over our loader: the same answer as `generate`, requests one after another and at once."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -8,16 +9,19 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextmanager
+def served(*more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["serve", "--routing", "exact", "--decode", "readback", "--", "--port", str(port), "--max-tokens", "12"]
+    words = ["serve", "--routing", "exact", "--decode", "readback", *more]
+    words += ["--", "--port", str(port), "--max-tokens", "12"]
     server = subprocess.Popen(
         [sys.executable, "-m", "moe_mlx", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -27,9 +31,17 @@ def url() -> Iterator[str]:
             break
     drain = threading.Thread(target=server.stderr.read, daemon=True)
     drain.start()
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(30)
+    try:
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served() as (url, _):
+        yield url
 
 
 def ask(url: str, text: str) -> str:
@@ -67,3 +79,12 @@ def test_a_model_that_is_not_there_is_an_error_and_not_the_end(url: str):
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(request, timeout=120)
     assert ask(url, "hello")
+
+
+def test_what_it_used_is_kept_when_it_is_told_to_end(tmp_path: Path):
+    with served("--history", str(tmp_path)) as (url, server):
+        ask(url, "What is 2 plus 3?")
+        server.terminate()
+        assert server.wait(60) == -signal.SIGTERM
+    (path,) = tmp_path.iterdir()
+    assert sum(json.loads(path.read_text())["layers"][0]["uses"]) > 0

@@ -79,6 +79,11 @@ def slots_of(cells: bytes) -> bytes:
     return bytes(out)
 
 
+def counts_of(model: ModelFacts, most: int) -> bytes:
+    """Four bytes an expert, up to `most`."""
+    return b"".join((_mix(place + 5) % (most + 1)).to_bytes(4, "little") for place in range(model.offsets[-1]))
+
+
 def loading() -> Snapshot:
     """A model that is being loaded."""
     return Snapshot(phase=LOADING, activity="loading demo", done=3_000_000, total=4_500_000, unit="bytes")
@@ -116,7 +121,8 @@ def decode(turn: str, frame: int = 40, text: str = "", model: ModelFacts | None 
     )
     return replace(
         prefill(turn, model), time=3 + frame / 8, phase=DECODE, activity="", done=frame, total=1024, tokens=frame,
-        tps=60 + _mix(frame) % 40, cells=cells, slots=slots_of(cells), answer=totals, running=totals, text=text,
+        tps=60 + _mix(frame) % 40, cells=cells, slots=slots_of(cells),
+        uses=counts_of(model, frame), reads=counts_of(model, frame // 8), answer=totals, running=totals, text=text,
         layer_hits=tuple(90 + _mix(layer) % 60 for layer in range(model.layers)),
         layer_misses=tuple(5 + _mix(layer + 9) % 25 for layer in range(model.layers)),
     )  # fmt: skip

@@ -215,3 +215,18 @@ def test_the_codec_keeps_what_changes_in_size():
 )
 def test_orders_cross_a_socket_unchanged(order):
     assert from_row(json.loads(json.dumps(to_row(order)))) == order
+
+
+def test_an_idle_engine_warms_up_from_its_history(arguments, tmp_path):
+    words = ("--history", str(tmp_path), "--routing", "exact")
+    engine = Engine(arguments(*words))
+    engine.start()
+    answer(engine, "one")
+    engine.close()
+    engine = Engine(arguments(*words))
+    engine.start()
+    snapshot = until(engine, lambda s: any("warmed" in line for line in s.remarks))
+    assert sum(map(is_resident, snapshot.cells)) == sum(snapshot.slots_per_layer)
+    assert snapshot.remarks[-1] == f"warmed {sum(snapshot.slots_per_layer)} experts from history"
+    assert answer(engine, "two").receipt.tokens == 12
+    engine.close()

@@ -16,6 +16,7 @@ from moe_mlx_tui.conversation import Conversation, Sessions, load
 from moe_mlx_tui.lean_output import compact
 from moe_mlx_tui.prompt_history import PromptHistory
 from moe_mlx_tui.sections import SAID, THOUGHT, TOOL, split, spoken, tool_body, tool_title
+from moe_mlx_tui.snapshot import Snapshot
 from moe_mlx_tui.spark import columns, meter, spread
 from moe_mlx_tui.trends import Trends
 from tests.tui import scene
@@ -131,22 +132,29 @@ def test_the_sampler_tells_used_arrived_evicted_and_age():
     sampler = CellSampler(_Runtime(_Layer(table, 2)))
 
     def use(*experts):
+        missed = []
         for placed in table.begin(experts).misses:
             table.commit(placed)
+            missed.append(placed.expert)
+        table.count(experts, missed)
         return sampler.sample()
 
-    first, slots = use(0, 1)
+    sampled = use(0, 1)
+    first, slots = sampled["cells"], sampled["slots"]
     assert first[0] == first[1] == USED and first[2:] == bytes([ABSENT] * 6) and slots[:2] == b"\x00\x00"
-    assert list(use(2, 3)[0][:4]) == [NEWEST, NEWEST, ARRIVED, ARRIVED]
-    cells, _ = use(4, 2)
+    assert list(use(2, 3)["cells"][:4]) == [NEWEST, NEWEST, ARRIVED, ARRIVED]
+    cells = use(4, 2)["cells"]
     assert cells[4] == ARRIVED and cells[2] == USED and cells[0] == EVICTED
     for _ in range(600):
-        cells, _ = use(2, 4)
+        sampled = use(2, 4)
+    cells = sampled["cells"]
     assert cells[3] == OLDEST and "more than" in describe(cells[3])
+    counted = Snapshot(**sampled)
+    assert [counted.counts(place) for place in (0, 2, 4, 7)] == [(1, 1), (602, 1), (601, 1), (0, 0)]
     full = ResidencyTable(2, 2)
     for placed in full.begin([0, 1]).misses:
         full.commit(placed)
-    assert CellSampler(_Runtime(_Layer(full, 1))).sample()[0] == bytes([HELD, HELD])
+    assert CellSampler(_Runtime(_Layer(full, 1))).sample()["cells"] == bytes([HELD, HELD])
     assert len({describe(cell) for cell in range(11)}) == 11 and len(AGE_EDGES) == NEWEST - OLDEST
 
 

@@ -78,9 +78,11 @@ def test_reset_is_a_new_table():
     table = ResidencyTable(5, 3, make_eviction("lfu"))
     bring(table, [0, 1, 2])
     table.observe_range(2.0)
+    table.count([0, 1], [1])
+    table.rows[3] = 7
     table.reset()
     fresh = ResidencyTable(5, 3)
-    for name in ("slot_of", "owner", "used", "heat", "whole", "reals"):
+    for name in ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS):
         assert getattr(table, name) == getattr(fresh, name), name
 
 

@@ -24,8 +24,8 @@ class CellSampler:
         self.runtime = runtime
         self._before: NDArray[np.bool_] | None = None
 
-    def sample(self) -> tuple[bytes, bytes]:
-        """Returns `Snapshot.cells` and `Snapshot.slots`."""
+    def sample(self) -> dict[str, bytes]:
+        """Returns `cells`, `slots`, `uses` and `reads` of a `Snapshot`."""
         parts = [self._layer(cache.table, cache.spec.top_k) for cache in self.runtime.layers]
         cells = np.concatenate([part[0] for part in parts])
         slots = np.concatenate([part[1] for part in parts])
@@ -34,7 +34,14 @@ class CellSampler:
             cells[resident & ~self._before & (cells != HELD)] = ARRIVED
             cells[self._before & ~resident] = EVICTED
         self._before = resident
-        return cells.tobytes(), slots.astype("<u2").tobytes()
+        return {
+            "cells": cells.tobytes(), "slots": slots.astype("<u2").tobytes(),
+            "uses": self._counts("uses"), "reads": self._counts("reads"),
+        }  # fmt: skip
+
+    def _counts(self, name: str) -> bytes:
+        whole = [np.frombuffer(getattr(cache.table, name), dtype=np.int64) for cache in self.runtime.layers]
+        return np.concatenate(whole).astype("<u4").tobytes()
 
     @staticmethod
     def _layer(table: ResidencyTable, top_k: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

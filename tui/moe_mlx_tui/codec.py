@@ -14,7 +14,7 @@ from moe_mlx_tui.snapshot import Memory, ModelFacts, Receipt, Settings, Snapshot
 
 VERSION = 1
 _NAMES = tuple(f.name for f in fields(Snapshot))
-_BYTES = ("cells", "slots")
+_BYTES = ("cells", "slots", "uses", "reads")
 _TOTALS = ("answer", "prefill", "running")
 _ROUNDED = {"time": 3, "tps": 2}
 EMPTY = Snapshot()

@@ -100,11 +100,19 @@ class Engine:
         self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
         try:
             while not self._closing:
-                self._carry_out(self._waiting.popleft() if self._waiting else self._orders.get())
+                self._carry_out(self._waiting.popleft() if self._waiting else self._next_order())
         finally:
             self._session.runtime.close()
             self._publish(phase=CLOSED)
             self._over.set()
+
+    def _next_order(self) -> Order:
+        """Waits for an order; until it is there, a warm-up that waits for idle time goes on."""
+        from moe_mlx.warmup import idle
+
+        assert self._session is not None
+        idle(self._session.runtime, lambda: not self._orders.empty(), self._remark)
+        return self._orders.get()
 
     def _load(self) -> Session:
         from moe_mlx_tui.loading import LoadProgress

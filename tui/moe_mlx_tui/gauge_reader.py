@@ -64,15 +64,13 @@ class GaugeReader:
             owner: Whether this is the thread that owns MLX; only it may ask MLX for its memory.
         """
         runtime = self.runtime
-        cells, slots = self._cells.sample()
         pairs = [
             (hits - before[0], misses - before[1])
             for (hits, misses), before in zip(runtime.ledger.layer_totals(), self._layers, strict=True)
         ]
         running = runtime.stats.decode
         fields: dict[str, Any] = {
-            "cells": cells,
-            "slots": slots,
+            **self._cells.sample(),
             "slots_per_layer": tuple(runtime.slots_per_layer),
             "layer_hits": tuple(hits for hits, _ in pairs),
             "layer_misses": tuple(misses for _, misses in pairs),

@@ -46,14 +46,16 @@ def frames(count: int) -> Iterator[Snapshot]:
                 admission = table.begin(list(chosen))
                 for placed in admission.misses:
                     table.commit(placed)
+                table.count(list(chosen), [placed.expert for placed in admission.misses])
                 hits[layer] += len(admission.hits)
                 misses[layer] += len(admission.misses)
                 total += PhaseTotals(0, 0, len(admission.hits), len(admission.misses), 1, 10**6, 0.001)
-        cells, slots = sampler.sample()
+        sampled = sampler.sample()
         if frame >= 40:  # warm by then
             yield Snapshot(
-                time=frame / 8, phase=DECODE, model=facts, turn="x", tokens=frame, tps=10 + frame % 5, cells=cells,
-                slots=slots, slots_per_layer=(EXPERTS // 2,) * LAYERS, layer_hits=tuple(hits),
+                time=frame / 8, phase=DECODE, model=facts, turn="x", tokens=frame, tps=10 + frame % 5,
+                cells=sampled["cells"], slots=sampled["slots"], uses=sampled["uses"], reads=sampled["reads"],
+                slots_per_layer=(EXPERTS // 2,) * LAYERS, layer_hits=tuple(hits),
                 layer_misses=tuple(misses), answer=total, running=total, memory=memory, routing="exact",
             )  # fmt: skip
 

@@ -53,7 +53,6 @@ async def _picture(app: ReplayApp, player: Player, at: float, size: tuple[int, i
         until = recording.index_at(at)
         for index in range(max(0, until - 400), until + 1):  # the sparklines come from what was before
             app.trends.feed(recording.at(index))
-            app.side.residency.counts.feed(recording.at(index))
         player.seek(at)
         app.call_later(app.tick)
         for _ in range(4):

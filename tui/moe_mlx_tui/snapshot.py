@@ -118,6 +118,9 @@ class Snapshot:
         tps: Tokens a second, over the last two seconds.
         cells: One byte per expert, layer after layer; see `cells`.
         slots: Two bytes per expert, likewise.
+        uses: Four bytes per expert, likewise: decode steps that used it since loading or the last reset. A layer held
+            whole does not look, so it does not count.
+        reads: Four bytes per expert, likewise: how often it had to be read for that.
         slots_per_layer: Slots of each layer.
         layer_hits: Decode hits of each layer in this answer.
         layer_misses: Decode misses of each layer in this answer.
@@ -147,6 +150,8 @@ class Snapshot:
     tps: float = 0.0
     cells: bytes = b""
     slots: bytes = b""
+    uses: bytes = b""
+    reads: bytes = b""
     slots_per_layer: tuple[int, ...] = ()
     layer_hits: tuple[int, ...] = ()
     layer_misses: tuple[int, ...] = ()
@@ -165,6 +170,11 @@ class Snapshot:
     def busy(self) -> bool:
         """Whether something is under way."""
         return self.phase in BUSY
+
+    def counts(self, place: int) -> tuple[int, int]:
+        """Returns uses and reads of the expert at `place` in `cells`; zeros where a recording has none."""
+        uses, reads = (int.from_bytes(data[place * 4 : place * 4 + 4], "little") for data in (self.uses, self.reads))
+        return uses, reads
 
     @property
     def cap_share(self) -> float:

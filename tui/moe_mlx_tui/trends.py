@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moe_mlx_tui.cells import ARRIVED, USED
 from moe_mlx_tui.snapshot import DECODE, PREFILL, Snapshot
 
 KEPT = 240
@@ -61,27 +57,3 @@ class Trends:
             self.swapped.append(step.swapped_share)
             self.wait.append(min(1.0, step.wait_seconds / seconds))
         self.speed.append(snapshot.tps)
-
-
-class ExpertCounts:
-    """How often each expert was seen in use, sample by sample: the cursor's figure."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._seen: NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
-        self._time = -1.0
-
-    def feed(self, snapshot: Snapshot) -> None:
-        """Counts one snapshot of an answer under way."""
-        if snapshot.phase != DECODE or snapshot.time == self._time:
-            return
-        cells = np.frombuffer(snapshot.cells, dtype=np.uint8)
-        if cells.size != self._seen.size:
-            self._seen, self.samples = np.zeros(cells.size, dtype=np.uint32), 0
-        self._time = snapshot.time
-        self._seen += (cells == USED) | (cells == ARRIVED)
-        self.samples += 1
-
-    def of(self, place: int) -> int:
-        """Returns in how many samples the expert at `place` was in use."""
-        return int(self._seen[place]) if place < self._seen.size else 0

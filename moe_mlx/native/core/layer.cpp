@@ -172,6 +172,7 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
     bytes = read_missing();
     waited = now() - from;
   }
+  table_.count(touched_, misses_);
   for (int i = 0; i < token.k; i++) {
     experts[i] = choice_.experts[i];
     slots[i] = experts[i] < table_.experts ? table_.slot_of[experts[i]] : 0;

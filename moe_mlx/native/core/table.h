@@ -20,12 +20,27 @@ struct Table {
   int32_t* owner;
   int64_t* used;
   double* heat;
-  int64_t* whole;  // clock, tokens in the running range
+  int64_t* whole;  // clock, tokens in the running range, stamps given to `last`
   double* reals;   // LFU gain, sum of ranges
+  int64_t* uses;
+  int64_t* reads;
+  int64_t* last;
+  int64_t* distances;  // one more than there are experts
   bool lfu;
   double growth;
   static constexpr int64_t kQuarantined = int64_t(1) << 62;  // a clock no event reaches
   std::vector<int64_t> stamps = {};  // scratch of begin
+
+  // One decode step that went through: what it used, in touch order, and what it had to read for that.
+  void count(const std::vector<int>& chosen, const std::vector<Placement>& misses) {
+    for (const int e : chosen) {
+      uses[e] += 1;
+      const int64_t before = last[e];
+      distances[before ? std::count_if(last, last + experts, [=](int64_t other) { return other > before; }) : experts] += 1;
+    }
+    for (const int e : chosen) last[e] = whole[2] += 1;
+    for (const Placement& miss : misses) reads[miss.expert] += 1;
+  }
 
   double observe_range(double span) {
     reals[1] += span;

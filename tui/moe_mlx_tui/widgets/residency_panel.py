@@ -8,11 +8,10 @@ from textual.content import Content
 from textual.widgets import Static
 
 from moe_mlx.budget import show_bytes
-from moe_mlx_tui.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, NEWEST, NO_SLOT, OLDEST, USED, census, describe
+from moe_mlx_tui.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, NO_SLOT, OLDEST, USED, census, describe
 from moe_mlx_tui.painting import BRAILLE, EXPERTS_A_CELL, HALF, LAYERS_A_CELL
 from moe_mlx_tui.ramp import sign, state_style
 from moe_mlx_tui.snapshot import Snapshot
-from moe_mlx_tui.trends import ExpertCounts
 from moe_mlx_tui.widgets.residency_map import ResidencyMap
 
 
@@ -25,7 +24,6 @@ class ResidencyPanel(Vertical):
     def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
         self.plain = plain
-        self.counts = ExpertCounts()
         self._snapshot = Snapshot()
         self._written: dict[str, Content] = {}
         self.border_title = "residency"
@@ -46,7 +44,6 @@ class ResidencyPanel(Vertical):
         if snapshot is self._snapshot:
             return
         self._snapshot = snapshot
-        self.counts.feed(snapshot)
         self.map.show(snapshot)
         if snapshot.model is not None:
             facts = snapshot.model
@@ -130,12 +127,13 @@ class ResidencyPanel(Vertical):
         layer, expert = cursor
         place = snapshot.model.offsets[layer] + expert
         cell = snapshot.cells[place]
+        uses, reads = snapshot.counts(place)
         slot = int.from_bytes(snapshot.slots[place * 2 : place * 2 + 2], "little")
         words = [
             f"layer {layer} expert {expert}",
             describe(cell),
             "no slot" if slot == NO_SLOT else f"slot {slot}",
-            f"in use {self.counts.of(place)}/{self.counts.samples} samples",
+            "uses not counted" if cell == HELD else f"used {uses}x, read {reads}x",
             show_bytes(snapshot.model.expert_bytes[layer]),
         ]
         return Content(" · ".join(words))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from moe_mlx.store import ExpertSource
-from moe_mlx.store.digest import of
+from moe_mlx.store import digest
+from moe_mlx.store.source import ExpertSource
 
 
 def identity_of(source: ExpertSource) -> str:
@@ -21,4 +21,4 @@ def identity_of(source: ExpertSource) -> str:
         buffers = [memoryview(bytearray(tensor.nbytes)) for tensor in source.layers[index].tensors]
         source.read_into(index, expert, buffers)
         parts.extend(buffers)
-    return of(parts)
+    return digest.of(parts)

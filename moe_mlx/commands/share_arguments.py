@@ -1,0 +1,38 @@
+"""Arguments of the verbs that only look at a model and show how its slots would be shared. No MLX here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moe_mlx.share import Curve
+    from moe_mlx.store import ExpertSource
+
+
+def add_share_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how slots are shared, and by which history."""
+    parser.add_argument(
+        "--share",
+        choices=("even", "measured"),
+        default="even",
+        help="caps shared evenly among the layers, or by what the history says each needs (default: even)",
+    )
+    parser.add_argument("--history", metavar="FOLDER", help="where that is kept (default: the user's cache folder)")
+
+
+def asked_curves(args: argparse.Namespace, source: ExpertSource) -> Sequence[Curve] | None:
+    """Returns what slots are to be shared by; None for evenly, which is said where it was not asked for."""
+    if args.share == "even":
+        return None
+    from moe_mlx.history import AUTO, check_history
+    from moe_mlx.history_keeper import open_history
+    from moe_mlx.share import curves_of
+
+    keeper = open_history(check_history(args.history or AUTO), source, lambda line: print(line, file=sys.stderr))
+    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)
+    if curves is None:
+        print(f"slots are shared evenly: {reason}", file=sys.stderr)
+    return curves
