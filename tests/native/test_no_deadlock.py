@@ -31,13 +31,6 @@ ENDINGS = {
     "unevaluated": "",
     "queued and exit": "mx.async_eval(steps)\nsys.exit(0)",
     "in mid-answer": "stream = mlx_lm.stream_generate(model, tokenizer, 'a fox', max_tokens=50)\nnext(stream)",
-    "in another thread": """
-import threading
-import urllib.request
-def work():
-    with mx.stream(mx.new_stream(mx.cpu)):
-        y = model(mx.array([[7]])); mx.async_eval(y)
-thread = threading.Thread(target=work); thread.start(); thread.join()""",
     "raising": "mx.async_eval(steps)\nraise SystemExit(0)",
     "model gone": "mx.async_eval(steps)\ndel model\nimport gc; gc.collect()",
     "model closed": "mx.async_eval(steps)\nmoe_mlx.runtime_of(model).close()",
