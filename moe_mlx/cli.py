@@ -26,8 +26,6 @@ VERBS: dict[str, str] = {
     "bench": "measure decode and prefill against mlx-lm itself, in one run",
     "plan": "predict from headers alone what fits and how fast, before any download",
     "rig": "run a command under a memory limit and a disk read limit",
-    "soak_tui": "talk to the app for minutes by itself and see whether memory stays flat",
-    "overhead_tui": "what the app costs: tokens a second, and bytes of terminal output a frame",
 }
 
 INTERRUPTED = 130

@@ -285,7 +285,7 @@ def test_graphs_that_are_evaluated_late_together_or_never(native: Any, tiny: Cal
     assert same(ours, theirs)
 
 
-@pytest.mark.parametrize("ending", sorted(set(ENDINGS) - {"in another thread"}))  # that one reads nothing ahead
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_the_interpreter_ends_while_guesses_are_read(native: Any, tiny: Callable[..., Path], ending: str):
     head = HEAD.replace('decode="native"', 'decode="native", prefetch="on", prefetch_extra=8')
     assert head != HEAD

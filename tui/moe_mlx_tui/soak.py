@@ -1,4 +1,4 @@
-"""A long conversation that nobody types: what `moe-mlx soak_tui` runs, and, for seconds, a test."""
+"""A long conversation that nobody types: what `moe-mlx bench soak` runs, and, for seconds, a test."""
 
 from __future__ import annotations
 
