@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moe_mlx.read_stats import ReadStats
 from moe_mlx.receipt import Receipt
-from moe_mlx.records import PhaseTotals
+from moe_mlx.totals import PhaseTotals
 
 
 @dataclass(frozen=True, slots=True)

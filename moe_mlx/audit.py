@@ -19,10 +19,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from moe_mlx.attachment import runtime_of
 from moe_mlx.budget import show_bytes
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.layer import LayerCache
-from moe_mlx.runtime import runtime_of
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import TensorSpec
 

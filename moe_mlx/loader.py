@@ -13,6 +13,7 @@ from mlx import nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from moe_mlx.adapters import apply_adapters
+from moe_mlx.attachment import attach
 from moe_mlx.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
 from moe_mlx.checkpoints import resolve
 from moe_mlx.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
@@ -31,7 +32,7 @@ from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.registry import adapt
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
-from moe_mlx.runtime import Runtime, attach
+from moe_mlx.runtime import Runtime
 from moe_mlx.share import Curve, check_share, curves_of, shared_by
 from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.budget import show_bytes
-from moe_mlx.records import PhaseTotals, Stats
+from moe_mlx.records import Stats
+from moe_mlx.totals import PhaseTotals
 
 if TYPE_CHECKING:
     from moe_mlx.audit import AuditSummary

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from moe_mlx.history_keeper import HistoryKeeper
     from moe_mlx.native.bridge import NativeDecode
     from moe_mlx.warmup import Warmup
-
-ATTRIBUTE = "moe_mlx_runtime"
 
 
 @dataclass
@@ -259,37 +256,3 @@ class Runtime:
             self.native.close()
         self.pool.close()
         self.source.close()
-
-
-def attach(model: nn.Module, runtime: Runtime) -> None:
-    """Hangs the runtime on its model, outside the model's parameters."""
-    object.__setattr__(model, ATTRIBUTE, runtime)
-    weakref.finalize(model, _let_go, runtime.pool, runtime.source).atexit = False
-
-
-def _let_go(pool: ReaderPool, source: ExpertSource) -> None:
-    """Gives back the threads and descriptors of a model that was dropped without `close`."""
-    pool.close(wait=False)
-    source.close()
-
-
-def runtime_of(model: nn.Module) -> Runtime:
-    """Returns the runtime of a model loaded by `moe_mlx.load`.
-
-    Raises:
-        UsageError: the model was loaded by something else.
-    """
-    runtime = getattr(model, ATTRIBUTE, None)
-    if not isinstance(runtime, Runtime):
-        raise UsageError("this model was not loaded by moe_mlx.load, so it has no expert cache")
-    return runtime
-
-
-def stats(model: nn.Module) -> Stats:
-    """Returns the running totals of a model: `stats(model).decode.hits` and so on."""
-    return runtime_of(model).stats
-
-
-def reset(model: nn.Module) -> None:
-    """Empties residency, running ranges and counters, so that the same seed gives the same answer again."""
-    runtime_of(model).reset()

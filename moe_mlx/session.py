@@ -21,14 +21,15 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from moe_mlx.answer import Answer, Piece
+from moe_mlx.attachment import runtime_of
 from moe_mlx.audit import Auditor
 from moe_mlx.errors import UsageError
 from moe_mlx.read_stats import Counts
 from moe_mlx.receipt import Receipt
-from moe_mlx.records import PhaseTotals
-from moe_mlx.runtime import Runtime, runtime_of
+from moe_mlx.runtime import Runtime
 from moe_mlx.sampling import CacheSettings, Sampling
 from moe_mlx.tokenizer import apply_template
+from moe_mlx.totals import PhaseTotals
 
 __all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]
 

@@ -223,9 +223,9 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
             raise UsageError(f"--chat-template-config is no JSON: {error}") from error
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
+    from moe_mlx.attachment import runtime_of
     from moe_mlx.audit import Auditor
     from moe_mlx.pressure import PressureWatch
-    from moe_mlx.runtime import runtime_of
     from moe_mlx.session import Session
 
     sampling, caching = sampling_of(args), caching_of(args)

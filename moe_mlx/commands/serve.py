@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     def load(
         path: str, adapter_path: str | None = None, tokenizer_config: dict[str, Any] | None = None, **options: Any
     ) -> tuple[Any, ...]:
-        from moe_mlx.runtime import runtime_of
+        from moe_mlx.attachment import runtime_of
 
         while loaded:  # a client asked for another model: one expert cache at a time
             runtime_of(loaded.pop()).close()
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def keep_history(models: list[nn.Module]) -> None:
     """Writes what the models used; from any thread, since it touches no array of MLX."""
-    from moe_mlx.runtime import runtime_of
+    from moe_mlx.attachment import runtime_of
 
     for model in models:
         if (history := runtime_of(model).history) is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mlx import nn
 
+from moe_mlx.attachment import runtime_of
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.evaluation.answering import accuracy
 from moe_mlx.evaluation.belady import belady_misses
@@ -22,9 +23,10 @@ from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Recorder
 from moe_mlx.eviction import make_eviction
-from moe_mlx.records import DECODE, PHASES, PhaseTotals, StepRecord
+from moe_mlx.records import DECODE, PHASES, StepRecord
 from moe_mlx.residency import ResidencyTable
-from moe_mlx.runtime import Runtime, runtime_of
+from moe_mlx.runtime import Runtime
+from moe_mlx.totals import PhaseTotals
 
 WHOLE = "100%"
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from moe_mlx.records import PhaseTotals
+from moe_mlx.totals import PhaseTotals
 from moe_mlx_tui.app import ChatApp
 from moe_mlx_tui.cells import ABSENT, ARRIVED, EVICTED, NEWEST, NO_SLOT, USED
 from moe_mlx_tui.conversation import Conversation

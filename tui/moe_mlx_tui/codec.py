@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.records import PhaseTotals
+from moe_mlx.totals import PhaseTotals
 from moe_mlx_tui.snapshot import Memory, ModelFacts, Receipt, Settings, Snapshot
 
 VERSION = 1

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from moe_mlx.records import PhaseTotals
 from moe_mlx.residency import ResidencyTable
+from moe_mlx.totals import PhaseTotals
 from moe_mlx_tui.app import ChatApp
 from moe_mlx_tui.cell_sampler import CellSampler
 from moe_mlx_tui.engine import Engine

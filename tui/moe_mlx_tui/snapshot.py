@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from moe_mlx.records import PhaseTotals
+from moe_mlx.totals import PhaseTotals
 
 LOADING, IDLE, PREFILL, DECODE, FAILED, CLOSED = "loading", "idle", "prefill", "decode", "failed", "closed"
 BUSY = (LOADING, PREFILL, DECODE)
