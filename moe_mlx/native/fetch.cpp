@@ -156,6 +156,14 @@ void Runtime::drain() {
   }
 }
 
+void Runtime::delivered() {
+  fault.delivered();
+  // An error that MLX throws while it queues work can leave its count of active tasks one too high (dispatch in
+  // mlx/backend/cpu/encoder.h); with two too many an evaluation waits for them for ever (wait_for_one in mlx/scheduler.h).
+  if (mx::scheduler::n_active_tasks() > 0)
+    mx::scheduler::notify_task_completion(mx::default_stream(mx::Device::cpu));
+}
+
 std::shared_ptr<Runtime> Runtime::of_error(const std::string& text) {
   const size_t at = text.rfind(kTag);
   if (at == std::string::npos) return nullptr;

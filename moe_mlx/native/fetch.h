@@ -22,6 +22,7 @@ struct Runtime {
   Fault fault;
 
   void ran_on(mx::Stream stream);
+  void delivered();  // the fault has been raised; after `drain`
   void drain();  // waits for its streams and drops what they threw; not to be called from one of them
   static std::shared_ptr<Runtime> of_error(const std::string& text);
   std::string text(const ReadError& error) const;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fetch.h"
+#include "mlx/scheduler.h"
 #include "mlx/version.h"
 
 namespace nb = nanobind;
@@ -127,7 +128,9 @@ NB_MODULE(_moe_mlx_native, m) {
         }
         let_go();
       })
-      .def("delivered", [](Runtime& self) { self.runtime->fault.delivered(); });
+      .def("delivered", [](Runtime& self) { self.runtime->delivered(); });
+
+  m.def("active_tasks", [] { return mlx::core::scheduler::n_active_tasks(); });
 
   nb::class_<Layer>(m, "Layer")
       .def("__init__", [](Layer* self, const Runtime& runtime, const Reader& reader, int layer,

@@ -17,6 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.residency import QUARANTINED
 from tests.native.conftest import loaded, state
+from tests.native.test_no_deadlock import PATIENCE, within
 
 
 def flip(path: Path) -> None:
@@ -189,6 +190,24 @@ def test_a_look_ahead_that_failed_is_dropped_by_draining(native: Any, tiny: Call
     assert not runtime.native.failed
     repair(store, tiny())
     assert mx.isfinite(model(mx.array([[6]]))).all()
+
+
+def test_hundreds_of_errors_leave_mlx_able_to_work(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    for path in experts(store)[::2]:
+        flip(path)
+
+    def work() -> None:
+        for _ in range(300):
+            with pytest.raises(ExpertReadError):  # steps fail while MLX still queues the later ones
+                mx.eval(steps(model, lambda y: None, tokens=12))
+            runtime.reset()
+            assert native.active_tasks() == 0
+
+    within(PATIENCE, work)
+    repair(store, tiny())
+    fresh = steps(loaded(store, "readback", routing="exact")[0])
+    assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
 
 
 def test_a_damaged_file_that_was_replaced_is_read_anew(native: Any, tiny: Callable[..., Path], store: Path):

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlx.core as mx
+
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.memory import read_memory
@@ -83,6 +85,8 @@ class Soak:
         answer = self._ask(self.talk, text)
         assert answer.tokens == self.expected[text], f"after {what}: {answer.tokens} instead of {self.expected[text]}"
         self.counts["answers compared"] += 1
+        if (native := self.talk.runtime.native) is not None and not mx.metal.is_available():
+            assert native.module.active_tasks() == 0, "MLX waits for tasks that nobody ends"
 
     def _file_fault(self, fault: str) -> None:
         self.talk.runtime.resize("18.75%")
