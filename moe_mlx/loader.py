@@ -157,7 +157,7 @@ def load(
         runtime.fill_whole_layers()
         choose_decode(runtime, decode, say or (lambda line: None), ahead)
         if ahead is not None and runtime.prefetch is None:
-            runtime.plan = replace(plan, extra=0)
+            runtime.plan = replace(plan, extra=_bounce_bytes(access, readers, decode, None))
             if prefetch == "on":
                 remark(f"--prefetch on has no effect: decode is not in the graph ({runtime.decode_reason})")
         tokenizer = load_tokenizer(

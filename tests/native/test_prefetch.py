@@ -326,3 +326,11 @@ def test_few_descriptors_are_left_to_the_steps(native: Any, tiny: Callable[..., 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     begun, used, wasted = hints(runtime)
     assert begun > used == wasted == 0
+
+
+def test_without_effect_it_takes_its_own_memory_back_and_no_other(native: Any, tiny: Callable[..., Path]):
+    for io in ("cached", "direct"):
+        plans = [
+            loaded(tiny(), "readback", routing="exact", io=io, prefetch=prefetch)[2].plan for prefetch in ("off", "on")
+        ]
+        assert plans[0].extra == plans[1].extra
