@@ -83,10 +83,13 @@ class LayerCache:
         self.router: Callable[[mx.array], mx.array] | None = None
         self.native: NativeLayer | None = None  # set while decode runs in the graph
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
+        #: Whether every expert is in the slot of its own number, so that routing need not be looked at. Room for all
+        #: of them is not enough: where a read failed, the layer runs as any other until it is filled anew.
+        self.full = False
 
     @property
-    def full(self) -> bool:
-        """Whether every expert has a slot, so that routing need not be looked at."""
+    def room_for_all(self) -> bool:
+        """Whether there is a slot for every expert."""
         return self.table.slots == self.table.experts
 
     @property
@@ -175,8 +178,13 @@ class LayerCache:
         return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
 
     def fill(self, experts: Sequence[int]) -> int:
-        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read."""
+        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
+
+        Raises:
+            ExpertReadError: a read failed; its slot is empty, and the others are filled.
+        """
         admission = self.table.begin(experts)
         self.bank.settle()
         bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        self.full = self.table.complete
         return bytes_read

@@ -93,6 +93,11 @@ class ResidencyTable:
         """Experts in memory, by slot."""
         return [expert for expert in self.owner if expert >= 0]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every expert is in the slot of its own number."""
+        return self.slots == self.experts and self.owner.tolist() == list(range(self.experts))
+
     def begin(self, chosen: Sequence[int], protect: Collection[int] = ()) -> Admission:
         """Touches what is resident and clears a slot for each expert that is not.
 

@@ -210,6 +210,7 @@ class Runtime:
         Raises:
             UsageError: no cap can be read from `expert_cache`.
             DoesNotFitError: it is below the floor or above what fits; nothing was changed.
+            ExpertReadError: an expert could not be reread. The new cap is in force, the expert's slot empty.
         """
         with self.lock:
             plan = self.plan_for(expert_cache)
@@ -218,14 +219,20 @@ class Runtime:
             order = sorted(
                 range(len(self.layers)), key=lambda index: plan.slots[index] - self.layers[index].table.slots
             )
+            failure: ExpertReadError | None = None
             for index in order:
-                self._rebuild(self.layers[index], plan.slots[index])
+                try:
+                    self._rebuild(self.layers[index], plan.slots[index])
+                except ExpertReadError as error:
+                    failure = failure or error
             self.plan = plan
+            if failure is not None:
+                raise failure
             return plan
 
     def _rebuild(self, cache: LayerCache, slots: int) -> None:
         old = cache.table
-        if slots == old.slots:
+        if slots == old.slots and cache.full == cache.room_for_all:
             return
         table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
         table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
@@ -238,13 +245,13 @@ class Runtime:
         mx.clear_cache()
         cache.bank = SlotBank(cache.spec.tensors, slots)
         cache.bank.install(cache.inner)
-        cache.table = table
+        cache.table, cache.full = table, False
         self.filled_bytes += cache.fill(wanted)
 
     def fill_whole_layers(self) -> None:
         """Reads in every expert of the layers that have a slot for each."""
         for cache in self.layers:
-            if cache.full:
+            if cache.room_for_all:
                 self.filled_bytes += cache.fill(range(cache.table.experts))
 
     def close(self) -> None:

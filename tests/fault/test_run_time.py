@@ -193,3 +193,24 @@ def test_reset_reproduces_a_lossy_answer(store: Path):
     assert (fresh(), moe_mlx.stats(model).decode.hits) == (first, counts.hits)
     assert counts.swapped > 0
     mx.synchronize()
+
+
+@pytest.mark.parametrize("cap", ["100%", "75%"])
+def test_an_expert_that_cannot_be_reread_when_the_cap_grows(store: Path, pristine: Path, cap: str):
+    talk = session(store)
+    ask(talk, "what is a fox")
+    files = sorted((store / "experts").rglob("*.safetensors"))
+    for path in files:
+        flip(path)
+    with pytest.raises(ExpertReadError):
+        talk.runtime.resize(cap)
+    assert talk.runtime.plan.slots == talk.runtime.plan_for(cap).slots
+    assert talk.runtime.slots_per_layer == list(talk.runtime.plan.slots)
+    with pytest.raises(ExpertReadError):  # an empty slot is never taken for its expert
+        ask(talk, "tell me more")
+    for path in files:
+        shutil.copyfile(pristine / path.relative_to(store), path)
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+    talk.runtime.resize(cap)
+    assert all(cache.full == (cap == "100%") for cache in talk.runtime.layers)
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")

@@ -11,7 +11,7 @@ def test_random_cases_equal_mlx_lm():
 
 
 def test_faults_end_their_turn_and_nothing_else():
-    counts = faults.run(60, seed=5, decode="readback", turns=40)
+    counts = faults.run(600, seed=5, decode="readback", turns=60, families=("qwen3_moe", "gpt_oss"))
     assert counts["answers compared"] == 60
     assert counts["turns ended by an error"] > 0
 

@@ -17,6 +17,8 @@ def histories(draw):
         st.lists(st.integers(0, EXPERTS - 1), min_size=1, max_size=slots, unique=True),
         st.sets(st.integers(0, slots - 1), max_size=2),
         st.sets(st.integers(0, EXPERTS - 1), max_size=2),  # experts whose read fails
+        st.sets(st.integers(0, EXPERTS - 1), max_size=1),  # experts whose read stalls
+        st.booleans(),  # whether the stalled reads before this event have ended
     )
     return slots, draw(st.lists(event, max_size=25))
 
@@ -26,31 +28,40 @@ def histories(draw):
 def test_any_history_leaves_a_sound_table(history, evict):
     slots, events = history
     table = ResidencyTable(EXPERTS, slots, make_eviction(evict))
-    for chosen, protect, failing in events:
+    stalled: set[int] = set()
+    for chosen, protect, failing, stalling, ended in events:
+        if ended:
+            for slot in stalled:
+                table.forget(slot)
+            stalled.clear()
         before = set(table.resident)
         guarded = {table.owner[slot] for slot in protect if table.owner[slot] >= 0}
         try:
             admission = table.begin(chosen, protect)
         except SlotsBusyError:
-            assert len(chosen) > slots - len(protect)  # refused only where it need not fit
+            assert len(chosen) > slots - len(protect | stalled)  # refused only where it need not fit
             table.check()
             continue
         assert set(admission.hits) == before & set(chosen)
         assert [p.expert for p in admission.misses] == [e for e in chosen if e not in before]
         assert not set(admission.evicted) & (set(chosen) | guarded)
-        assert not protect & {p.slot for p in admission.misses}
+        assert not (protect | stalled) & {p.slot for p in admission.misses}
         assert set(table.resident) == before - set(admission.evicted)  # nothing is served before it is read
         table.check()
         for placement in admission.misses:
-            if placement.expert in failing:
+            if placement.expert in stalling:
+                table.quarantine(placement.slot)
+                stalled.add(placement.slot)
+            elif placement.expert in failing:
                 table.forget(placement.slot)
             else:
                 table.commit(placement)
             table.check()
         assert set(table.resident) == (before - set(admission.evicted)) | (
-            {p.expert for p in admission.misses} - failing
+            {p.expert for p in admission.misses} - failing - stalling
         )
-        assert len(table.resident) <= slots
+        assert len(table.resident) <= slots - len(stalled)
+        assert all(table.owner[slot] < 0 for slot in stalled)
 
 
 @settings(max_examples=100, deadline=None)
@@ -58,7 +69,7 @@ def test_any_history_leaves_a_sound_table(history, evict):
 def test_nothing_is_evicted_while_a_slot_is_empty(history):
     slots, events = history
     table = ResidencyTable(EXPERTS, slots)
-    for chosen, _, _ in events:
+    for chosen, *_ in events:
         empty = slots - len(table.resident)
         admission = table.begin(chosen)
         assert len(admission.evicted) == max(0, len(admission.misses) - empty)
