@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs mlx-lm's server over our loader."""
-    from mlx_lm import server
+    from moe_mlx.serving import serve
 
     loaded: list[nn.Module] = []
 
@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
         loaded.append(model)
         return model, tokenizer, runtime_of(model).config
 
-    server.load = load
     words = [word for word in args.server if word != "--"]
     words += ["--model", args.model]
     if args.adapter_path is not None:
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, end)
     try:
-        server.main()
+        serve(load)
     finally:
         keep_history(loaded)
     return 0

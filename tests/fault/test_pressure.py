@@ -73,6 +73,35 @@ def test_at_the_floor_it_refuses_and_the_session_stays_usable(checkpoint: Path):
     assert talk.last.tokens
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool, monkeypatch: pytest.MonkeyPatch):
+    from moe_mlx import serving
+
+    talk, _, weather, said = open_session(checkpoint, 6)
+    prompt = talk.encode([{"role": "user", "content": "what is a fox"}])
+    watch = PressureWatch(talk.runtime, said.append, lambda: weather.pressure, weather.clock)
+    monkeypatch.setattr(serving, "PressureWatch", lambda runtime, say: watch)
+    asked, weather.pressure, tokens = talk.runtime.slots_per_layer, True, []
+    if batched:
+        batches = serving.Batches(talk.model)
+        batches.insert([prompt], max_tokens=[6])
+        while len(tokens) < 6:
+            tokens += [answer.token for answer in batches.next()[1]]
+            weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
+        batches.close()
+    else:
+        for piece in serving._watched_generate(talk.model, talk.tokenizer, prompt, max_tokens=6):
+            tokens.append(piece.token)
+            weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
+    assert len(said) == 2
+    assert talk.runtime.slots_per_layer < asked
+    calm = open_session(checkpoint, 6)[0]
+    for _ in calm.answer(prompt):
+        pass
+    assert calm.last is not None
+    assert tuple(tokens) == calm.last.tokens
+
+
 def test_psi_is_read_and_its_absence_is_calm(tmp_path: Path):
     file = tmp_path / "memory"
     file.write_text(

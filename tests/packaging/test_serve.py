@@ -1,6 +1,8 @@
-"""mlx-lm's server over our loader: the same answer as `generate`, requests one after another and at once."""
+"""mlx-lm's server over our loader: `generate`'s answers, requests at once, and faults that end one request only."""
 
+import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,14 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from moe_mlx_convert import convert
+from tests.families.tiny import AFFINE4, tiny_checkpoint
+
 
 @contextmanager
-def served(*more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(*more: str, server_words: tuple[str, ...] = ()) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["serve", "--routing", "exact", "--decode", "readback", *more]
-    words += ["--", "--port", str(port), "--max-tokens", "12"]
+    words += ["--", "--port", str(port), "--max-tokens", "12", *server_words]
     server = subprocess.Popen(
         [sys.executable, "-m", "moe_mlx", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -44,10 +49,16 @@ def url() -> Iterator[str]:
         yield url
 
 
-def ask(url: str, text: str) -> str:
-    body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+def post(url: str, text: str, **more: object) -> http.client.HTTPResponse:
+    body = json.dumps({"messages": [{"role": "user", "content": text}], **more}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as response:
+    response = urllib.request.urlopen(request, timeout=120)
+    assert isinstance(response, http.client.HTTPResponse)
+    return response
+
+
+def ask(url: str, text: str, **more: object) -> str:
+    with post(url, text, **more) as response:
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
@@ -74,10 +85,8 @@ def test_requests_at_once_are_all_answered(url: str):
 
 
 def test_a_model_that_is_not_there_is_an_error_and_not_the_end(url: str):
-    body = json.dumps({"model": "/no/such/model", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(request, timeout=120)
+        post(url, "hi", model="/no/such/model")
     assert ask(url, "hello")
 
 
@@ -88,3 +97,54 @@ def test_what_it_used_is_kept_when_it_is_told_to_end(tmp_path: Path):
         assert server.wait(60) == -signal.SIGTERM
     (path,) = tmp_path.iterdir()
     assert sum(json.loads(path.read_text())["layers"][0]["uses"]) > 0
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4)
+    convert(folder / "checkpoint", folder / "store")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["readback", "auto"])
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_broken_expert_ends_its_request_and_not_the_server(pristine: Path, tmp_path: Path, way: str, batched: bool):
+    store = Path(shutil.copytree(pristine / "store", tmp_path / "store"))
+    files = sorted((store / "experts").rglob("*.safetensors"))
+    how = {} if batched else {"seed": 1}  # mlx-lm batches no request that brings its own seed
+    with served("--model", str(store), "--expert-cache", "25%", "--decode", way) as (url, _):
+        expected = ask(url, "what is a fox", temperature=0, **how)
+        for path in files:
+            path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(url, "and now something else altogether", **how)
+        assert caught.value.code == 500
+        said = json.load(caught.value)["error"]
+        assert "expert" in said and str(store / "experts") in said
+        with post(url, "a third thing, 0123456789", stream=True, **how) as response:
+            events = [line for line in response.read().decode().splitlines() if line.startswith("data: ")]
+        assert "error" in json.loads(events[-1].removeprefix("data: "))
+        with urllib.request.urlopen(f"{url}/health", timeout=60) as response:
+            assert response.status == 200
+        for path in files:
+            shutil.copyfile(pristine / "store" / path.relative_to(store), path)
+        assert ask(url, "what is a fox", temperature=0, **how) == expected
+
+
+def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
+    model = ("--model", str(pristine / "store"), "--expert-cache", "25%")
+    with served(*model) as (url, _):
+        expected = ask(url, "what is a fox", temperature=0)
+    with served(*model, server_words=("--draft-model", str(pristine / "checkpoint"))) as (url, _):
+        assert ask(url, "what is a fox", temperature=0) == expected
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_and_no_server(tmp_path: Path):
+    run = subprocess.run(
+        [sys.executable, "-m", "moe_mlx", "serve", "--model", str(tmp_path / "nothing"), "--", "--port", "0"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 3
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1 and str(tmp_path / "nothing") in run.stderr
