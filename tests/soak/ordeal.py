@@ -16,8 +16,10 @@ from random import Random
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx_lm
 
 import moe_mlx
+from moe_mlx.audit import Auditor
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, SlotsBusyError
 from moe_mlx.pressure import PressureWatch
 from moe_mlx.residency import QUARANTINED
@@ -29,7 +31,8 @@ STALL_FAULTS = ("stall in the graph", "stall in Python")
 FAULTS_IN_PLACE = ("none", "truncate", *STALL_FAULTS)
 FAULTS = ("none", "flip", "truncate", "unlink", "swap", "folder", *STALL_FAULTS)
 DEEDS = (
-    "ask", "stop", "abandon", "lossy", "resize", "whole", "floor", "pressure", "switch", "reset", "forget", "nothing",
+    "ask", "stop", "abandon", "lossy", "audit", "batch", "resize", "whole", "floor", "pressure", "switch", "reset",
+    "forget", "nothing",
 )  # fmt: skip
 
 
@@ -99,7 +102,7 @@ class Ordeal:
             self.counts["turns that found all slots stalled"] += 1
         self.counts["deeds"] += 1
         self.counts["faults"] += fault != "none"
-        self.talk.between_tokens = None
+        self.talk.between_tokens = self.talk.auditor = None
         self.runtime.set_routing(routing="exact")
         self.runtime.use_decode(self.way)
         self.check(what)
@@ -109,14 +112,12 @@ class Ordeal:
     def _befallen(self, fault: str) -> Iterator[Path | None]:
         if fault == "none":
             yield None
-        elif fault == "stall in the graph":
-            with self._impatient():
-                yield None
-            self._await_stalled_reads()
-        elif fault == "stall in Python":
-            with self._slow_read():
-                yield None
-            self._await_stalled_reads()
+        elif fault in STALL_FAULTS:
+            try:
+                with self._impatient() if fault == "stall in the graph" else self._slow_read():
+                    yield None
+            finally:
+                self._await_stalled_reads()
         else:
             path = self.chance.choice(self.files)
             with broken(path, fault, self.chance.choice(self.files)):
@@ -131,14 +132,16 @@ class Ordeal:
             return
         if any(layer._handle is None for layer in native.layers):
             self._ask(QUESTIONS[0])  # layers are handed to the graph at their first step
-        handles = [layer._handle for layer in native.layers if layer._handle is not None]
-        for handle in handles:
-            handle.stall_seconds = 1e-9
+        self._limit_handles(1e-9)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.stall_seconds = self.runtime.pool.stall_seconds
+            self._limit_handles(self.runtime.pool.stall_seconds)
+
+    def _limit_handles(self, seconds: float) -> None:
+        for layer in self.runtime.native.layers if self.runtime.native is not None else ():
+            if layer._handle is not None:
+                layer._handle.stall_seconds = seconds
 
     @contextmanager
     def _slow_read(self) -> Iterator[None]:
@@ -163,6 +166,7 @@ class Ordeal:
             release.set()
             source.read_into = read_into  # type: ignore[method-assign]
             pool.stall_seconds = limit
+            self._limit_handles(limit)  # those made meanwhile
             pool.settle()
 
     def _await_stalled_reads(self) -> None:
@@ -226,6 +230,15 @@ class Ordeal:
         self.talk.forget()
         self._ask()
         self.talk.forget()
+
+    def _audit(self) -> None:
+        self.talk.auditor = Auditor(self.talk.model, 2)
+        self._lossy()
+
+    def _batch(self) -> None:
+        """Several conversations at once, by mlx-lm's own function."""
+        prompts = [self.talk.encode([{"role": "user", "content": text}]) for text in self.chance.sample(QUESTIONS, 2)]
+        mlx_lm.batch_generate(self.talk.model, self.talk.tokenizer, prompts, max_tokens=6)
 
     def _resize(self) -> None:
         self.runtime.resize(f"{self.chance.uniform(float(self.floor[:-1]), 100):.3f}%")
