@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,24 @@ def test_hundreds_of_errors_leave_mlx_able_to_work(native: Any, tiny: Callable[.
     repair(store, tiny())
     fresh = steps(loaded(store, "readback", routing="exact")[0])
     assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
+
+
+def test_an_error_taken_while_queueing_leaves_no_task_open(native: Any, tiny: Callable[..., Path], store: Path):
+    """MLX counts a task before it queues it, at one operation in ten: an error thrown there leaves it counted."""
+    _, _, runtime = loaded(store, "native", routing="exact")
+    for path in experts(store):
+        flip(path)
+    layer, row, later = runtime.native.layers[0], mx.array([[0, 1, 2]], dtype=mx.uint32), mx.ones(3)
+    for _ in range(25):
+        layer.cache.counter.enter(0)
+        with pytest.raises(ExpertReadError):
+            mx.async_eval(layer.step(row)[1])
+            ends = time.monotonic() + PATIENCE
+            while not runtime.native.failed:
+                assert time.monotonic() < ends
+            mx.eval(later + 1)
+        runtime.reset()
+        assert native.active_tasks() == 0
 
 
 def test_a_damaged_file_that_was_replaced_is_read_anew(native: Any, tiny: Callable[..., Path], store: Path):
