@@ -1,6 +1,6 @@
 """Turn after turn with broken files, stalls, stops and resizes: every fault ends one turn, no fault outlives it.
 
-`python -m tests.soak.faults --minutes 60` prints what it injected; the test runs a short one. Every fifty turns another
+`python -m tests.soak.faults --minutes 60` prints what it injected; the test runs a short one. Every 200 turns another
 model is loaded, in another way. After each turn every slot must hold its expert's own bytes, and the next exact answer
 must be mlx-lm's.
 """
@@ -18,7 +18,7 @@ from tests.soak.ordeal import DEEDS, FAULTS, FAULTS_IN_PLACE, Ordeal, Setup
 from tests.soak.subject import Subject
 
 FAMILIES = ("qwen3_moe", "gpt_oss", "deepseek_v3", "mixtral", "olmoe")
-TURNS_PER_MODEL = 50
+TURNS_PER_MODEL = 200
 
 
 def draw_setup(chance: Random, decode: str) -> Setup:
