@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     answer = session.last
     assert answer is not None
     if args.json:
-        json.dump(summary(session, answer), sys.stdout, ensure_ascii=False)
+        json.dump(summary(session, answer), sys.stdout)
     print(flush=True)
     if not args.quiet and not args.json:
         print(describe(session, answer), file=sys.stderr)
