@@ -9,18 +9,24 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments, load_model
+from moe_mlx.errors import MoeMlxError
 
 if TYPE_CHECKING:
     from mlx import nn
 
+#: What the parser does not know is handed to `run` as `args.rest`.
+TAKES_REST = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
-    parser.add_argument("server", nargs=argparse.REMAINDER, help="-- then any argument of mlx_lm.server")
+    parser.allow_abbrev = False  # --prompt-cache-size is not ours, nor is what it begins with
+    parser.epilog = "mlx_lm.server's arguments may follow anywhere; `mlx_lm.server --help` lists them."
     add_model_arguments(parser)
     add_history_arguments(parser)
 
@@ -30,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_lm import server
 
     loaded: list[nn.Module] = []
+    started = threading.Event()
 
     def load(
         path: str, adapter_path: str | None = None, tokenizer_config: dict[str, Any] | None = None, **options: Any
@@ -39,14 +46,20 @@ def run(args: argparse.Namespace) -> int:
         while loaded:  # a client asked for another model: one expert cache at a time
             runtime_of(loaded.pop()).close()
         wanted = argparse.Namespace(**{**vars(args), "model": path, "adapter_path": adapter_path})
-        model, tokenizer = load_model(wanted)
+        try:
+            model, tokenizer = load_model(wanted)
+        except Exception as error:
+            if not started.is_set():  # the model of the command line, in a thread of mlx-lm's
+                _give_up(error)
+            raise
+        started.set()
         if (tokenizer_config or {}).get("chat_template"):
             tokenizer.chat_template = tokenizer_config["chat_template"]  # type: ignore[index]
         loaded.append(model)
         return model, tokenizer, runtime_of(model).config
 
     server.load = load
-    words = [word for word in args.server if word != "--"]
+    words = [word for word in args.rest if word != "--"]
     words += ["--model", args.model]
     if args.adapter_path is not None:
         words += ["--adapter-path", args.adapter_path]
@@ -62,9 +75,21 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, end)
     try:
         server.main()
+    except OSError as error:
+        _give_up(MoeMlxError(f"cannot listen there: {error.strerror or error}. Name another --host or --port."))
     finally:
         keep_history(loaded)
     return 0
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """Ends the process: mlx-lm's threads would go on without a model, or without a port."""
+    from moe_mlx.cli import complain
+
+    code = complain("serve", error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def keep_history(models: list[nn.Module]) -> None:

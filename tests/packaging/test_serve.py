@@ -88,3 +88,30 @@ def test_what_it_used_is_kept_when_it_is_told_to_end(tmp_path: Path):
         assert server.wait(60) == -signal.SIGTERM
     (path,) = tmp_path.iterdir()
     assert sum(json.loads(path.read_text())["layers"][0]["uses"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["--model", "/no/such/model"], 3, "no model at"), (["--expert-cache", "3B"], 4, "smallest")],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_server(words: list[str], code: int, said: str):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    run = start(*words, "--port", port)
+    assert (run.returncode, run.stdout) == (code, "")
+    assert said in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = start("--port", str(taken.getsockname()[1]))
+    assert run.returncode == 1
+    assert "cannot listen there" in run.stderr and "Traceback" not in run.stderr
+
+
+def start(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "moe_mlx", "serve", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
