@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Callable
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -43,13 +44,21 @@ def harmless(text: str) -> str:
     """Returns text that a terminal shows and does not obey: escape and control characters become visible signs.
 
     A model, a recording or a name in a stranger's files may hold sequences that retitle the window, write to the
-    clipboard or draw over the screen. Characters are replaced one for one, so a growing text stays a growing text.
+    clipboard or draw over the screen. Each character is replaced by itself, so a growing text stays a growing text;
+    a carriage return says nothing beside a line's end and is left out.
     """
     return _CONTROL.sub(_sign, text)
 
 
+def for_reader() -> Callable[[str], str]:
+    """Returns what an answer goes through on its way to standard output: a pipe gets every character as it is."""
+    return harmless if sys.stdout.isatty() else str
+
+
 def _sign(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return (
-        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
-    )
+    if match[0] == "\r":
+        return ""
+    if code == 0x7F:
+        return "\N{SYMBOL FOR DELETE}"
+    return chr(0x2400 + code) if code < 0x20 else "\N{REPLACEMENT CHARACTER}"

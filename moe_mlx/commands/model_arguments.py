@@ -12,6 +12,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
 from moe_mlx.store.access import CACHED, IOS
+from moe_mlx.terminal import harmless
 
 if TYPE_CHECKING:
     from mlx import nn
@@ -160,7 +161,7 @@ def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(harmless(line), file=sys.stderr)
 
 
 def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
