@@ -52,6 +52,16 @@ class AuditSummary:
         return f"audit of {self.tokens}: {self.agreement:.0%} agree with exact, KL {self.kl:.4f}"
 
 
+def check_every(every: int) -> None:
+    """Refuses what is no number of tokens; here, so that a front end can before it loads a model.
+
+    Raises:
+        UsageError: `every` is below 1.
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UsageError(f"audit is {every!r}: give every how many-th token is to be audited, 1 or more")
+
+
 class Auditor:
     """Audits every N-th decode step of a model while it is entered.
 
@@ -69,8 +79,7 @@ class Auditor:
             UsageError: `every` is below 1, or the model was not loaded by moe_mlx.
             DoesNotFitError: the plan has no room for them.
         """
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise UsageError(f"audit is {every!r}: give every how many-th token is to be audited, 1 or more")
+        check_every(every)
         self.model, self.every, self.runtime = model, every, runtime_of(model)
         slots: dict[tuple[TensorSpec, ...], int] = {}
         for cache in self.runtime.layers:

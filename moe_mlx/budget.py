@@ -132,9 +132,20 @@ def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
         return layers * tokens * (rank + _count(config, "qk_rope_head_dim")) * element_bytes
     heads = _count(config, "num_attention_heads", "n_heads", "n_head") or 1
     kv_heads = _count(config, "num_key_value_heads", "n_kv_heads") or heads
+    return 2 * layers * kv_heads * head_width(config) * tokens * element_bytes
+
+
+def head_width(config: Mapping[str, Any]) -> int:
+    """Returns the width of an attention head, 0 where a config does not tell or attention is latent.
+
+    Raises:
+        StoreCorruptError: the config has something else where a count should be.
+    """
+    if _count(config, "kv_lora_rank"):
+        return 0
+    heads = _count(config, "num_attention_heads", "n_heads", "n_head") or 1
     hidden = _count(config, "hidden_size", "d_model", "n_embd", "model_dim")
-    head_dim = _count(config, "head_dim") or hidden // heads
-    return 2 * layers * kv_heads * head_dim * tokens * element_bytes
+    return _count(config, "head_dim") or hidden // heads
 
 
 def mlx_cache_bytes(available: int) -> int:

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from moe_mlx.command_parser import CommandParser
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.terminal import harmless, settle_streams
 from moe_mlx.version import __version__
 
 #: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.
@@ -36,14 +38,15 @@ TRACEBACK = "MOE_MLX_TRACEBACK"
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="moe-mlx",
         description="Run mixture-of-experts models larger than memory, on MLX.",
         epilog=f"verbs:\n{verbs}\n\n`moe-mlx VERB --help` explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"moe-mlx {__version__}")
-    parser.add_argument("verb", metavar="VERB", choices=VERBS, help="what to do; see below")
+    # Optional, so that an unknown option is complained about before a missing verb is.
+    parser.add_argument("verb", metavar="VERB", nargs="?", choices=VERBS, help="what to do; see below")
     return parser
 
 
@@ -57,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 ok, 1 failure, 2 usage, 3 store missing or corrupt, 4 does not fit, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    settle_streams()
     parser = _parser()
     if not words:
         parser.print_help(sys.stderr)
@@ -64,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = parser.parse_args(words[:1]).verb
     try:
         command = import_module(f"moe_mlx.commands.{verb}")
-        verb_parser = argparse.ArgumentParser(prog=f"moe-mlx {verb}", description=command.__doc__)
+        verb_parser = CommandParser(prog=f"moe-mlx {verb}", description=command.__doc__)
         command.add_arguments(verb_parser)
-        return int(command.run(verb_parser.parse_args(words[1:])) or 0)
-    except MoeMlxError as error:
-        print(f"moe-mlx {verb}: {error}", file=sys.stderr)
-        return error.exit_code
+        if getattr(command, "TAKES_REST", False):
+            args, rest = verb_parser.parse_known_args(words[1:])
+            args.rest = rest
+        else:
+            args = verb_parser.parse_args(words[1:])
+        return int(command.run(args) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -77,16 +83,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away; keep the interpreter's own flush at exit quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # a fault of ours, or a model that builds and then cannot run
-        if os.environ.get(TRACEBACK):
+    except Exception as error:
+        if os.environ.get(TRACEBACK) and not isinstance(error, MoeMlxError):
             raise
-        text = " ".join(str(error).split())[:300]
-        print(
-            f"moe-mlx {verb}: unexpected {type(error).__name__}: {text}. {TRACEBACK}=1 shows where; please report it "
-            "unless the model's config.json was changed.",
-            file=sys.stderr,
-        )
-        return 1
+        return complain(verb, error)
+
+
+def complain(verb: str, error: Exception) -> int:
+    """Says on standard error what went wrong and returns its exit code."""
+    if isinstance(error, MoeMlxError):
+        print(f"moe-mlx {verb}: {harmless(str(error))}", file=sys.stderr)
+        return error.exit_code
+    # A fault of ours, or a model that builds and then cannot run.
+    text = harmless(" ".join(str(error).split())[:300])
+    print(
+        f"moe-mlx {verb}: unexpected {type(error).__name__}: {text}. {TRACEBACK}=1 shows where; please report it "
+        "unless the model's config.json was changed.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class HistoryKeeper:
         try:
             return read_history(self.path, self.model, self.layers)
         except NoHistoryError as reason:
-            self._complain(f"{self.path} is no history of this model and will be written anew: {reason}")
+            self._complain(f"{self.path} is no history of this model, so it begins anew: {reason}")
             return None
 
     def _complain(self, line: str) -> None:

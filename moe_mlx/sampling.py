@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
+
+#: What `mx.quantize` takes in its affine mode.
+KV_BITS, KV_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,16 @@ class Sampling:
         for name in ("top_p", "min_p", "xtc_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
-        if self.temp < 0.0:
+        if not 0.0 <= self.temp < math.inf:
             raise UsageError(f"temp is {self.temp}: give 0 (greedy) or more")
+        if not 0.0 <= self.xtc_threshold <= 0.5:
+            raise UsageError(f"xtc_threshold is {self.xtc_threshold}: give a number from 0 to 0.5")
+        if self.repetition_penalty is not None and not 0.0 <= self.repetition_penalty < math.inf:
+            raise UsageError(f"repetition_penalty is {self.repetition_penalty}: give 1 (none) or more")
+        if self.top_k < 0 or self.min_tokens_to_keep < 1:
+            raise UsageError("top_k takes 0 (all) or more, min_tokens_to_keep 1 or more")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed is {self.seed}: give a whole number from 0 to 2^64 - 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +53,33 @@ class CacheSettings:
     kv_bits: int | None = None
     kv_group_size: int = 64
     quantized_kv_start: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in ("max_kv_size", "prefill_step_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}: give a number of tokens, 1 or more")
+        if self.kv_bits is not None and self.kv_bits not in KV_BITS:
+            raise UsageError(f"kv_bits is {self.kv_bits}: MLX quantises to {_listed(KV_BITS)} bits")
+        if self.kv_group_size not in KV_GROUPS:
+            raise UsageError(f"kv_group_size is {self.kv_group_size}: MLX has groups of {_listed(KV_GROUPS)}")
+        if self.quantized_kv_start < 0:
+            raise UsageError(f"quantized_kv_start is {self.quantized_kv_start}: give 0 or more")
+        if self.kv_bits is not None and self.max_kv_size is not None:
+            raise UsageError("kv_bits and max_kv_size exclude each other: mlx-lm quantises no cache that rotates")
+
+    def check_head(self, head: int) -> None:
+        """Refuses groups that do not divide a head's width, before the answer that would end at `quantized_kv_start`.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if self.kv_bits is not None and head % self.kv_group_size:
+            fitting = [group for group in KV_GROUPS if head % group == 0]
+            hint = f"give {_listed(tuple(fitting))}" if fitting else "leave kv_bits out"
+            raise UsageError(f"kv_group_size {self.kv_group_size} does not divide this model's heads of {head}: {hint}")
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import socket
 import threading
 import weakref
 from collections.abc import Iterator
@@ -119,9 +120,24 @@ def _watched_generate(model: nn.Module, *args: Any, **options: Any) -> Iterator[
         watch.between_tokens()
 
 
+def _check_address(host: str, port: int) -> None:
+    """Finds out whether the server can listen there, before a model is loaded for it."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        socket.create_server(address[:2], family=family).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MoeMlxError(f"cannot listen on {host}, port {port}: {reason}. Name another --host or --port.") from error
+
+
 def _run(host: str, port: int, model_provider: server.ModelProvider) -> None:
+    _check_address(host, port)
     generator = Generator(model_provider, server.LRUPromptCache(model_provider.cli_args.prompt_cache_size))
-    server._run_http_server(host, port, generator, handler_class=Handler)
+    try:
+        server._run_http_server(host, port, generator, handler_class=Handler)
+    except BaseException:  # its thread would keep the process
+        generator.stop_and_join()
+        raise
 
 
 _stream_generate = server.stream_generate

@@ -23,11 +23,13 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from moe_mlx.answer import Answer, Piece
 from moe_mlx.attachment import runtime_of
 from moe_mlx.audit import Auditor
+from moe_mlx.budget import head_width
 from moe_mlx.errors import UsageError
 from moe_mlx.read_stats import Counts
 from moe_mlx.receipt import Receipt
 from moe_mlx.runtime import Runtime
 from moe_mlx.sampling import CacheSettings, Sampling
+from moe_mlx.terminal import sound
 from moe_mlx.tokenizer import apply_template
 from moe_mlx.totals import PhaseTotals
 
@@ -69,6 +71,10 @@ class Session:
     _cache: list[Any] | None = None
     _warmed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.caching.kv_bits is not None:
+            self.caching.check_head(head_width(self.runtime.config))
+
     @property
     def runtime(self) -> Runtime:
         """The expert cache behind the model."""
@@ -82,11 +88,14 @@ class Session:
     def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
         """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
         if self.raw or not self.tokenizer.has_chat_template:
-            text = "\n".join(str(message["content"]) for message in messages)
-            return list(self.tokenizer.encode(text))
-        shown = list(messages)
+            text = "\n".join(str(message["content"]) for message in messages) + (prefill_response or "")
+            return list(self.tokenizer.encode(sound(text)))
+        shown = [
+            {**message, "content": sound(message["content"])} if isinstance(message["content"], str) else message
+            for message in messages
+        ]
         if prefill_response is not None:
-            shown.append({"role": "assistant", "content": prefill_response})
+            shown.append({"role": "assistant", "content": sound(prefill_response)})
         return apply_template(
             self.tokenizer,
             shown,

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.folders import user_folder
 from moe_mlx.reading import DEFAULT_READERS
 
@@ -49,12 +49,17 @@ def read_calibration() -> Calibration | None:
     """Returns what was stored, or None where nothing (readable) is."""
     try:
         found = json.loads(calibration_path().read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: there is no home folder
         return None
     if not isinstance(found, dict):
         return None
-    known = {field.name for field in fields(Calibration)}
-    return Calibration(**{name: value for name, value in found.items() if name in known})
+    kinds = {"date": str, "machine": str, "readers": int}
+    sound = {
+        field.name: found[field.name]
+        for field in fields(Calibration)
+        if isinstance(found.get(field.name), kinds.get(field.name, int | float))
+    }
+    return Calibration(**sound)
 
 
 def readers_for(asked: str) -> int:
@@ -87,11 +92,20 @@ def require_calibration() -> Calibration:
 
 
 def store_calibration(**measured: object) -> Calibration:
-    """Adds figures to what is stored; what is not given stays. Returns all of it."""
+    """Adds figures to what is stored; what is not given stays. Returns all of it.
+
+    Raises:
+        MoeMlxError: the file cannot be written.
+    """
     merged = replace(read_calibration() or Calibration(), **measured)  # type: ignore[arg-type]
-    path = calibration_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps(asdict(merged), indent=1) + "\n")
-    beside.replace(path)
+    try:
+        path = calibration_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps(asdict(merged), indent=1) + "\n")
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise MoeMlxError(
+            f"the calibration was not kept: {error}. Give $XDG_CACHE_HOME a folder that can be written to."
+        ) from None
     return merged

@@ -39,9 +39,10 @@ def hub_shape(repo: str, revision: str | None = None, api: HfApi | None = None) 
     )
 
     hub = api or HfApi()
+    stored_there = _is_store(hub, repo, revision)
     try:
         config = read_json(Path(hub.hf_hub_download(repo, "config.json", revision=revision)))
-        if hub.file_exists(repo, manifest.NAME, revision=revision):
+        if stored_there:
             path = Path(hub.hf_hub_download(repo, manifest.NAME, revision=revision))
             stored = manifest.parse(path.read_bytes(), path)
             layers = tuple(found.layer for found in stored.layers)
@@ -65,3 +66,14 @@ def hub_shape(repo: str, revision: str | None = None, api: HfApi | None = None) 
     rest = [(name, located.entry.nbytes) for name, located in tensors.items() if name not in layout.expert_names]
     layers = tuple(found.layer for found in layout.layers)
     return ModelShape(repo, "checkpoint on the hub", config, layers, sum(n for _, n in rest), looked_up(rest))
+
+
+def _is_store(hub: HfApi, repo: str, revision: str | None) -> bool:
+    """Whether there is a manifest. Asked first: it is asked once, a download five times over half a minute."""
+    try:
+        return hub.file_exists(repo, manifest.NAME, revision=revision)
+    except Exception as error:  # the hub client raises a dozen kinds, some of them its HTTP library's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StoreMissingError(
+            f"{repo} is no folder here, and the hub cannot be reached ({reason}): check the name and the network"
+        ) from error

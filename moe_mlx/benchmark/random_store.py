@@ -221,6 +221,7 @@ def _write(path: Path, tensors: list[_Tensor]) -> int:
 
 def _tokenizer(folder: Path, vocabulary: int) -> None:
     """Saves a tokenizer of characters, filled up with words that nobody writes, and a trivial chat template."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there: it is not needed
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -20,6 +20,7 @@ from moe_mlx.commands.model_arguments import (
     open_session,
 )
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.terminal import for_reader
 
 if TYPE_CHECKING:
     from moe_mlx.session import Message, Session
@@ -65,6 +66,8 @@ def line_mode(args: argparse.Namespace) -> int:
         except EOFError:
             break
         except KeyboardInterrupt:
+            if not interactive:  # whoever feeds this wants it to end
+                raise
             print("\n/quit leaves", file=sys.stderr)
             continue
         if line in ("/quit", "/exit"):
@@ -155,13 +158,13 @@ class Conversation:
         """Answers the latest message; Ctrl-C keeps what was said so far, an error takes the message back."""
         from moe_mlx.commands.generate import describe
 
-        stop = threading.Event()
+        stop, shown = threading.Event(), for_reader()
         parts: list[str] = []
         try:
             with interrupts_set(stop):
                 for piece in self.session.answer(self.session.encode(self.messages), stop=stop):
                     parts.append(piece.text)
-                    print(piece.text, end="", flush=True)
+                    print(shown(piece.text), end="", flush=True)
         except MoeMlxError as error:
             print(flush=True)
             print(f"error: {error}", file=sys.stderr)

@@ -13,7 +13,12 @@ import json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options, spelled as mlx_lm.convert spells them."""
     parser.add_argument(
-        "--model", "--hf-path", dest="hf_path", metavar="SRC", required=True, help="folder or hub repository to convert"
+        "--model",
+        "--hf-path",
+        dest="hf_path",
+        metavar="SRC",
+        required=True,
+        help="folder or hub repository to convert, or demo",
     )
     parser.add_argument("--mlx-path", metavar="DST", default="mlx_model", help="folder to make (default: mlx_model)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
@@ -31,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
+    from moe_mlx.demo import folder_named
     from moe_mlx_convert import convert
     from moe_mlx_convert.progress import size_text
 
     summary = convert(
-        args.hf_path,
+        folder_named(args.hf_path),
         args.mlx_path,
         revision=args.revision,
         compare=args.compare,

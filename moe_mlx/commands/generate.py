@@ -13,6 +13,7 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
+from moe_mlx.terminal import for_reader
 
 if TYPE_CHECKING:
     from moe_mlx.session import Answer, Session
@@ -37,13 +38,14 @@ def run(args: argparse.Namespace) -> int:
     messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
     messages.append({"role": "user", "content": prompt})
     tokens = session.encode(messages, prefill_response=args.prefill_response)
+    shown = for_reader()
     for piece in session.answer(tokens):
         if not args.json:
-            print(piece.text, end="", flush=True)
+            print(shown(piece.text), end="", flush=True)
     answer = session.last
     assert answer is not None
     if args.json:
-        json.dump(summary(session, answer), sys.stdout, ensure_ascii=False)
+        json.dump(summary(session, answer), sys.stdout)
     print(flush=True)
     if not args.quiet and not args.json:
         print(describe(session, answer), file=sys.stderr)

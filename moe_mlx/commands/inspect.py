@@ -9,10 +9,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
+from moe_mlx.demo import folder_named
 from moe_mlx.share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
@@ -24,7 +24,7 @@ SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument(
-        "model", metavar="MODEL", help="folder of a store or MLX checkpoint, or a cached hub repository"
+        "model", metavar="MODEL", help="folder of a store or MLX checkpoint, a cached hub repository, or demo"
     )
     add_share_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx_convert.checkpoint import resolve
     from moe_mlx_convert.progress import size_text
 
-    folder = Path(args.model)
-    with open_source(folder if folder.exists() else resolve(args.model, cached=True)[0], verify=False) as source:
+    model = folder_named(args.model)
+    with open_source(resolve(model, cached=True)[0], verify=False) as source:
         described = describe(source, asked_curves(args, source))
         if args.json:
             print(json.dumps(described))

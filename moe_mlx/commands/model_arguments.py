@@ -12,6 +12,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
 from moe_mlx.store.access import CACHED, IOS
+from moe_mlx.terminal import harmless
 
 if TYPE_CHECKING:
     from mlx import nn
@@ -106,6 +107,8 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
 def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
     if getattr(args, "no_history", True):
+        if getattr(args, "history", None) is not None:
+            raise UsageError("--history and --no-history contradict each other: give one")
         for option, value in (("warm", "on"), ("share", "measured")):
             if getattr(args, option, None) == value:
                 raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
@@ -158,7 +161,7 @@ def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(harmless(line), file=sys.stderr)
 
 
 def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
@@ -189,7 +192,10 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         **routing_arguments(args),
     )
     for token in getattr(args, "extra_eos_token", ()):
-        tokenizer.add_eos_token(token)
+        try:
+            tokenizer.add_eos_token(token)
+        except ValueError:
+            raise UsageError(f"--extra-eos-token {token}: this model's tokenizer has no such token") from None
     if getattr(args, "use_default_chat_template", False) and tokenizer.chat_template is None:
         tokenizer.chat_template = tokenizer.default_chat_template
     return model, tokenizer
@@ -224,14 +230,15 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
     from moe_mlx.attachment import runtime_of
-    from moe_mlx.audit import Auditor
+    from moe_mlx.audit import Auditor, check_every
     from moe_mlx.pressure import PressureWatch
     from moe_mlx.session import Session
 
-    sampling, caching = sampling_of(args), caching_of(args)
+    sampling, caching, every = sampling_of(args), caching_of(args), getattr(args, "audit", None)
+    if every is not None:
+        check_every(every)
     model, tokenizer = load_model(args, say)
     watch = PressureWatch(runtime_of(model), say)
-    every = getattr(args, "audit", None)
     return Session(
         model,
         tokenizer,

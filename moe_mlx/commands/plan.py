@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moe_mlx.share import Curve
 
 _DEFAULT_CHIP = "m4"
+#: Less is a unit left out.
+_LEAST_MEMORY = 10**6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
         raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
+    if args.max_kv_size is not None and args.max_kv_size < 1:
+        raise UsageError(f"--max-kv-size {args.max_kv_size}: give a number of tokens, 1 or more")
     kv_tokens = args.max_kv_size or KV_TOKENS
     rates = _rates(args)
     available = _available(args)
@@ -114,6 +118,11 @@ def _available(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.planning import usable_memory
     from moe_mlx.budget import parse_size
 
+    if args.available and args.memory:
+        raise UsageError("--available and --memory contradict each other: give one")
+    for option, given in (("--available", args.available), ("--memory", args.memory)):
+        if given and given.strip().isdecimal() and int(given) < _LEAST_MEMORY:
+            raise UsageError(f"{option} {given} is {int(given)} bytes: write a unit, such as 16GB")
     if args.available:
         return parse_size(args.available)
     if args.memory:

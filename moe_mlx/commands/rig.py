@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_mlx.command_parser import CommandParser
 from moe_mlx.errors import UsageError
 
 MAKE = "make-store"
@@ -109,7 +110,7 @@ def _rate_like(chip: str | None, weight_rate: str | None) -> int | None:
 def _make(words: Sequence[str]) -> int:
     from moe_mlx.benchmark.random_store import SHAPES, Shape
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"moe-mlx rig {MAKE}",
         description="Make a random-weight qwen3_moe checkpoint (4-bit, float32 scales) of a real model's shape.",
     )

@@ -17,10 +17,14 @@ from moe_mlx.commands.model_arguments import add_history_arguments, add_model_ar
 if TYPE_CHECKING:
     from mlx import nn
 
+#: What the parser does not know is handed to `run` as `args.rest`.
+TAKES_REST = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
-    parser.add_argument("server", nargs=argparse.REMAINDER, help="-- then any argument of mlx_lm.server")
+    parser.allow_abbrev = False  # --prompt-cache-size is not ours, nor is what it begins with
+    parser.epilog = "mlx_lm.server's arguments may follow anywhere; `mlx_lm.server --help` lists them."
     add_model_arguments(parser)
     add_history_arguments(parser)
 
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         loaded.append(model)
         return model, tokenizer, runtime_of(model).config
 
-    words = [word for word in args.server if word != "--"]
+    words = [word for word in args.rest if word != "--"]
     words += ["--model", args.model]
     if args.adapter_path is not None:
         words += ["--adapter-path", args.adapter_path]

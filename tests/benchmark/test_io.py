@@ -12,7 +12,7 @@ from moe_mlx.benchmark.calibration import read_calibration, readers_for, store_c
 from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers, sample_events
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.cli import main
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.store import open_source
 from moe_mlx.store.probe import use_io
 
@@ -114,6 +114,15 @@ def test_a_calibration_that_is_damaged_is_none(own_cache: Path):
     own_cache.parent.mkdir(parents=True)
     own_cache.write_text("[")
     assert read_calibration() is None
+    own_cache.write_text('{"readers": "many", "date": 3, "weight_rate": 5.0}')
+    assert read_calibration() == calibration.Calibration(weight_rate=5.0)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_said(own_cache: Path):
+    own_cache.parent.parent.mkdir(parents=True, exist_ok=True)
+    own_cache.parent.write_text("a file")
+    with pytest.raises(MoeMlxError, match="not kept"):
+        store_calibration(weight_rate=5.0)
 
 
 def test_where_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -86,7 +86,16 @@ def test_calibrated(store: Path, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    "words", [["--chip", "z80"], ["--miss-rate", "2"], ["--memory", "much"], ["--measured", "no.json"]]
+    "words",
+    [
+        ["--chip", "z80"],
+        ["--miss-rate", "2"],
+        ["--memory", "much"],
+        ["--measured", "no.json"],
+        ["--memory", "16"],
+        ["--memory", "16GB", "--available", "9GB"],
+        ["--max-kv-size", "0"],
+    ],
 )
 def test_arguments_that_cannot_be_taken(store: Path, words: list[str]):
     assert main(["plan", str(store), *words]) == 2
@@ -180,7 +189,7 @@ def test_a_store_on_the_hub(store: Path, hub: FakeHub, monkeypatch: pytest.Monke
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub client's own attempts
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits between attempts"))
     with pytest.raises(StoreMissingError, match="some/model"):
         hub_shape("some/model", api=HfApi(endpoint="http://127.0.0.1:9", token=False))
 

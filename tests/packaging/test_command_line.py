@@ -73,6 +73,10 @@ def test_no_verb_shows_the_help_as_an_error():
         (["--adapter-path", "/no/such/adapter"], 3, "adapter"),
         (["--chat-template-config", "{"], 2, "JSON"),
         (["-p", ""], 2, "empty"),
+        (["--seed", "-1"], 2, "seed"),
+        (["--model", "demo", "--kv-bits", "4"], 2, "kv_group_size"),
+        (["--model", "demo", "--extra-eos-token", "no-such-token"], 2, "--extra-eos-token"),
+        (["--history", "here", "--no-history"], 2, "contradict"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_its_exit_code(checkpoint: Path, words: list[str], code: int, said: str):
@@ -129,3 +133,27 @@ def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
     os.close(terminal)
     assert os.waitpid(pid, 0)[1] == 0, seen
     assert "warmed 16]" in seen, seen
+
+
+def test_closed_streams_are_no_surprise(checkpoint: Path):
+    words = ["generate", "--model", str(checkpoint), "-p", "-", "-m", "3", "--no-history", "--decode", "readback"]
+    for closed in ("<&-", ">&- 2>&-"):
+        command = f'exec "$0" -m moe_mlx "$@" {closed}'
+        run = subprocess.run(
+            ["sh", "-c", command, sys.executable, *words], check=False, input="hi", capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+
+
+def test_a_prompt_that_is_no_utf_8_is_answered(checkpoint: Path):
+    command = [sys.executable, "-m", "moe_mlx", "generate", "--model", str(checkpoint), "-m", "3", "-p", b"caf\xe9"]
+    run = subprocess.run(
+        command, check=False, capture_output=True, timeout=120, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_demo_is_a_model_for_every_verb_that_takes_one(tmp_path: Path):
+    assert json.loads(moe_mlx("inspect", "demo", "--json").stdout)["experts"] == 256
+    assert moe_mlx("convert", "--model", "demo", "--mlx-path", str(tmp_path / "store")).returncode == 0

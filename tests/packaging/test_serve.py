@@ -140,11 +140,28 @@ def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
         assert ask(url, "what is a fox", temperature=0) == expected
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line_and_no_server(tmp_path: Path):
-    run = subprocess.run(
-        [sys.executable, "-m", "moe_mlx", "serve", "--model", str(tmp_path / "nothing"), "--", "--port", "0"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert run.returncode == 3
-    assert run.stdout == ""
-    assert len(run.stderr.splitlines()) == 1 and str(tmp_path / "nothing") in run.stderr
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["--model", "/no/such/model"], 3, "no model at"), (["--expert-cache", "3B"], 4, "smallest")],
+)
+def test_a_model_that_cannot_be_loaded_ends_the_server(words: list[str], code: int, said: str):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    run = start(*words, "--port", port)
+    assert (run.returncode, run.stdout) == (code, "")
+    assert said in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = start("--port", str(taken.getsockname()[1]))
+    assert run.returncode == 1
+    assert "cannot listen on" in run.stderr and "Traceback" not in run.stderr
+
+
+def start(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "moe_mlx", "serve", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

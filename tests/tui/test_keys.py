@@ -108,6 +108,17 @@ async def test_escape_stops_this_turn(app):
         assert app.source.orders[-1] == Stop(app.turn)
 
 
+async def test_ctrl_c_stops_this_turn_and_else_says_what_leaves(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert [note.message for note in app._notifications] == ["Ctrl+Q leaves."] and app.is_running
+        await sent(app, pilot)
+        await pilot.press("ctrl+c")
+        assert app.source.orders[-1] == Stop(app.turn)
+
+
 async def test_a_second_message_waits_in_the_prompt(app):
     async with app.run_test(size=WIDE) as pilot:
         await scene.show(app, pilot, scene.idle())
@@ -477,3 +488,16 @@ async def test_a_real_engine_answers_in_the_app(arguments, tmp_path):
         assert app.talk.messages[-1] == {"role": "assistant", "content": engine.latest.text}
         assert app.view is None
     engine.close()
+
+
+@pytest.mark.parametrize("size", [(110, 40), (120, 40), (131, 40), (60, 20)])
+async def test_the_legend_has_both_its_lines(app, size):
+    async with app.run_test(size=size) as pilot:
+        model = scene.facts(48, 128, 8)
+        await scene.show(app, pilot, scene.idle(model))
+        if size[0] < 110:
+            await pilot.press("ctrl+g")
+        await scene.show(app, pilot, scene.decode("x", model=model))
+        legend = app.query_one("#legend").render_lines(app.query_one("#legend").region.reset_offset)
+        shown = [strip.text for strip in legend]
+        assert "absent" in shown[0] and shown[1].startswith("tokens ago"), shown

@@ -14,6 +14,7 @@ from textual.driver import Driver
 from textual.timer import Timer
 from textual.widget import Widget
 
+from moe_mlx.terminal import harmless
 from moe_mlx_tui.lean_output import compact
 from moe_mlx_tui.orders import Source
 from moe_mlx_tui.palette import Actions
@@ -114,7 +115,8 @@ class MoeApp(App[int]):
         known = self._theme_name in self.available_themes
         self.theme = self._theme_name if known and self._theme_name else EMBER.name
         if self._theme_name and not known:
-            self.notify(f"no theme is called {self._theme_name}; Ctrl+P, theme, lists them", severity="warning")
+            said = f"no theme is called {self._theme_name}; Ctrl+P, theme, lists them"
+            self.notify(harmless(said), severity="warning", markup=False)
         if not self.is_headless:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, 128 + number)
@@ -189,6 +191,10 @@ class MoeApp(App[int]):
         """Shows the keys."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(live=self.source.live))
+
+    def action_help_quit(self) -> None:
+        """Ctrl+C where nothing is selected: says what leaves, for a stray one must not end a conversation."""
+        self.notify("Ctrl+Q leaves.", timeout=3)
 
     def action_leave(self) -> None:
         """Leaves."""

@@ -118,9 +118,9 @@ class ChatActions(MoeApp):
         try:
             write_whole(path, self.talk.to_json() if suffix == "json" else self.talk.to_markdown())
         except OSError as error:
-            self.notify(f"not exported: {error.strerror} ({path})", severity="error")
+            self.notify(f"not exported: {error.strerror} ({path})", severity="error", markup=False)
             return
-        self.notify(f"Written to {path.name} in {path.parent}.")
+        self.notify(f"Written to {path.name} in {path.parent}.", markup=False)
 
     def action_reset_cache(self) -> None:
         """Empties the expert cache."""

@@ -92,7 +92,7 @@ class ChatApp(ChatActions):
         for remark in snapshot.remarks[len(snapshot.remarks) - (snapshot.remark_count - self._remarks) :]:
             await self.transcript.remark(remark)
             if remark.startswith("not changed"):
-                self.notify(remark, severity="error")
+                self.notify(remark, severity="error", markup=False)
         self._remarks = snapshot.remark_count
         if self.view is None:
             return
@@ -129,7 +129,9 @@ class ChatApp(ChatActions):
             write_whole(path, text)
         except OSError as error:
             self.call_from_thread(
-                self.notify, f"the session was not saved: {error.strerror} ({path})", severity="error"
+                partial(self.notify, markup=False),
+                f"the session was not saved: {error.strerror} ({path})",
+                severity="error",
             )
 
     def action_stop(self) -> None:
@@ -140,6 +142,13 @@ class ChatApp(ChatActions):
             self.action_swap_map()
         else:
             self.prompt.focus()
+
+    def action_help_quit(self) -> None:
+        """Ctrl+C stops an answer, as it would anywhere; with nothing to stop it says what leaves."""
+        if self.view is not None:
+            self.source.submit(Stop(self.turn))
+        else:
+            super().action_help_quit()
 
     async def action_regenerate(self) -> None:
         """Answers the last message again."""

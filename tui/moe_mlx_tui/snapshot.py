@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from moe_mlx.terminal import harmless
 from moe_mlx.totals import PhaseTotals
 
 LOADING, IDLE, PREFILL, DECODE, FAILED, CLOSED = "loading", "idle", "prefill", "decode", "failed", "closed"
@@ -35,6 +36,9 @@ class ModelFacts:
     expert_bytes: tuple[int, ...]
     thinking: tuple[str, str] = ("<think>", "</think>")
     tools: tuple[str, str] = ("<tool_call>", "</tool_call>")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", harmless(self.name))
 
     @property
     def layers(self) -> int:
@@ -165,6 +169,13 @@ class Snapshot:
     remarks: tuple[str, ...] = ()
     remark_count: int = 0
     queued: int = 0
+
+    def __post_init__(self) -> None:
+        # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt
+        # stay as they are: they are kept with the conversation, and made harmless where they are drawn.
+        for name in ("phase", "activity", "unit", "routing", "error"):
+            object.__setattr__(self, name, harmless(getattr(self, name)))
+        object.__setattr__(self, "remarks", tuple(map(harmless, self.remarks)))
 
     @property
     def busy(self) -> bool:

@@ -15,7 +15,7 @@ CHAT = (
     ("Enter", "send"),
     ("Ctrl+J", "new line"),
     ("Up, Down", "earlier messages"),
-    ("Esc", "stop the answer"),
+    ("Esc, Ctrl+C", "stop the answer"),
     ("Ctrl+R", "answer again"),
     ("Ctrl+L", "edit the last message"),
     ("Ctrl+Y", "copy the last answer"),

@@ -14,6 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.terminal import harmless
 from moe_mlx_tui.conversation import Conversation, Sessions, load
 
 SHOWN = 50
@@ -47,7 +48,9 @@ class SessionsScreen(ModalScreen[Conversation | None]):
     def _line(talk: Conversation) -> Content:
         day = f"{talk.ident[:4]}-{talk.ident[4:6]}-{talk.ident[6:8]} {talk.ident[9:11]}:{talk.ident[11:13]}"
         return Content.assemble(
-            talk.title, "\n", (f"{day}  {talk.model}  {len(talk.messages)} messages", "$foreground-muted")
+            harmless(talk.title),
+            "\n",
+            (f"{harmless(day)}  {harmless(talk.model)}  {len(talk.messages)} messages", "$foreground-muted"),
         )
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.markup import escape
 from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from moe_mlx.budget import show_bytes
+from moe_mlx.terminal import harmless
 from moe_mlx_tui.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
 from moe_mlx_tui.snapshot import ModelFacts, Receipt
 
@@ -29,7 +31,7 @@ class AnswerView(Vertical):
 
     def compose(self) -> ComposeResult:
         """Who answers."""
-        yield Static(Content(self.who), classes="who")
+        yield Static(Content(harmless(self.who)), classes="who")
 
     async def show(self, text: str, facts: ModelFacts | None, *, final: bool = False) -> None:
         """Shows the answer so far; `final` ends the streams."""
@@ -37,7 +39,7 @@ class AnswerView(Vertical):
             return
         self.text = text
         thinking, tools = (facts.thinking, facts.tools) if facts is not None else _NO_TAGS
-        for place, section in enumerate(split(text, thinking, tools, final=final)):
+        for place, section in enumerate(split(harmless(text), thinking, tools, final=final)):
             if place == len(self._bodies):
                 await self._open(section)
             await self._grow(place, section)
@@ -80,7 +82,7 @@ class AnswerView(Vertical):
     def _fold(self, place: int, title: str) -> None:
         for ancestor in self._bodies[place].ancestors:
             if isinstance(ancestor, Collapsible):
-                ancestor.title = title
+                ancestor.title = escape(title)  # a model names its tools, and titles are read as markup
                 return
 
     async def _end(self, place: int) -> None:

@@ -10,6 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from moe_mlx.terminal import harmless
 from moe_mlx_tui.prompt_history import PromptHistory
 
 
@@ -76,9 +77,13 @@ class Prompt(TextArea):
         self.earlier.add(self.text.strip("\n"))
         self.clear()
 
+    async def _on_paste(self, event: events.Paste) -> None:
+        # Terminals send a carriage return for each line's end of what is pasted.
+        event.text = harmless("\n".join(event.text.splitlines()) if "\r" in event.text else event.text)
+
     def put(self, text: str) -> None:
         """Replaces the text, cursor at its end."""
-        self.load_text(text)
+        self.load_text(harmless(text))
         self.move_cursor(self.document.end)
 
     def action_cursor_up(self, select: bool = False) -> None:

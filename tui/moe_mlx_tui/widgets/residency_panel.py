@@ -14,6 +14,9 @@ from moe_mlx_tui.ramp import sign, state_style
 from moe_mlx_tui.snapshot import Snapshot
 from moe_mlx_tui.widgets.residency_map import ResidencyMap
 
+#: Cells of the legend's first line, with room for four digits in each count.
+LEGEND_WIDTH = 54
+
 
 class ResidencyPanel(Vertical):
     """Positions are fixed: an expert is found where it was."""
@@ -65,7 +68,8 @@ class ResidencyPanel(Vertical):
         known = self._snapshot.model is not None
         if known:
             resident, every = census(self._snapshot.cells)[0], len(self._snapshot.cells)
-            subtitle = f"{self._window()}{resident}/{every} experts in memory"
+            window = self._window()
+            subtitle = f"{window}{resident}/{every} {'' if window else 'experts '}in memory"
             if subtitle != self.border_subtitle:  # setting it draws the whole panel
                 self.border_subtitle = subtitle
         for name, content in (
@@ -81,12 +85,14 @@ class ResidencyPanel(Vertical):
         dark = self.app.current_theme.dark
         quiet = "$foreground-muted"
         parts: list[Content | str | tuple[str, str]] = []
+        # One cell too few would push the ages out of view.
+        width = 5 if self.query_one("#legend").size.width >= LEGEND_WIDTH else 4
         for state, word, count in (
             (USED, "in use", used),
             (ARRIVED, "just read", arrived),
             (EVICTED, "evicted", evicted),
         ):
-            parts += [self._sample(state, dark), (f" {word} ", quiet), f"{count:<5}"]
+            parts += [self._sample(state, dark), (f" {word} ", quiet), f"{count:<{width}}"]
         parts += [self._sample(ABSENT, dark), (" absent\ntokens ago ", quiet)]
         for state in range(NEWEST, OLDEST - 1, -1):
             edge = f"≤{AGE_EDGES[NEWEST - state]} " if state > OLDEST else "more"

@@ -7,6 +7,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from moe_mlx.terminal import harmless
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.welcome import Welcome
 
@@ -15,7 +16,7 @@ class Message(Static):
     """What the user said, as it was typed."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(Content.assemble(("you\n", "bold $secondary"), text), classes="message")
+        super().__init__(Content.assemble(("you\n", "bold $secondary"), harmless(text)), classes="message")
         self.text = text
 
 
