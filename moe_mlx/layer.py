@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 import numpy as np
@@ -47,18 +48,25 @@ class DecodeEvent:
     touched: tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class StepCounter:
     """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
 
     step: int = 0
     last_index: int = -1
     on_begin: list[Callable[[], None]] = field(default_factory=list)
+    _of_thread: ClassVar[threading.local] = threading.local()
+
+    @classmethod
+    def latest(cls) -> StepCounter | None:
+        """Returns the counter of the model that this thread called last."""
+        return getattr(cls._of_thread, "counter", None)
 
     def enter(self, index: int) -> int:
         """Returns the number of the call under way, as MoE layer `index` is entered."""
         if index <= self.last_index or self.last_index < 0:
             self.step += 1
+            self._of_thread.counter = self
             for call in self.on_begin:
                 call()
         self.last_index = index

@@ -78,7 +78,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         self.stats = Stats(self.ledger, ReadTotals(self.pool.log, lambda: self.source.access.way))
-        self.counter.on_begin.append(self.ledger.collect)
+        self.counter.on_begin += [self.ledger.collect, self._tell]
 
     @property
     def io_way(self) -> str:
@@ -111,18 +111,36 @@ class Runtime:
         return [(cache.spec.index, expert) for cache in self.layers for expert in cache.table.owner if expert >= 0]
 
     def drain(self) -> None:
-        """Waits for all queued work that reads slots; what a step that nobody took ran into is dropped with it."""
+        """Waits for all queued work that reads slots.
+
+        What a queued step ran into is raised by the model's next call: its token, and what it left in a KV cache, would
+        be taken for good otherwise.
+        """
         for cache in self.layers:
             try:
                 cache.bank.settle()
-            except ExpertReadError:
-                continue
+            except ExpertReadError as error:
+                if self.native is not None:
+                    self.native.untold = error
         if self.native is not None and self.native.failed:
-            self.native.recover()
+            self.native.untold = self.native.recover()
         mx.synchronize()
         if self.native is not None:
             for native in self.native.layers:
                 native.reclaim()
+
+    def end_turn(self) -> ExpertReadError | None:
+        """Waits as `drain` does, where nobody will take a step that is queued.
+
+        Returns:
+            What such a step ran into, which is thereby told: the KV cache that it wrote to is no good.
+        """
+        self.drain()
+        return None if self.native is None else self.native.take_untold()
+
+    def _tell(self) -> None:
+        if self.native is not None and (error := self.native.take_untold()) is not None:
+            raise error
 
     def use_decode(self, way: str) -> None:
         """Changes between "native" and "readback", between tokens; both go on from the same tables.
@@ -148,7 +166,7 @@ class Runtime:
         What was counted goes to the history first. Warm-up is not repeated.
         """
         with self.lock:
-            self.drain()
+            self.end_turn()
             if self.native is not None:
                 self.native.forget_hints()
             if self.history is not None:
