@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import mlx.core as mx
 import numpy as np
 
+from moe_mlx.errors import DoesNotFitError
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import DECODE, EventLog
 from moe_mlx.residency import ResidencyTable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlx import nn
 
+    from moe_mlx.eviction import Eviction
     from moe_mlx.native.bridge import NativeLayer
 
 
@@ -90,12 +92,8 @@ class LayerCache:
         #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
         self.router: Callable[[mx.array], mx.array] | None = None
         self.native: NativeLayer | None = None  # set while decode runs in the graph
+        self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
-
-    @property
-    def full(self) -> bool:
-        """Whether every expert has a slot, so that routing need not be looked at."""
-        return self.table.slots == self.table.experts
 
     @property
     def lossy(self) -> bool:
@@ -124,6 +122,8 @@ class LayerCache:
 
     def claim(self) -> None:
         """Waits for steps in the graph; to be called before Python reads or changes the table."""
+        if not self.bank.allocated:  # rebuilding it was broken off
+            self.rebuild(self.table.slots)
         if self.native is not None:
             self.bank.settle()
             self.native.reclaim()
@@ -183,8 +183,47 @@ class LayerCache:
         return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
 
     def fill(self, experts: Sequence[int]) -> int:
-        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read."""
+        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
+
+        Raises:
+            ExpertReadError: a read failed. What arrived is in, the failed slot empty.
+        """
         admission = self.table.begin(experts)
         self.bank.settle()
         bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         return bytes_read
+
+    def fill_whole(self) -> int:
+        """Reads every expert into the slot of its own number, all of them empty, and returns the bytes read.
+
+        Raises:
+            ExpertReadError: as from `fill`; the layer then looks its slots up like any other.
+        """
+        bytes_read = self.fill(range(self.table.experts))
+        self.full = True
+        return bytes_read
+
+    def rebuild(self, slots: int, eviction: Eviction | None = None) -> None:
+        """Gives the bank's memory back and makes another, empty one; no work that reads slots may be queued.
+
+        Raises:
+            DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
+        """
+        before = self.table.slots
+        self.table, self.full = self.table.resized(slots, eviction), False  # from here on all has to be read anew
+        self.bank.free(self.inner)
+        mx.clear_cache()
+        refusal: Exception | None = None
+        for count in (slots, before, self.spec.top_k):
+            try:
+                bank = SlotBank(self.spec.tensors, count)
+            except (MemoryError, RuntimeError) as error:  # the latter is how MLX says it
+                refusal = refusal or error
+                continue
+            bank.install(self.inner)
+            if count != slots:
+                self.table = self.table.resized(count)
+            self.bank = bank
+            break
+        if refusal is not None:
+            raise DoesNotFitError(f"layer {self.spec.layer}: no memory for {slots} slots: {refusal}")

@@ -172,6 +172,13 @@ class ResidencyTable:
             self.whole[self.STAMP] += 1
             self.last[expert] = self.whole[self.STAMP]
 
+    def resized(self, slots: int, eviction: Eviction | None = None) -> ResidencyTable:
+        """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
+        table = ResidencyTable(self.experts, slots, eviction or self.eviction)
+        table.reals[:], table.whole[:], table.heat[:] = self.reals, self.whole, self.heat
+        table.take_counts(self)
+        return table
+
     def take_counts(self, other: ResidencyTable) -> None:
         """Goes on counting where another table of the same layer left off."""
         for name in self.COUNTS:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.eviction import make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
@@ -18,10 +19,8 @@ from moe_mlx.prefetch import Prefetch
 from moe_mlx.read_stats import ReadTotals
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
-from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.share import Curve, shared_by
-from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
 
 if TYPE_CHECKING:
@@ -217,6 +216,7 @@ class Runtime:
             kv_cache=self.plan.kv_cache,
             per_layer_extra=self.plan.extra,
             available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
+            held=self.expert_cache_bytes,
         )
         return shared_by(plan, self.source.layers, self.curves)
 
@@ -227,7 +227,8 @@ class Runtime:
 
         Raises:
             UsageError: no cap can be read from `expert_cache`.
-            DoesNotFitError: it is below the floor or above what fits; nothing was changed.
+            DoesNotFitError: it is below the floor or above what fits, and nothing was changed; or memory that was
+                there when it was asked for has gone since, and some layers have slots as before.
         """
         with self.lock:
             plan = self.plan_for(expert_cache)
@@ -236,34 +237,31 @@ class Runtime:
             order = sorted(
                 range(len(self.layers)), key=lambda index: plan.slots[index] - self.layers[index].table.slots
             )
-            for index in order:
-                self._rebuild(self.layers[index], plan.slots[index])
-            self.plan = plan
+            try:
+                for index in order:
+                    self._rebuild(self.layers[index], plan.slots[index])
+            finally:  # what is there, whatever came in between
+                slots = tuple(self.slots_per_layer)
+                self.plan = replace(plan, slots=slots, expert_cache=cache_bytes(self.source.layers, slots))
             return plan
 
     def _rebuild(self, cache: LayerCache, slots: int) -> None:
-        old = cache.table
-        if slots == old.slots:
+        """Gives a layer another bank. A file that cannot be read is told by the step that needs it, not here."""
+        every = slots == cache.table.experts
+        if slots == cache.table.slots and cache.full == every:
             return
-        table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
-        table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
-        table.take_counts(old)
-        keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
-        wanted = list(keep)
+        hottest = list(reversed(cache.table.hottest()[:slots]))
         if self.native is not None:
             self.native.release(cache)
-        cache.bank.free(cache.inner)
-        mx.clear_cache()
-        cache.bank = SlotBank(cache.spec.tensors, slots)
-        cache.bank.install(cache.inner)
-        cache.table = table
-        self.filled_bytes += cache.fill(wanted)
+        cache.rebuild(slots, make_eviction(self.evict))
+        with suppress(ExpertReadError):
+            self.filled_bytes += cache.fill_whole() if every else cache.fill(hottest)
 
     def fill_whole_layers(self) -> None:
         """Reads in every expert of the layers that have a slot for each."""
         for cache in self.layers:
-            if cache.full:
-                self.filled_bytes += cache.fill(range(cache.table.experts))
+            if cache.table.slots == cache.table.experts:
+                self.filled_bytes += cache.fill_whole()
 
     def close(self) -> None:
         """Waits for queued work, keeps the history, ends the reader threads and closes the files."""
