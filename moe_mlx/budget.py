@@ -172,6 +172,7 @@ def plan_memory(
     kv_cache: int,
     available: int,
     per_layer_extra: int = 0,
+    held: int = 0,
 ) -> MemoryPlan:
     """Chooses the slots of each layer.
 
@@ -182,6 +183,8 @@ def plan_memory(
         kv_cache: Bytes of the KV cache to come.
         available: Memory that may be used, in bytes.
         per_layer_extra: Bytes, over all layers, of staging and audit buffers.
+        held: Bytes that experts have already: no smaller cache is refused for want of room, least of all under
+            memory pressure.
 
     Raises:
         DoesNotFitError: below top_k slots a layer, or above what memory holds; names both ends.
@@ -222,6 +225,6 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if cap.nbytes is not None and wanted > cap.nbytes:
         raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} leaves some layer fewer slots than its top_k")
-    if wanted > ceiling:
+    if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
     return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total, per_layer_extra)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
+from moe_mlx.errors import DoesNotFitError
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import DECODE, EventLog
 from moe_mlx.residency import ResidencyTable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlx import nn
 
+    from moe_mlx.eviction import Eviction
     from moe_mlx.native.bridge import NativeLayer
 
 
@@ -47,18 +50,25 @@ class DecodeEvent:
     touched: tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class StepCounter:
     """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
 
     step: int = 0
     last_index: int = -1
     on_begin: list[Callable[[], None]] = field(default_factory=list)
+    _of_thread: ClassVar[threading.local] = threading.local()
+
+    @classmethod
+    def latest(cls) -> StepCounter | None:
+        """Returns the counter of the model that this thread called last."""
+        return getattr(cls._of_thread, "counter", None)
 
     def enter(self, index: int) -> int:
         """Returns the number of the call under way, as MoE layer `index` is entered."""
         if index <= self.last_index or self.last_index < 0:
             self.step += 1
+            self._of_thread.counter = self
             for call in self.on_begin:
                 call()
         self.last_index = index
@@ -82,15 +92,8 @@ class LayerCache:
         #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
         self.router: Callable[[mx.array], mx.array] | None = None
         self.native: NativeLayer | None = None  # set while decode runs in the graph
+        self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
-        #: Whether every expert is in the slot of its own number, so that routing need not be looked at. Room for all
-        #: of them is not enough: where a read failed, the layer runs as any other until it is filled anew.
-        self.full = False
-
-    @property
-    def room_for_all(self) -> bool:
-        """Whether there is a slot for every expert."""
-        return self.table.slots == self.table.experts
 
     @property
     def lossy(self) -> bool:
@@ -119,6 +122,8 @@ class LayerCache:
 
     def claim(self) -> None:
         """Waits for steps in the graph; to be called before Python reads or changes the table."""
+        if not self.bank.allocated:  # rebuilding it was broken off
+            self.rebuild(self.table.slots)
         if self.native is not None:
             self.bank.settle()
             self.native.reclaim()
@@ -181,10 +186,44 @@ class LayerCache:
         """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
 
         Raises:
-            ExpertReadError: a read failed; its slot is empty, and the others are filled.
+            ExpertReadError: a read failed. What arrived is in, the failed slot empty.
         """
         admission = self.table.begin(experts)
         self.bank.settle()
         bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
-        self.full = self.table.complete
         return bytes_read
+
+    def fill_whole(self) -> int:
+        """Reads every expert into the slot of its own number, all of them empty, and returns the bytes read.
+
+        Raises:
+            ExpertReadError: as from `fill`; the layer then looks its slots up like any other.
+        """
+        bytes_read = self.fill(range(self.table.experts))
+        self.full = True
+        return bytes_read
+
+    def rebuild(self, slots: int, eviction: Eviction | None = None) -> None:
+        """Gives the bank's memory back and makes another, empty one; no work that reads slots may be queued.
+
+        Raises:
+            DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
+        """
+        before = self.table.slots
+        self.table, self.full = self.table.resized(slots, eviction), False  # from here on all has to be read anew
+        self.bank.free(self.inner)
+        mx.clear_cache()
+        refusal: Exception | None = None
+        for count in (slots, before, self.spec.top_k):
+            try:
+                bank = SlotBank(self.spec.tensors, count)
+            except (MemoryError, RuntimeError) as error:  # the latter is how MLX says it
+                refusal = refusal or error
+                continue
+            bank.install(self.inner)
+            if count != slots:
+                self.table = self.table.resized(count)
+            self.bank = bank
+            break
+        if refusal is not None:
+            raise DoesNotFitError(f"layer {self.spec.layer}: no memory for {slots} slots: {refusal}")

@@ -105,8 +105,12 @@ class PressureWatch:
         runtime, asked = self.runtime, self._asked
         assert asked is not None
         have = runtime.expert_cache_bytes
+        wanted = have
         try:
-            runtime.resize(min(asked, int(have / STEP) + 1))
+            # Where a layer has few slots a step may be less than one of them.
+            while wanted < asked and runtime.plan_for(wanted).expert_cache <= have:
+                wanted = min(asked, int(wanted / STEP) + 1)
+            runtime.resize(wanted)
         except DoesNotFitError:
             return
         if runtime.expert_cache_bytes >= asked:

@@ -93,11 +93,6 @@ class ResidencyTable:
         """Experts in memory, by slot."""
         return [expert for expert in self.owner if expert >= 0]
 
-    @property
-    def complete(self) -> bool:
-        """Whether every expert is in the slot of its own number."""
-        return self.slots == self.experts and self.owner.tolist() == list(range(self.experts))
-
     def begin(self, chosen: Sequence[int], protect: Collection[int] = ()) -> Admission:
         """Touches what is resident and clears a slot for each expert that is not.
 
@@ -176,6 +171,13 @@ class ResidencyTable:
         for expert in experts:
             self.whole[self.STAMP] += 1
             self.last[expert] = self.whole[self.STAMP]
+
+    def resized(self, slots: int, eviction: Eviction | None = None) -> ResidencyTable:
+        """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
+        table = ResidencyTable(self.experts, slots, eviction or self.eviction)
+        table.reals[:], table.whole[:], table.heat[:] = self.reals, self.whole, self.heat
+        table.take_counts(self)
+        return table
 
     def take_counts(self, other: ResidencyTable) -> None:
         """Goes on counting where another table of the same layer left off."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.eviction import make_eviction
 from moe_mlx.layer import LayerCache, StepCounter
@@ -18,10 +19,8 @@ from moe_mlx.prefetch import Prefetch
 from moe_mlx.read_stats import ReadTotals
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import Ledger, Stats
-from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.share import Curve, shared_by
-from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         self.stats = Stats(self.ledger, ReadTotals(self.pool.log, lambda: self.source.access.way))
-        self.counter.on_begin.append(self.ledger.collect)
+        self.counter.on_begin += [self.ledger.collect, self._tell]
 
     @property
     def io_way(self) -> str:
@@ -111,18 +110,36 @@ class Runtime:
         return [(cache.spec.index, expert) for cache in self.layers for expert in cache.table.owner if expert >= 0]
 
     def drain(self) -> None:
-        """Waits for all queued work that reads slots; what a step that nobody took ran into is dropped with it."""
+        """Waits for all queued work that reads slots.
+
+        What a queued step ran into is raised by the model's next call: its token, and what it left in a KV cache, would
+        be taken for good otherwise.
+        """
         for cache in self.layers:
             try:
                 cache.bank.settle()
-            except ExpertReadError:
-                continue
+            except ExpertReadError as error:
+                if self.native is not None:
+                    self.native.untold = error
         if self.native is not None and self.native.failed:
-            self.native.recover()
+            self.native.untold = self.native.recover()
         mx.synchronize()
         if self.native is not None:
             for native in self.native.layers:
                 native.reclaim()
+
+    def end_turn(self) -> ExpertReadError | None:
+        """Waits as `drain` does, where nobody will take a step that is queued.
+
+        Returns:
+            What such a step ran into, which is thereby told: the KV cache that it wrote to is no good.
+        """
+        self.drain()
+        return None if self.native is None else self.native.take_untold()
+
+    def _tell(self) -> None:
+        if self.native is not None and (error := self.native.take_untold()) is not None:
+            raise error
 
     def use_decode(self, way: str) -> None:
         """Changes between "native" and "readback", between tokens; both go on from the same tables.
@@ -148,7 +165,7 @@ class Runtime:
         What was counted goes to the history first. Warm-up is not repeated.
         """
         with self.lock:
-            self.drain()
+            self.end_turn()
             if self.native is not None:
                 self.native.forget_hints()
             if self.history is not None:
@@ -199,6 +216,7 @@ class Runtime:
             kv_cache=self.plan.kv_cache,
             per_layer_extra=self.plan.extra,
             available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
+            held=self.expert_cache_bytes,
         )
         return shared_by(plan, self.source.layers, self.curves)
 
@@ -209,8 +227,8 @@ class Runtime:
 
         Raises:
             UsageError: no cap can be read from `expert_cache`.
-            DoesNotFitError: it is below the floor or above what fits; nothing was changed.
-            ExpertReadError: an expert could not be reread. The new cap is in force, the expert's slot empty.
+            DoesNotFitError: it is below the floor or above what fits, and nothing was changed; or memory that was
+                there when it was asked for has gone since, and some layers have slots as before.
         """
         with self.lock:
             plan = self.plan_for(expert_cache)
@@ -219,40 +237,31 @@ class Runtime:
             order = sorted(
                 range(len(self.layers)), key=lambda index: plan.slots[index] - self.layers[index].table.slots
             )
-            failure: ExpertReadError | None = None
-            for index in order:
-                try:
+            try:
+                for index in order:
                     self._rebuild(self.layers[index], plan.slots[index])
-                except ExpertReadError as error:
-                    failure = failure or error
-            self.plan = plan
-            if failure is not None:
-                raise failure
+            finally:  # what is there, whatever came in between
+                slots = tuple(self.slots_per_layer)
+                self.plan = replace(plan, slots=slots, expert_cache=cache_bytes(self.source.layers, slots))
             return plan
 
     def _rebuild(self, cache: LayerCache, slots: int) -> None:
-        old = cache.table
-        if slots == old.slots and cache.full == cache.room_for_all:
+        """Gives a layer another bank. A file that cannot be read is told by the step that needs it, not here."""
+        every = slots == cache.table.experts
+        if slots == cache.table.slots and cache.full == every:
             return
-        table = ResidencyTable(old.experts, slots, make_eviction(self.evict))
-        table.reals[:], table.whole[:], table.heat[:] = old.reals, old.whole, old.heat
-        table.take_counts(old)
-        keep = range(old.experts) if slots == old.experts else reversed(old.hottest()[:slots])
-        wanted = list(keep)
+        hottest = list(reversed(cache.table.hottest()[:slots]))
         if self.native is not None:
             self.native.release(cache)
-        cache.bank.free(cache.inner)
-        mx.clear_cache()
-        cache.bank = SlotBank(cache.spec.tensors, slots)
-        cache.bank.install(cache.inner)
-        cache.table, cache.full = table, False
-        self.filled_bytes += cache.fill(wanted)
+        cache.rebuild(slots, make_eviction(self.evict))
+        with suppress(ExpertReadError):
+            self.filled_bytes += cache.fill_whole() if every else cache.fill(hottest)
 
     def fill_whole_layers(self) -> None:
         """Reads in every expert of the layers that have a slot for each."""
         for cache in self.layers:
-            if cache.room_for_all:
-                self.filled_bytes += cache.fill(range(cache.table.experts))
+            if cache.table.slots == cache.table.experts:
+                self.filled_bytes += cache.fill_whole()
 
     def close(self) -> None:
         """Waits for queued work, keeps the history, ends the reader threads and closes the files."""

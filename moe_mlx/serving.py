@@ -71,7 +71,7 @@ class Generator(server.ResponseGenerator):
         gc.collect()  # mlx-lm's batch, which its own frames kept
         self.prompt_cache.trim_to(n_sequences=0)
         if self.model_provider.model is not None:
-            runtime_of(self.model_provider.model).drain()
+            runtime_of(self.model_provider.model).end_turn()
         for queue in list(self._waiting):
             queue.put(error)
         self._waiting.clear()

@@ -205,7 +205,8 @@ class Session:
         finally:
             stream.close()
             audit.close()
-            runtime.drain()
+            if runtime.end_turn() is not None:  # the step that runs ahead failed, and wrote to the prompt cache
+                self.forget()
             self.last = self._account(
                 parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
                 before_decode, before_prefill, before_reads,

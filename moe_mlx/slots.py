@@ -56,6 +56,11 @@ class SlotBank:
         """Bytes of all slots."""
         return sum(array.nbytes for array in self.arrays)
 
+    @property
+    def allocated(self) -> bool:
+        """Whether there is memory behind the slots: not after `free`."""
+        return bool(self._memory)
+
     def buffers(self, slot: int) -> list[memoryview]:
         """Returns the bytes of one slot, a writable view per tensor, in the tensors' order."""
         return [

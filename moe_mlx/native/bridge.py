@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.layer import LayerCache
+from moe_mlx.layer import LayerCache, StepCounter
 from moe_mlx.native.binding import PolicyNumbers, address_of, bind, numbers_of
 from moe_mlx.prefetch import Prefetch
 from moe_mlx.read_stats import ReadLog
@@ -55,6 +55,7 @@ class NativeDecode:
         self.runtime = module.Runtime()
         self.layers: list[NativeLayer] = []
         self.hints: Any = None
+        self.untold: ExpertReadError | None = None  # raised where it ends nobody's turn: the next call raises it again
         _RUNTIMES[self.runtime.id] = self
         if module not in _REGISTERED:
             _REGISTERED.append(module)
@@ -96,6 +97,11 @@ class NativeDecode:
         """
         if self.failed:
             raise self.recover()
+
+    def take_untold(self) -> ExpertReadError | None:
+        """Returns what a step ran into while others waited for the stream; from now on it counts as told."""
+        error, self.untold = self.untold, None
+        return error
 
     def recover(self) -> ExpertReadError:
         """Lets the steps behind a failed one pass by, forgets them, and returns the failure as an exception."""
@@ -221,8 +227,14 @@ class NativeLayer:
 
 
 def _deliver(runtime_id: int) -> BaseException:
+    """Makes the exception for whoever waits for the stream, which may be in another model's turn."""
     decode = _RUNTIMES.get(runtime_id)
-    return RuntimeError("an expert could not be read") if decode is None else decode.recover()
+    if decode is None:
+        return RuntimeError("an expert could not be read")
+    error = decode.recover()
+    if decode.layers and StepCounter.latest() not in (None, decode.layers[0].cache.counter):
+        decode.untold = error
+    return error
 
 
 @atexit.register

@@ -102,6 +102,36 @@ def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool,
     assert tuple(tokens) == calm.last.tokens
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "phimoe", "llama4"])  # top_k 3, 2 and 1
+def test_it_grows_back_from_any_floor(tmp_path: Path, family: str):
+    talk, watch, weather, said = open_session(tiny_checkpoint(family, tmp_path / family), 1)
+    asked = talk.runtime.slots_per_layer
+    weather.pressure = True
+    with pytest.raises(DoesNotFitError, match="floor"):
+        for _ in range(20):
+            watch.between_tokens()
+    assert talk.runtime.slots_per_layer == [layer.top_k for layer in talk.runtime.source.layers]
+    weather.pressure, steps = False, len(said)
+    for _ in range(100):
+        watch.between_tokens()
+    assert talk.runtime.slots_per_layer == asked
+    assert len(said) - steps < 12
+
+
+def test_it_shrinks_where_nothing_at_all_is_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    talk, watch, weather, said = open_session(checkpoint, 1)
+    asked = talk.runtime.slots_per_layer
+    monkeypatch.setattr("moe_mlx.runtime.recommended_bytes", lambda: 0)
+    weather.pressure = True
+    watch.between_tokens()
+    assert talk.runtime.slots_per_layer < asked
+    assert len(said) == 1
+    weather.pressure = False
+    for _ in range(20):
+        watch.between_tokens()
+    assert talk.runtime.slots_per_layer < asked  # a larger one has no room
+
+
 def test_psi_is_read_and_its_absence_is_calm(tmp_path: Path):
     file = tmp_path / "memory"
     file.write_text(

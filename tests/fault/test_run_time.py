@@ -202,8 +202,7 @@ def test_an_expert_that_cannot_be_reread_when_the_cap_grows(store: Path, pristin
     files = sorted((store / "experts").rglob("*.safetensors"))
     for path in files:
         flip(path)
-    with pytest.raises(ExpertReadError):
-        talk.runtime.resize(cap)
+    talk.runtime.resize(cap)
     assert talk.runtime.plan.slots == talk.runtime.plan_for(cap).slots
     assert talk.runtime.slots_per_layer == list(talk.runtime.plan.slots)
     with pytest.raises(ExpertReadError):  # an empty slot is never taken for its expert

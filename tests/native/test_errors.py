@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.residency import QUARANTINED
+from moe_mlx.session import Sampling, Session
 from tests.native.conftest import loaded, state
 from tests.native.test_no_deadlock import PATIENCE, within
 
@@ -187,10 +188,91 @@ def test_a_look_ahead_that_failed_is_dropped_by_draining(native: Any, tiny: Call
         flip(path)
     with contextlib.suppress(ExpertReadError):  # the thread that queues hears of it if it is still queueing
         mx.async_eval(model(mx.array([[5]])))
-    runtime.drain()
+    runtime.end_turn()
     assert not runtime.native.failed
     repair(store, tiny())
     assert mx.isfinite(model(mx.array([[6]]))).all()
+
+
+@contextlib.contextmanager
+def last_layer_gone(store: Path, runtime: Any) -> Iterator[None]:
+    """Hides the experts of the last layer: a step is queued whole before it fails."""
+    folder = sorted((store / "experts").iterdir())[-1]
+    folder.rename(store / "hidden")
+    runtime.native.reader.close()
+    yield
+    (store / "hidden").rename(folder)
+
+
+def queue_a_failing_step(model: Any) -> None:
+    """Queues a step that fails after it was queued whole; one that fails earlier is tried again."""
+    for _ in range(100):
+        busy = mx.ones((400, 400))
+        with contextlib.suppress(ExpertReadError):
+            mx.async_eval(busy @ busy @ busy @ busy)
+            mx.async_eval(model(mx.array([[5]])))
+            return
+    pytest.skip("every step failed while it was being queued")
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "resize": lambda runtime: runtime.resize("50%"),
+    "set_routing": lambda runtime: runtime.set_routing(routing="exact"),
+    "use_decode": lambda runtime: runtime.use_decode("readback"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_tokens_does_not_swallow_a_failed_step(native: Any, store: Path, change: str):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    with last_layer_gone(store, runtime):
+        queue_a_failing_step(model)
+        CHANGES[change](runtime)
+    with pytest.raises(ExpertReadError):  # else the next call takes a token that was never computed
+        model(mx.array([[6]]))
+    assert mx.isfinite(model(mx.array([[6]]))).all()
+
+
+def test_an_error_that_another_model_s_turn_got_ends_its_own_too(native: Any, tiny: Callable[..., Path], store: Path):
+    model, _, runtime = loaded(store, "native", routing="exact")
+    other, _, _ = loaded(tiny(), "native", routing="exact")
+    with last_layer_gone(store, runtime):
+        queue_a_failing_step(model)
+        with contextlib.suppress(ExpertReadError):  # one stream: whoever waits for it next hears of it
+            mx.eval(other(mx.array([[5]])))
+    with pytest.raises(ExpertReadError):
+        mx.eval(model(mx.array([[6]])))
+    assert mx.isfinite(model(mx.array([[6]]))).all()
+    assert mx.isfinite(other(mx.array([[6]]))).all()
+
+
+def test_a_failed_look_ahead_throws_the_prompt_cache_away(native: Any, tiny: Callable[..., Path], store: Path):
+    model, tokenizer, runtime = loaded(store, "native", routing="exact")
+    talk = Session(model, tokenizer, Sampling(max_tokens=4))
+    calls, hidden = [], contextlib.ExitStack()
+
+    def begin() -> None:
+        calls.append(1)
+        if len(calls) == 6:  # the prompt, its last token, three more, and the step nobody takes
+            mx.synchronize()
+            hidden.enter_context(last_layer_gone(store, runtime))
+
+    runtime.counter.on_begin.append(begin)
+    prompt = [5, 6, 7, 8]
+    with hidden, contextlib.suppress(ExpertReadError):
+        for _ in talk.answer(prompt):
+            pass
+    runtime.counter.on_begin.remove(begin)
+    assert talk._cache is None
+    assert talk.last is not None
+    follow = [*prompt, *talk.last.tokens, 9]
+    fresh_model, tokenizer, _ = loaded(tiny(), "readback", routing="exact")
+    fresh = Session(fresh_model, tokenizer, Sampling(max_tokens=4))
+    for one in (talk, fresh):
+        for _ in one.answer(follow):
+            pass
+    assert fresh.last is not None
+    assert talk.last.tokens == fresh.last.tokens
 
 
 def test_hundreds_of_errors_leave_mlx_able_to_work(native: Any, tiny: Callable[..., Path], store: Path):

@@ -85,22 +85,6 @@ def test_what_cannot_be_taken_is_said_and_changes_nothing(engine, order):
     assert after.slots_per_layer == before.slots_per_layer and after.settings == before.settings
 
 
-def test_a_cap_that_took_effect_is_shown_though_an_expert_could_not_be_reread(engine, monkeypatch):
-    ready(engine)
-    resize = engine._session.runtime.resize
-
-    def unread(cap):
-        resize(cap)
-        raise ExpertReadError(1, 2, "expert-002.safetensors", "it is short")
-
-    monkeypatch.setattr(engine._session.runtime, "resize", unread)
-    after = until(
-        engine, lambda s: s.settings.expert_cache == "25%", lambda: engine.submit(Configure(expert_cache="25%"))
-    )
-    assert "layer 1, expert 2" in after.remarks[-1]
-    assert list(after.slots_per_layer) == engine._session.runtime.slots_per_layer
-
-
 def test_reset_empties_the_cache(engine):
     ready(engine)
     answer(engine, "one")

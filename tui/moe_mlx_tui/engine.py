@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.errors import ExpertReadError
 from moe_mlx_tui.gauge_reader import GaugeReader
 from moe_mlx_tui.orders import Ask, Close, Configure, Order, Reset, Stop
 from moe_mlx_tui.reports import explain, receipt_of
@@ -152,7 +151,7 @@ class Engine:
     def _configure(self, order: Configure) -> None:
         session = self._session
         assert session is not None
-        phase, unread = self._now.phase, ""
+        phase = self._now.phase
         try:
             if order.sampling:
                 session.sampling = replace(session.sampling, **order.sampling)
@@ -160,15 +159,12 @@ class Engine:
                 session.runtime.set_routing(**order.routing)
             if order.expert_cache is not None:
                 self._publish(activity=f"rebuilding the slots for {order.expert_cache}")
-                try:
-                    session.runtime.resize(order.expert_cache)
-                except ExpertReadError as error:  # the new cap is in force, and this expert's slot is empty
-                    unread = explain(error)
+                session.runtime.resize(order.expert_cache)
                 self.args.expert_cache = order.expert_cache
         except Exception as error:
             self._publish(phase=phase, activity="", remark=f"not changed: {explain(error)}")
             return
-        self._publish(phase=phase, activity="", remark=unread, **self._in_force())
+        self._publish(phase=phase, activity="", **self._in_force())
 
     def _answer(self, ask: Ask) -> None:
         session = self._session
