@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from moe_mlx.errors import MoeMlxError
+from moe_mlx.errors import MoeMlxError, one_line
 from moe_mlx.version import __version__
 
 #: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.
@@ -77,10 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away; keep the interpreter's own flush at exit quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a file that the system refuses, whoever named it
+        if os.environ.get(TRACEBACK):
+            raise
+        print(
+            f"moe-mlx {verb}: {one_line(error.filename or 'input or output')}: {error.strerror or error}.",
+            file=sys.stderr,
+        )
+        return 1
     except Exception as error:  # a fault of ours, or a model that builds and then cannot run
         if os.environ.get(TRACEBACK):
             raise
-        text = " ".join(str(error).split())[:300]
+        text = one_line(" ".join(str(error).split())[:300])
         print(
             f"moe-mlx {verb}: unexpected {type(error).__name__}: {text}. {TRACEBACK}=1 shows where; please report it "
             "unless the model's config.json was changed.",
