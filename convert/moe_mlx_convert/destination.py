@@ -42,6 +42,8 @@ class Destination:
             raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path}: already exists. Remove it or give --mlx-path another folder.")
+        if not os.access(self._nearest(), os.W_OK | os.X_OK):
+            raise UsageError(f"{self._nearest()}: may not be written to; give --mlx-path another folder.")
         if self.path.name.endswith(UNFINISHED):
             raise UsageError(f"{self.path}: {UNFINISHED} marks unfinished stores; give --mlx-path another name.")
         if self._reaches(source):
@@ -51,8 +53,6 @@ class Destination:
             )
         if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
             raise UsageError(f"{self.partial}: is in the way; remove it or give --mlx-path another folder.")
-        if not os.access(self._nearest(), os.W_OK | os.X_OK):
-            raise UsageError(f"{self._nearest()}: may not be written to; give --mlx-path another folder.")
 
     def _reaches(self, source: Path) -> bool:
         """True where writing would reach the checkpoint's folder, whichever name, link, case or mount leads there."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from moe_mlx_convert import convert, verify
 from moe_mlx_convert.checkpoint import read_checkpoint
 from tests.checkpoints import make_checkpoint
 from tests.unit.test_convert_round_trip import contents
+from tests.unit.test_store_reader import as_an_ordinary_user
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +175,24 @@ def test_a_file_that_vanishes_before_the_first_write(
         convert(str(source), tmp_path / "store")
     assert caught.value.exit_code == 3
     assert not (tmp_path / "store.partial").exists()
+
+
+def test_a_folder_of_another_user_is_refused(made: Path) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:
+        folder = Path(open_to_all)
+        folder.chmod(0o755)
+        source = Path(shutil.copytree(made, folder / "source"))
+        (folder / "private").mkdir(mode=0o700)
+
+        def check() -> None:
+            with pytest.raises(MoeMlxError, match="may not be written to") as caught:
+                convert(str(source), folder / "private" / "store")
+            assert caught.value.exit_code == 2
+
+        as_an_ordinary_user(check)
+
+
+def test_standard_error_may_be_closed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    convert(str(source), tmp_path / "store")
+    assert verify(tmp_path / "store").ok
