@@ -10,6 +10,7 @@ from mlx import nn
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError, UsageError
 from moe_mlx.store.checkpoint import read_json
+from moe_mlx.store.files import expanded
 from moe_mlx.store.header import read
 
 #: Matrices of a higher rank are larger than the weights they adapt; they are made before any file contradicts them.
@@ -31,7 +32,7 @@ def apply_adapters(model: nn.Module, adapter_path: str | Path, expert_paths: Seq
     """
     from mlx_lm.utils import load_adapters
 
-    folder = Path(adapter_path).expanduser()
+    folder = expanded(adapter_path)
     weights = folder / "adapters.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise StoreMissingError(f"{folder} holds no adapter: adapter_config.json and adapters.safetensors are needed")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from moe_mlx.demo import DEMO, demo_path
 from moe_mlx.errors import StoreMissingError
+from moe_mlx.store.files import expanded
 
 #: What mlx-lm downloads of a repository, and our store's own files.
 PATTERNS = [
@@ -32,7 +33,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
         StoreMissingError: neither a folder nor a repository that could be fetched.
     """
     name = str(path_or_repo)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path
     if name == DEMO:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from moe_mlx.command_parser import CommandParser
-from moe_mlx.errors import MoeMlxError
-from moe_mlx.terminal import harmless, settle_streams
+from moe_mlx.errors import MoeMlxError, one_line
+from moe_mlx.terminal import settle_streams
 from moe_mlx.version import __version__
 
 #: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.
@@ -91,17 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(verb: str, error: Exception) -> int:
     """Says on standard error what went wrong and returns its exit code."""
+    code = 1
     if isinstance(error, MoeMlxError):
-        print(f"moe-mlx {verb}: {harmless(str(error))}", file=sys.stderr)
-        return error.exit_code
-    # A fault of ours, or a model that builds and then cannot run.
-    text = harmless(" ".join(str(error).split())[:300])
-    print(
-        f"moe-mlx {verb}: unexpected {type(error).__name__}: {text}. {TRACEBACK}=1 shows where; please report it "
-        "unless the model's config.json was changed.",
-        file=sys.stderr,
-    )
-    return 1
+        said, code = str(error), error.exit_code
+    elif isinstance(error, OSError):  # a file that the system refuses, whoever named it
+        said = f"{one_line(error.filename or 'input or output')}: {error.strerror or error}."
+    else:  # a fault of ours, or a model that builds and then cannot run
+        said = (
+            f"unexpected {type(error).__name__}: {one_line(' '.join(str(error).split())[:300])}. {TRACEBACK}=1 shows "
+            "where; please report it unless the model's config.json was changed."
+        )
+    print(f"moe-mlx {verb}: {said}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

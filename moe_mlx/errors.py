@@ -9,10 +9,29 @@ class MoeMlxWarning(UserWarning):
     """Something a user should hear of once: a fallback taken, a family routed exactly."""
 
 
+#: Longest message: two long paths and what is said of them.
+LONGEST = 2000
+
+
+def one_line(text: object) -> str:
+    """Returns a text as one line that a terminal only shows: names in it come from a stranger's files.
+
+    Controls, line breaks, surrogates and marks that turn the direction of writing come out as escapes; of a text that
+    is longer than `LONGEST` characters the middle is left out, for the next step stands at the end.
+    """
+    whole = str(text)
+    if len(whole) > LONGEST:
+        whole = f"{whole[: LONGEST - 500]} [...] {whole[-500:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
+
+
 class MoeMlxError(Exception):
-    """Root of every error raised on purpose. `exit_code` is what the command line returns."""
+    """Root of every error raised on purpose, its message one line. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(MoeMlxError):

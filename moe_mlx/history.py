@@ -17,7 +17,7 @@ from typing import Any
 from moe_mlx.errors import UsageError
 from moe_mlx.folders import user_folder
 from moe_mlx.store import ExpertLayer
-from moe_mlx.store.files import open_regular
+from moe_mlx.store.files import expanded, open_regular
 
 FORMAT, VERSION = "moe-mlx history", 1
 #: Says to `load` that the history is kept in the user's own folder, or where `VARIABLE` says ("off": nowhere).
@@ -90,7 +90,7 @@ def history_path(folder: str | Path, model: str) -> Path:
     if folder == AUTO:
         folder = os.environ.get(VARIABLE) or AUTO
     if folder != AUTO:
-        return Path(folder).expanduser() / f"{model}.json"
+        return expanded(folder) / f"{model}.json"
     try:
         return user_folder() / "history" / f"{model}.json"
     except RuntimeError as error:

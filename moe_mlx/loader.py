@@ -38,6 +38,7 @@ from moe_mlx.skeleton import build, replace_module
 from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access
+from moe_mlx.store.files import expanded
 from moe_mlx.store.probe import use_io
 from moe_mlx.switch import CappedSwitch
 from moe_mlx.tokenizer import load_tokenizer
@@ -219,7 +220,7 @@ def _is_demo(path_or_repo: str | Path) -> bool:
     if str(path_or_repo) == DEMO:
         return True
     try:
-        return Path(path_or_repo).expanduser().resolve() == demo_path().resolve()
+        return expanded(path_or_repo).resolve() == demo_path().resolve()
     except OSError:
         return False
 

@@ -7,6 +7,7 @@ program: it is rendered in transformers' sandbox, and for a bounded time.
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def load_tokenizer(
     for path in sorted(folder.glob("tokenizer*")):
         if path.is_file() and path.stat().st_size > MAX_TOKENIZER_NBYTES:
             raise StoreCorruptError(f"{path}: larger than {MAX_TOKENIZER_NBYTES} bytes; this is no tokenizer.")
+    _check_names(folder)
     options = {"trust_remote_code": trust_remote_code, **(options or {})}
     try:
         tokenizer = utils.load_tokenizer(folder, options, eos_token_ids=eos_token_ids)
@@ -63,6 +65,23 @@ def load_tokenizer(
     if len(str(template)) > MAX_TEMPLATE_LENGTH:
         raise StoreCorruptError(f"{folder}: a chat template of {len(str(template))} characters is none.")
     return tokenizer
+
+
+def _check_names(folder: Path) -> None:
+    """Refuses a config that names tokenizer files elsewhere, which transformers would open.
+
+    Raises:
+        StoreCorruptError: it does.
+    """
+    path = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(path.read_bytes()) if path.is_file() else None
+    except (ValueError, RecursionError):
+        return  # no JSON: transformers' own error tells more
+    names = config.get("fast_tokenizer_files") if isinstance(config, dict) else None
+    for name in names if isinstance(names, list | dict) else ():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise StoreCorruptError(f"{path}: {str(name)[:80]!r} is no tokenizer file of the model's folder.")
 
 
 def _explained(folder: Path, error: BaseException) -> MoeMlxError:

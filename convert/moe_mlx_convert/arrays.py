@@ -23,13 +23,22 @@ def sanitized(root: Path, shards: Sequence[Path]) -> dict[str, Any]:
 
     Raises:
         UnsupportedModelError: A model that mlx-lm cannot build, or quantised in a way that it unpacks later.
-        StoreCorruptError: Weights that mlx-lm's `sanitize` stumbles over.
+        StoreCorruptError: Files that mlx-lm cannot read, weights that its `sanitize` stumbles over.
     """
     import mlx.core as mx
     from mlx_lm import utils
 
-    config = utils.load_config(root)
-    quantised = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config") or {}
+    weights: dict[str, Any] = {}
+    try:
+        config = dict(utils.load_config(root))
+        for shard in shards:
+            weights |= cast(dict[str, Any], mx.load(str(shard)))
+    except OSError:
+        raise
+    except Exception as error:  # what mlx reads more strictly than we do: encodings, dtypes, names of tensors
+        raise StoreCorruptError(f"{root}: mlx-lm cannot read it ({error}). Fetch it again.") from error
+    nested = config.get("text_config")
+    quantised = config.get("quantization_config") or (isinstance(nested, dict) and nested.get("quantization_config"))
     if isinstance(quantised, dict) and quantised.get("quant_method") in _UNPACKED_LATER:
         raise UnsupportedModelError(
             f"{root}: {quantised['quant_method']} weights are unpacked by mlx-lm. "
@@ -40,9 +49,6 @@ def sanitized(root: Path, shards: Sequence[Path]) -> dict[str, Any]:
         model = model_class(args_class.from_dict(config))
     except Exception as error:
         raise UnsupportedModelError(f"{root}: mlx-lm cannot build this model ({error}).") from error
-    weights: dict[str, Any] = {}
-    for shard in shards:
-        weights |= cast(dict[str, Any], mx.load(str(shard)))
     try:
         return dict(model.sanitize(weights)) if hasattr(model, "sanitize") else weights
     except Exception as error:

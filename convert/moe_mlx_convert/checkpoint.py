@@ -12,7 +12,9 @@ from typing import Any
 from moe_mlx.errors import StoreMissingError, UnsupportedModelError, UsageError
 from moe_mlx.store import digest, is_store
 from moe_mlx.store.checkpoint import INDEX, Shards, read_json, read_shards
+from moe_mlx.store.files import expanded
 from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx.store.manifest import is_plain
 from moe_mlx_convert.errors import SourceChangedError
 
 #: What mlx-lm downloads of a repository, licences added.
@@ -32,6 +34,8 @@ PATTERNS = (
 VERBATIM = (*(p for p in PATTERNS if p not in ("*.py", "model*.safetensors")), "*.model", "NOTICE*", "README.md")
 #: Small files only: the largest tokenizer known is 40 MB.
 MAX_VERBATIM_NBYTES = 256_000_000
+#: Code that is read for what it imports: the largest model file of mlx-lm has 100 kB.
+MAX_CODE_NBYTES = 4_000_000
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SNAPSHOT = re.compile(r"models--(.+)")
 
@@ -69,7 +73,7 @@ def resolve(source: str, revision: str | None = None, *, cached: bool = False) -
     Raises:
         StoreMissingError: Neither a folder nor a repository that can be fetched.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.exists():
         if revision is not None:
             raise UsageError(f"{source} is a folder: --revision is for hub repositories.")
@@ -106,11 +110,13 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
     shards = read_shards(folder)
     if shards.config.get("model_file") is not None and not trust_remote_code:
         raise UnsupportedModelError(
-            f"{folder}: config.json wants the code in {shards.config['model_file']!r} to run. "
+            f"{folder}: config.json wants the code in {str(shards.config['model_file'])[:80]!r} to run. "
             "If you trust it, pass --trust-remote-code."
         )
     verbatim = tuple(sorted(_verbatim(folder, shards.config)))
     for path in verbatim:
+        if not is_plain(path.name):
+            raise UsageError(f"{path}: a store holds no file of such a name; move it out of the checkpoint.")
         if path.stat().st_size > MAX_VERBATIM_NBYTES:
             raise UsageError(f"{path}: larger than {MAX_VERBATIM_NBYTES} bytes; move it out of the checkpoint.")
     return Checkpoint(name, revision, shards, verbatim, _fingerprint(shards, verbatim))
@@ -173,9 +179,11 @@ def _named_code(folder: Path, config: Mapping[str, Any]) -> set[str]:
         if name in found or Path(name).name != name or not path.is_file():
             continue
         found.add(name)
+        if path.stat().st_size > MAX_CODE_NBYTES:
+            continue
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deep for the parser
             continue
         imports = (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module)
         wanted.extend(f"{str(n.module).split('.')[0]}.py" for n in imports)

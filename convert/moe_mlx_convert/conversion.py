@@ -13,8 +13,8 @@ from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_heade
 from moe_mlx.store.spec import ByteRange
 from moe_mlx_convert.checkpoint import Checkpoint, check_unchanged, read_checkpoint
 from moe_mlx_convert.copying import Copier
-from moe_mlx_convert.destination import Destination, remove_leftovers
-from moe_mlx_convert.errors import ConvertError, SourceChangedError, failed
+from moe_mlx_convert.destination import Destination, remove, remove_leftovers
+from moe_mlx_convert.errors import ConvertError, DiffersError, SourceChangedError, failed
 from moe_mlx_convert.journal import NAME as JOURNAL
 from moe_mlx_convert.journal import Journal, read_journal
 from moe_mlx_convert.plan import Plan, Target, layer_directory
@@ -70,7 +70,7 @@ class Conversion:
                 raise SourceChangedError(
                     f"{folder}: begun from another checkpoint or by another version. Remove it to start over."
                 )
-            check_unchanged(self._checkpoint, begun.get("fingerprint") or {})
+            check_unchanged(self._checkpoint, begun["fingerprint"])
         known = [targets[name] for name in done if name in targets]
 
         def take_over(batch: list[Target]) -> None:
@@ -121,13 +121,29 @@ class Conversion:
             do(batch)
             bar.add(sum(target.nbytes for target in batch))
 
-        each(self._copier.batches(targets), one, self._workers)
+        each(self._copier.batches(targets), one, self._workers, self._copier.stopping.set)
         bar.finish()
 
     def _compare(self, targets: list[Target]) -> None:
-        """Compares everything written with the source; a source that changed is blamed before the disk is."""
+        """Compares everything written with the source; a source that changed is blamed before the disk is.
+
+        What differs is removed: its digest may be that of the wrong bytes, and the next run would trust them again.
+        """
+        differ: list[DiffersError] = []
+
+        def compare(batch: list[Target]) -> None:
+            for error in self._copier.compare_batch(batch):
+                remove(self._fs, self._destination.partial / error.name)
+                differ.append(error)
+
         try:
-            self._pass("comparing", targets, self._copier.compare_batch)
+            self._pass("comparing", targets, compare)
+            if differ:
+                others = f" Others that differ: {len(differ) - 1}." if len(differ) > 1 else ""
+                raise ConvertError(
+                    f"{differ[0]}{others} The disk or memory may be failing, or the checkpoint changed. "
+                    "Run the same command again: it writes them anew."
+                )
         except ConvertError:
             check_unchanged(self._again(), self._checkpoint.fingerprint)
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_mlx.store import digest
 from moe_mlx.store.durable import Fs, close, read_whole, write_whole
-from moe_mlx_convert.errors import ConvertError, failed
+from moe_mlx_convert.errors import ConvertError, DiffersError, failed
 from moe_mlx_convert.plan import Target
 
 #: One read and one write; each thread owns one such buffer (two while comparing).
@@ -66,12 +66,16 @@ class Copier:
         fs: File operations.
         folder: The unfinished store.
         sources: The checkpoint's files.
+
+    Attributes:
+        stopping: Set, it ends copies under way at their next buffer: a shard may take minutes.
     """
 
     def __init__(self, fs: Fs, folder: Path, sources: Sources) -> None:
         self.fs = fs
         self.folder = folder
         self.sources = sources
+        self.stopping = threading.Event()
         self._own = threading.local()
 
     def batches(self, targets: Sequence[Target]) -> Iterator[list[Target]]:
@@ -155,6 +159,8 @@ class Copier:
         for span in target.ranges():
             done = 0
             while done < span.nbytes:
+                if self.stopping.is_set():
+                    raise ConvertError("stopped")  # of no interest: what stopped it is told
                 n = min(span.nbytes - done, buffer.nbytes - filled)
                 self.sources.read(span.path, buffer[filled : filled + n], span.offset + done)
                 done += n
@@ -190,16 +196,22 @@ class Copier:
         except OSError as error:
             raise failed("re-reading", path, error) from error
 
-    def compare_batch(self, targets: Sequence[Target]) -> None:
-        """Compares written files, byte for byte, with their source."""
+    def compare_batch(self, targets: Sequence[Target]) -> list[DiffersError]:
+        """Compares written files, byte for byte, with their source, and returns what is wrong with which."""
+        differ = []
         for target in targets:
-            self.compare(target)
+            try:
+                self.compare(target)
+            except DiffersError as error:
+                differ.append(error)
+        return differ
 
     def compare(self, target: Target) -> None:
         """Compares a written file, byte for byte, with its source.
 
         Raises:
-            ConvertError: Naming the file and the place where they differ.
+            DiffersError: Naming the file and the place where they differ.
+            ConvertError: One of them cannot be read.
         """
         path = self.folder / target.name
         try:
@@ -209,14 +221,13 @@ class Copier:
                 prefix = target.prefix()
                 found = bytearray(len(prefix))
                 if read_whole(self.fs, fd, memoryview(found), 0) != len(prefix) or found != prefix:
-                    raise ConvertError(f"{path}: its header is not what was written; the disk may be failing.")
+                    raise DiffersError(target.name, f"{path}: its header is not what was written.")
                 offset, written = len(prefix), self._buffer("written")
                 for chunk in self._chunks(target):
                     here = written[: chunk.nbytes]
                     if read_whole(self.fs, fd, here, offset) != chunk.nbytes or here != chunk:
-                        raise ConvertError(
-                            f"{path}: differs from the source within {chunk.nbytes} bytes at {offset}. "
-                            "The disk or memory may be failing; run the same command again."
+                        raise DiffersError(
+                            target.name, f"{path}: differs from the source within {chunk.nbytes} bytes at {offset}."
                         )
                     offset += chunk.nbytes
             finally:

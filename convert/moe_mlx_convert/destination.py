@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
 from moe_mlx.store.durable import Fs
+from moe_mlx.store.files import expanded
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx_convert.copying import SUFFIX
 from moe_mlx_convert.errors import failed
@@ -17,6 +18,8 @@ from moe_mlx_convert.journal import NAME as JOURNAL
 #: Room kept free beside the planned bytes: a block and directory entries for every file.
 SLACK_PER_FILE = 4_608
 SLACK = 256_000
+#: What the folder's name ends with until the store is whole.
+UNFINISHED = ".partial"
 
 
 class Destination:
@@ -26,27 +29,39 @@ class Destination:
         fs: File operations.
         path: Where the store is to appear.
         source: The checkpoint's folder, which must not be touched.
+        say: Takes remarks.
     """
 
-    def __init__(self, fs: Fs, path: Path, source: Path) -> None:
+    def __init__(self, fs: Fs, path: Path, source: Path, say: Callable[[str], None]) -> None:
         self._fs = fs
-        self.path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  resolve() would follow a link at DST itself
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._say = say
+        self.path = Path(os.path.abspath(expanded(path)))  # noqa: PTH100  resolve() would follow a link at DST itself
+        self.partial = self.path.with_name(self.path.name + UNFINISHED)
         self._fd = -1
         if not self.path.name:
             raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path}: already exists. Remove it or give --mlx-path another folder.")
-        if self.path.parent.resolve().joinpath(self.path.name).is_relative_to(source.resolve()):
-            raise UsageError(f"{self.path}: lies inside the checkpoint; give --mlx-path a folder outside of it.")
-        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
-            raise UsageError(f"{self.partial}: is in the way; remove it or give --mlx-path another folder.")
         if not os.access(self._nearest(), os.W_OK | os.X_OK):
             raise UsageError(f"{self._nearest()}: may not be written to; give --mlx-path another folder.")
+        if self.path.name.endswith(UNFINISHED):
+            raise UsageError(f"{self.path}: {UNFINISHED} marks unfinished stores; give --mlx-path another name.")
+        if self._reaches(source):
+            raise UsageError(
+                f"{self.path}: it, or {self.partial.name} beside it, is or lies inside the checkpoint; "
+                "give --mlx-path a folder outside of it."
+            )
+        if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
+            raise UsageError(f"{self.partial}: is in the way; remove it or give --mlx-path another folder.")
+
+    def _reaches(self, source: Path) -> bool:
+        """True where writing would reach the checkpoint's folder, whichever name, link, case or mount leads there."""
+        above = Path(os.path.realpath(self.path)).parents
+        return any(_is_folder(path) and path.samefile(source) for path in (self.partial, *above))
 
     def _nearest(self) -> Path:
         """Returns the closest folder above DST that exists already."""
-        return next(p for p in (self.partial, *self.partial.parents) if p.is_dir())
+        return next(p for p in (self.partial, *self.partial.parents) if _is_folder(p))
 
     def check_space(self, nbytes: int, files: int) -> None:
         """Refuses when the file system has no room for `nbytes` more bytes in `files` more files."""
@@ -62,15 +77,23 @@ class Destination:
             )
 
     def check_contents(self, names: Collection[str]) -> None:
-        """Refuses a `.partial` folder that holds files which no conversion of this plan would write."""
+        """Refuses a `.partial` folder that holds files which no conversion of this plan would write, or wrote."""
         known = {*names, MANIFEST, JOURNAL}
-        for path in self.files():
+        present = self.files()
+        for path in present:
             name = path.relative_to(self.partial).as_posix()
             if name.removesuffix(SUFFIX) not in known or path.is_symlink():
                 raise UsageError(
                     f"{path}: not part of this conversion, so {self.partial.name} is not resumed and not touched. "
                     "Move it away or give --mlx-path another folder."
                 )
+        # The journal is the first file of a conversion, and outlived by the manifest alone. Files without either may
+        # have the right names (somebody's checkpoint has them) and are still not ours to remove.
+        if present and not {self.partial / MANIFEST, self.partial / JOURNAL} & set(present):
+            raise UsageError(
+                f"{self.partial}: holds files and no {JOURNAL} of an interrupted conversion, so it is not touched. "
+                "Move it away or give --mlx-path another folder."
+            )
 
     def files(self) -> list[Path]:
         """Returns every file, and every link, that the `.partial` folder holds already."""
@@ -101,7 +124,11 @@ class Destination:
             locked = self._fs.lock(self._fd)
         except OSError as error:
             raise failed("making the folder", self.partial, error) from error
-        if not locked:
+        if locked is None:
+            self._say(
+                f"{self.partial}: its file system cannot lock folders; let no other converter work there meanwhile"
+            )
+        elif not locked:
             raise UsageError(
                 f"{self.partial}: another converter is at work on it. Wait for it or give another --mlx-path."
             )
@@ -136,11 +163,28 @@ class Destination:
             self._fd = -1
 
 
+def _is_folder(path: Path) -> bool:
+    """True for a folder; False for whatever else, a name too long for the system included."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def remove_leftovers(fs: Fs, destination: Destination, keep: Collection[str]) -> None:
     """Removes what an interrupted run left and a finished store does not hold: temporary files, the journal."""
     for path in destination.files():
         if path.relative_to(destination.partial).as_posix() not in keep:
-            try:
-                fs.unlink(path)
-            except OSError as error:
-                raise failed("removing", path, error) from error
+            remove(fs, path)
+
+
+def remove(fs: Fs, path: Path) -> None:
+    """Removes a file of the unfinished store.
+
+    Raises:
+        ConvertError: It cannot be removed.
+    """
+    try:
+        fs.unlink(path)
+    except OSError as error:
+        raise failed("removing", path, error) from error

@@ -16,6 +16,14 @@ class SourceChangedError(ConvertError):
     """A checkpoint that is not, or no longer, the one whose conversion was begun."""
 
 
+class DiffersError(ConvertError):
+    """A written file that is not its source: `name`, relative to the store, is to be written again."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
 def failed(action: str, path: Path, error: OSError) -> ConvertError:
     """Returns the error for an operation that the system refused: what, where and what to do next."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -17,12 +17,13 @@ from moe_mlx.store import digest
 from moe_mlx.store.durable import Fs, close, read_whole
 from moe_mlx_convert.errors import ConvertError, failed
 
-NAME = "journal.jsonl"
+#: Hidden, so that no file of a checkpoint that is copied along has this name.
+NAME = ".journal.jsonl"
 MAX_NBYTES = 512_000_000
 
 
 class Journal:
-    """Appends finished files, a line each, to `DST.partial/journal.jsonl`.
+    """Appends finished files, a line each, to `DST.partial/.journal.jsonl`.
 
     Args:
         fs: File operations.
@@ -100,7 +101,7 @@ def read_journal(fs: Fs, folder: Path) -> tuple[Mapping[str, Any] | None, dict[s
             continue
         if not isinstance(entry, dict):
             continue
-        if "mark" in entry and begun is None:
+        if begun is None and isinstance(entry.get("mark"), str) and isinstance(entry.get("fingerprint"), dict):
             begun = entry
         files = entry.get("files")
         if isinstance(files, dict):

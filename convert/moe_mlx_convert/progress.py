@@ -28,7 +28,7 @@ class Progress:
         self._title = title
         self._total = max(total, 1)
         self._stream = sys.stderr if stream is None else stream
-        self._shown = self._stream.isatty()
+        self._shown = self._stream is not None and self._stream.isatty()  # None: standard error is closed
         self._done = 0
         self._begun = time.monotonic()
         self._drawn = 0.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.locate import StackedAtLoadError, locate
 from moe_mlx_convert.checkpoint import read_checkpoint
@@ -25,6 +28,7 @@ def convert(
     trust_remote_code: bool = False,
     workers: int | None = None,
     fs: Fs | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Summary:
     """Converts an MLX mixture-of-experts checkpoint into a store of one file per expert.
 
@@ -36,6 +40,7 @@ def convert(
         trust_remote_code: Take a checkpoint whose config names a `model_file`; the converter does not run it.
         workers: Copying threads.
         fs: File operations, for tests.
+        say: Takes remarks; by default they are warnings.
 
     Raises:
         UsageError: Refused before the first write; nothing was left behind.
@@ -45,16 +50,20 @@ def convert(
     fs = fs or Fs()
     try:
         checkpoint = read_checkpoint(hf_path, revision, trust_remote_code=trust_remote_code)
+        shards = checkpoint.shards
+        destination = Destination(fs, Path(mlx_path), shards.root, say or _warn)
+        try:
+            plan = make_plan(checkpoint, locate(shards.tensors, shards.config, shards.root))
+            copier = Copier(fs, destination.partial, Sources(fs))
+        except StackedAtLoadError:
+            from moe_mlx_convert.stacked import prepare
+
+            plan, copier = prepare(fs, destination.partial, checkpoint)
+            workers = 1  # streams of MLX belong to a thread
     except OSError as error:
         raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
-    shards = checkpoint.shards
-    destination = Destination(fs, Path(mlx_path), shards.root)
-    try:
-        plan = make_plan(checkpoint, locate(shards.tensors, shards.config, shards.root))
-        copier = Copier(fs, destination.partial, Sources(fs))
-    except StackedAtLoadError:
-        from moe_mlx_convert.stacked import prepare
-
-        plan, copier = prepare(fs, destination.partial, checkpoint)
-        workers = 1  # streams of MLX belong to a thread
     return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers()).run(compare=compare)
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, MoeMlxWarning, stacklevel=2)

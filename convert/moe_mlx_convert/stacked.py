@@ -21,7 +21,7 @@ from moe_mlx.store.spec import tensor_nbytes
 from moe_mlx_convert.arrays import ArraySources, sanitized
 from moe_mlx_convert.checkpoint import Checkpoint
 from moe_mlx_convert.copying import Copier, temporary
-from moe_mlx_convert.errors import ConvertError, failed
+from moe_mlx_convert.errors import ConvertError, DiffersError, failed
 from moe_mlx_convert.plan import Plan, Target, make_plan
 
 _DTYPES = {
@@ -130,11 +130,11 @@ class ArrayCopier(Copier):
                 yield target, row, offsets[target.name][0]
                 offsets[target.name][0] += span.nbytes
 
-    def compare_batch(self, targets: Sequence[Target]) -> None:
+    def compare_batch(self, targets: Sequence[Target]) -> list[DiffersError]:
         """Compares written files with the tensors, evaluated anew from the checkpoint."""
         if Path(targets[0].name).parent == Path():
-            super().compare_batch(targets)
-            return
+            return super().compare_batch(targets)
+        differ: dict[str, DiffersError] = {}
         for target in targets:
             if self.digest_of(target) is None:
                 raise ConvertError(f"{self.folder / target.name}: missing, or not as long as it was written.")
@@ -150,4 +150,5 @@ class ArrayCopier(Copier):
             except OSError as error:
                 raise failed("comparing", path, error) from error
             if found != row:
-                raise ConvertError(f"{path}: differs from the source at {offset}. The disk or memory may be failing.")
+                differ[target.name] = DiffersError(target.name, f"{path}: differs from the source at {offset}.")
+        return list(differ.values())

@@ -15,8 +15,15 @@ def default_workers() -> int:
     return max(2, min(4, os.cpu_count() or 2))
 
 
-def each(items: Iterable[T], do: Callable[[T], None], workers: int) -> None:
-    """Calls `do` for every item, `workers` at a time, and raises the first failure once the others have stopped."""
+def each(items: Iterable[T], do: Callable[[T], None], workers: int, hurry: Callable[[], object] = lambda: None) -> None:
+    """Calls `do` for every item, `workers` at a time, and raises the first failure once the others have stopped.
+
+    Args:
+        items: What to work on.
+        do: Called in a thread.
+        workers: Threads.
+        hurry: Called upon a failure or an interrupt, before the threads at work are waited for.
+    """
     if workers <= 1:
         for item in items:
             do(item)
@@ -32,5 +39,8 @@ def each(items: Iterable[T], do: Callable[[T], None], workers: int) -> None:
                 running.add(pool.submit(do, item))
             for future in running:
                 future.result()
+        except BaseException:
+            hurry()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+
+from moe_mlx.errors import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         compare=args.compare,
         trust_remote_code=args.trust_remote_code,
+        say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
     )
     if args.json:
         print(json.dumps(summary.as_json()))
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     s = summary
     revision = f" at {s.revision}" if s.revision else ""
     copying = s.seconds - s.seconds_compare
-    print(f"{s.source}{revision} -> {s.destination}")
+    print(one_line(f"{s.source}{revision} -> {s.destination}"))
     print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}")
     print(f"resident weights {size_text(s.resident_bytes)}")
     print(f"{s.files} files, {size_text(s.bytes_written)} in {copying:.1f} s ({s.files_resumed} from an earlier run)")

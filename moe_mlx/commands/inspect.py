@@ -13,6 +13,7 @@ from typing import Any
 
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.demo import folder_named
+from moe_mlx.errors import one_line
 from moe_mlx.share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             if source.in_place
             else "a store"
         )
-        print(f"{described['model']}: {described['model_type']}, {form}\n")
+        print(f"{one_line(described['model'])}: {described['model_type']}, {form}\n")
         print(f"{'layers':<14}{'experts':>8}{'top-k':>7}{'MB/expert':>11}  tensors of one expert")
         for (experts, top_k, nbytes, _), group in groupby(source.layers, key=_shape):
             alike = list(group)

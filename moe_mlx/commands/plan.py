@@ -93,8 +93,9 @@ def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
     from moe_mlx.checkpoints import resolve
     from moe_mlx.demo import DEMO
     from moe_mlx.store import open_source
+    from moe_mlx.store.files import expanded
 
-    if args.model != DEMO and not Path(args.model).expanduser().is_dir():
+    if args.model != DEMO and not expanded(args.model).is_dir():
         raise UsageError(f"--share measured needs a model on this machine, and {args.model} is no folder here")
     with open_source(resolve(args.model)) as source:
         return asked_curves(args, source)
@@ -104,10 +105,11 @@ def _shape(model: str, revision: str | None) -> ModelShape:
     from moe_mlx.benchmark.hub import hub_shape
     from moe_mlx.benchmark.shape import local_shape
     from moe_mlx.demo import DEMO, demo_path
+    from moe_mlx.store.files import expanded
 
     if model == DEMO:
         return local_shape(demo_path())
-    path = Path(model).expanduser()
+    path = expanded(model)
     looks_local = model.startswith((".", "/", "~")) or model.count("/") != 1
     if path.exists() or looks_local:
         return local_shape(path)

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from moe_mlx.errors import StoreCorruptError
+from moe_mlx.errors import StoreCorruptError, one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,16 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx_convert.progress import size_text
 
     report = verify(args.store)
+    store = one_line(report.store)
     if args.json:
         print(json.dumps(report.as_json()))
     elif report.ok:
-        print(f"{report.store}: {report.files} files, {size_text(report.bytes)}, every digest as in the manifest")
+        print(f"{store}: {report.files} files, {size_text(report.bytes)}, every digest as in the manifest")
     else:
         for damage in report.damage:
-            print(damage, file=sys.stderr)
-        print(f"{report.store}: {len(report.damage)} of {report.files} files damaged. Convert again.", file=sys.stderr)
+            print(one_line(damage), file=sys.stderr)
+        print(
+            f"{store}: {len(report.damage)} of {report.files} files damaged. Convert again.",
+            file=sys.stderr,
+        )
     return 0 if report.ok else StoreCorruptError.exit_code

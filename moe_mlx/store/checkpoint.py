@@ -26,6 +26,8 @@ MAX_JSON_NBYTES = 64_000_000
 #: A model of a million layers is built layer by layer before any weight contradicts it. The deepest known has 126.
 MOST_LAYERS = 1024
 _LAYERS = re.compile(r"(?:n|num)_(?:\w+_)?(?:layers?|blocks)")
+#: A kind for each layer: some models have as many layers as such a list is long.
+_KINDS = re.compile(r"layer_types|layers_block_type|hybrid_override_pattern")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,16 @@ def read_config(root: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise StoreCorruptError(f"{path}: no JSON object. Fetch or convert the model again.")
     for scope in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in scope:
-            if _LAYERS.fullmatch(key) and isinstance(scope[key], int | float) and not scope[key] <= MOST_LAYERS:
+        for key, value in scope.items():
+            count = value
+            if _KINDS.fullmatch(key) and isinstance(value, list | str):
+                count = len(value)
+            elif not _LAYERS.fullmatch(key):
+                continue
+            if isinstance(count, int | float) and not count <= MOST_LAYERS:
                 raise StoreCorruptError(
-                    f"{path}: {key} = {str(scope[key])[:80]}, and no model has more than {MOST_LAYERS}. Fetch it again."
+                    f"{path}: {key} counts {str(count)[:80]} layers, and no model has more than {MOST_LAYERS}. "
+                    "Fetch it again."
                 )
     return config
 

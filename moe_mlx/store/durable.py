@@ -16,6 +16,8 @@ from pathlib import Path
 from moe_mlx.store.files import drop_pages, open_regular
 
 _F_FULLFSYNC = 51
+#: What flock answers on file systems without locks; EBADF on NFS, which locks only what is open for writing.
+_NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Fs:
@@ -99,12 +101,20 @@ class Fs:
         """Closes a descriptor."""
         os.close(fd)
 
-    def lock(self, fd: int) -> bool:
-        """Takes an exclusive lock that ends with the process; False if another process holds it."""
+    def lock(self, fd: int) -> bool | None:
+        """Takes an exclusive lock on a folder that ends with the process.
+
+        Returns:
+            False if another process holds it; None where the file system has no locks, or none for folders (NFS).
+        """
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
         return True
 
     def free_nbytes(self, folder: Path) -> int:

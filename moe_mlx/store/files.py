@@ -10,8 +10,22 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe_mlx.errors import UsageError
+
 #: Buffers that one preadv takes on every POSIX system (_XOPEN_IOV_MAX).
 MOST_BUFFERS = 16
+
+
+def expanded(path: Path | str) -> Path:
+    """Returns a path with `~` and `~user` replaced.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: there is no such home folder; write the path out.") from None
 
 
 def advance(left: list[memoryview], n: int) -> None:

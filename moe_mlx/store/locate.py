@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.families import PARTS, Family, expert_count, family_of, layer_count, top_k
 from moe_mlx.store.header import Entry
-from moe_mlx.store.spec import ByteRange, ExpertLayer, TensorSpec
+from moe_mlx.store.spec import MOST_EXPERTS, ByteRange, ExpertLayer, TensorSpec
 
 #: Spellings of experts that mlx-lm stacks, splits or renames while it loads.
 _STACKED_AT_LOAD = re.compile(
@@ -122,8 +122,12 @@ def locate(tensors: Mapping[str, Located], config: Mapping[str, Any], where: Pat
         k = top_k(config, family, number, where)
         if not 1 <= k <= experts:
             raise StoreCorruptError(f"{where}: config.json chooses {k} of {experts} experts ({path}); fix the config.")
-        specs = tuple(place.spec for place in places)
-        layers.append(LocatedLayer(ExpertLayer(index, number, path, experts, k, specs), places))
+        layer = ExpertLayer(index, number, path, experts, k, tuple(place.spec for place in places))
+        if not layer.expert_nbytes or experts > MOST_EXPERTS:
+            raise StoreCorruptError(
+                f"{where}: {path} has {experts} experts of {layer.expert_nbytes} bytes; fetch the checkpoint again."
+            )
+        layers.append(LocatedLayer(layer, places))
     return Layout(tuple(layers), frozenset(names))
 
 
@@ -182,10 +186,12 @@ def _stacked(name: str, row: Located, experts: int, path: str) -> Placed:
 
 
 def _unstacked(name: str, rows: Mapping[int, Located], experts: int, path: str) -> Placed:
-    missing: Sequence[int] = sorted(set(range(experts)) ^ set(rows))
-    if missing:
+    # Counted before they are compared: a set of all the experts that a config may declare is a set of any size.
+    missing = next((e for e in range(min(experts, len(rows) + 1)) if e not in rows), None)
+    if missing is not None or len(rows) != experts:
         raise StoreCorruptError(
-            f"{path}.{missing[0]}.{name}: config.json declares {experts} experts, {len(rows)} are there."
+            f"{path}.{experts if missing is None else missing}.{name}: config.json declares {experts} experts, "
+            f"{len(rows)} are there."
         )
     entries = {(rows[e].entry.dtype, rows[e].entry.shape) for e in range(experts)}
     if len(entries) > 1:

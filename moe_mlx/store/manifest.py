@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +15,15 @@ from typing import Any, NoReturn
 from moe_mlx.errors import StoreCorruptError
 from moe_mlx.store import digest, header
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
-from moe_mlx.store.spec import DTYPE_NBYTES, ExpertLayer, TensorSpec
+from moe_mlx.store.spec import DTYPE_NBYTES, MOST_EXPERTS, ExpertLayer, TensorSpec
 
 NAME = "store.json"
 FORMAT = "moe-mlx store"
 VERSION = 1
 #: A manifest of a million experts takes 40 MB.
 MAX_NBYTES = 64_000_000
+#: Longest file name, `.tmp` left room for while it is written.
+MAX_NAME_NBYTES = 250
 _MODULE_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _TENSOR_NAME = re.compile(r"\w+\.\w+", re.ASCII)
 
@@ -69,6 +72,13 @@ def _layer(stored: StoredLayer) -> dict[str, Any]:
     }
 
 
+def is_plain(name: str) -> bool:
+    """True for what may name a file beside the experts: every system stores it, and no terminal obeys it."""
+    if not name or name.startswith(".") or name == NAME or len(name.encode(errors="replace")) > MAX_NAME_NBYTES:
+        return False
+    return not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
 class _Reader:
     """Takes typed values out of the JSON, and says in one way what is wrong with them."""
 
@@ -92,7 +102,7 @@ class _Reader:
 
     def file(self, table: Any, what: str) -> StoredFile:
         name: str = self.get(table, "file", str, what)
-        if not name or name.startswith(".") or any(c in "/\\" or ord(c) < 32 for c in name) or name == NAME:
+        if not is_plain(name):
             self.fail(f"{what} names the file {name[:80]!r}, which lies outside the store's folder")
         return StoredFile(
             name, self.count(table, "nbytes", what), self.hexdigest(table.get("digest"), f"file {name!r}")
@@ -122,7 +132,7 @@ class _Reader:
         number, experts = self.count(table, "layer", what), self.count(table, "experts", what, 1)
         top_k = self.count(table, "top_k", what, 1)
         path: str = self.get(table, "path", str, what)
-        if not _MODULE_PATH.fullmatch(path) or number > 999_999 or experts > 999_999:
+        if not _MODULE_PATH.fullmatch(path) or max(number, experts) > MOST_EXPERTS:
             self.fail(f"{what} describes no layer of experts")
         if top_k > experts:
             self.fail(f"{what} chooses {top_k} of {experts} experts")

@@ -27,6 +27,9 @@ DTYPE_NBYTES: dict[str, int] = {
     "C64": 8,
 }
 
+#: Most experts of a layer and the largest number of a layer: six digits name them.
+MOST_EXPERTS = 999_999
+
 
 def tensor_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Returns the bytes of a tensor of `shape` (elements) in `dtype` (safetensors spelling)."""

@@ -162,15 +162,20 @@ def _check_file(path: Path, nbytes: int) -> None:
 
 def _check_folder(root: Path, resident: Set[str]) -> None:
     """Refuses what mlx-lm or transformers would read though no store holds it: links, pipes, weights of others."""
-    with os.scandir(root) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            path = root / entry.name
-            if entry.is_symlink():
-                raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; remove it.")
-            if not entry.is_file() and not entry.is_dir():
-                raise StoreCorruptError(f"{path}: not a regular file; remove it.")
-            if path.match("model*.safetensors") and entry.name not in resident:
-                raise StoreCorruptError(f"{path}: weights that are not in {manifests.NAME}; remove them.")
+    folders = [root]  # transformers looks into folders too: additional_chat_templates
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                path = Path(entry.path)
+                if entry.is_symlink():
+                    raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; remove it.")
+                if path.parent == root and path.match("model*.safetensors") and entry.name not in resident:
+                    raise StoreCorruptError(f"{path}: weights that are not in {manifests.NAME}; remove them.")
+                if entry.is_dir():
+                    if path != root / "experts":  # each of whose files is checked when it is read
+                        folders.append(path)
+                elif not entry.is_file():
+                    raise StoreCorruptError(f"{path}: not a regular file; remove it.")
 
 
 def _check_config(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> None:

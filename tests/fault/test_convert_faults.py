@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
 from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss, RecordingFs, fast_folder
@@ -214,3 +217,64 @@ def test_a_disk_that_lies_is_found_by_the_comparison(place: Path, tmp_path: Path
         convert(str(place / "source"), tmp_path / "store", fs=Lying())
     assert caught.value.exit_code == 3
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_differs_is_written_anew_by_the_next_run(workers: int, place: Path, tmp_path: Path) -> None:
+    """A bit flips in memory between reading and writing: the journal then holds the digest of the wrong bytes."""
+
+    class Flipping(Fs):
+        reads = 0
+
+        def read(self, fd: int, buffer: memoryview, offset: int) -> int:
+            n = super().read(fd, buffer, offset)
+            self.reads += 1
+            if self.reads in (30, 40):
+                buffer[n // 2] ^= 1
+            return n
+
+    with pytest.raises(MoeMlxError, match=r"differs from the source.* writes them anew"):
+        convert(str(place / "source"), tmp_path / "store", fs=Flipping(), workers=workers)
+    assert not (tmp_path / "store").exists()
+    assert convert(str(place / "source"), tmp_path / "store").files_resumed > 0
+    assert contents(tmp_path / "store") == contents(place / "reference")
+
+
+def test_a_source_that_changed_unseen_between_two_runs(place: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(place / "source", tmp_path / "source"))
+    with pytest.raises(MoeMlxError):
+        convert(str(source), tmp_path / "store", fs=FaultyFs(200, ERRNOS["ENOSPC"], lasting=True), workers=1)
+    for shard in source.glob("*.safetensors"):
+        times = shard.stat()
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(MoeMlxError, match="the checkpoint changed"):
+        convert(str(source), tmp_path / "store")
+    convert(str(source), tmp_path / "store")
+    convert(str(source), tmp_path / "afresh")
+    assert contents(tmp_path / "store") == contents(tmp_path / "afresh")
+
+
+def test_an_interrupt_does_not_wait_for_the_files_under_way(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moe_mlx_convert.copying.BUFFER_NBYTES", 1024)
+
+    class Slow(Fs):
+        writes = 0
+
+        def write(self, fd: int, buffer: memoryview, offset: int) -> int:
+            self.writes += 1
+            if self.writes == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            return super().write(fd, buffer, offset)
+
+    slow = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(place / "source"), tmp_path / "store", fs=slow, workers=2)
+    assert slow.writes < 20, "a shard of this checkpoint takes more"
+    convert(str(place / "source"), tmp_path / "store")
+    assert contents(tmp_path / "store") == contents(place / "reference")

@@ -110,6 +110,9 @@ CONFIGS: dict[str, tuple[int, Change]] = {
     "layers beyond any integer": (3, config(num_hidden_layers=1 << 70)),
     "endless layers": (3, config(num_hidden_layers=float("inf"))),
     "a million layers deeper down": (3, config(text_config={"num_hidden_layers": 1_000_000})),
+    "a million kinds of layers": (3, config(layer_types=["mamba"] * 1_000_000)),
+    "a pattern of a million layers": (3, config(hybrid_override_pattern="M" * 1_000_000)),
+    "kinds of blocks without end, deeper down": (3, config(text_config={"layers_block_type": ["mamba"] * 99_999})),
     "a negative size": (3, config(hidden_size=-64)),
     "a size of nothing": (3, config(hidden_size=0)),
     "a size beyond any array": (3, config(hidden_size=HUGE)),
@@ -190,6 +193,76 @@ def test_the_command_prints_one_line_and_no_traceback(made: Path, tmp_path: Path
     assert (done.returncode, done.stdout) == (3, "")
     assert "Traceback" not in done.stderr
     assert done.stderr.count("the tokenizer cannot be loaded") == 1
+
+
+ESCAPES = "\x1b[2J\x9b1m\n\u202e\ud800"
+
+
+SHOWN = {
+    "an index": write("model.safetensors.index.json", json.dumps({"weight_map": {"x": ESCAPES, "y" * 99_999: ""}})),
+    "a config": config(kv_lora_rank=ESCAPES),
+    "a long one": config(num_experts="x" * 1_000_000),
+    "a model file": config(model_file=ESCAPES * 10_000),
+}
+
+
+@pytest.mark.parametrize("change", SHOWN.values(), ids=SHOWN.keys())
+def test_names_that_command_a_terminal_are_shown_as_text(
+    change: Change, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(made / "checkpoint", tmp_path / "model"))
+    change(model)
+    assert main(["generate", "--model", str(model), "-p", "hi", "--decode", "readback"]) in (2, 3)
+    line = capsys.readouterr().err.removesuffix("\n")
+    assert line.isprintable()
+    assert len(line) < 3000
+
+
+UNPARSED = {
+    "signs": b"-" * 300_000 + b"1",
+    "names": b"a" + b".a" * 300_000,
+    "sums": b"1" + b"+1" * 300_000,
+    "a terabyte": None,
+}
+
+
+@pytest.mark.parametrize("code", UNPARSED.values(), ids=UNPARSED.keys())
+def test_code_that_no_parser_takes_is_copied_unread(code: bytes | None, made: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(made / "checkpoint", tmp_path / "source"))
+    edit(SETTINGS, auto_map={"AutoTokenizer": ["its_own.Tokenizer", None]})(source)
+    (source / "its_own.py").write_bytes(code or b"")
+    if code is None:
+        os.truncate(source / "its_own.py", 1 << 40)
+        with pytest.raises(MoeMlxError, match="larger than") as caught:
+            convert(str(source), tmp_path / "store")
+        assert caught.value.exit_code == 2
+    else:
+        convert(str(source), tmp_path / "store")
+        assert (tmp_path / "store" / "its_own.py").read_bytes() == code
+
+
+def test_more_experts_than_memory_holds_are_counted_not_listed(tmp_path: Path) -> None:
+    folder = tiny_checkpoint("dbrx", tmp_path / "dbrx")
+    settings = json.loads((folder / "config.json").read_text())["ffn_config"]
+    config(ffn_config={**settings, "moe_num_experts": 10**30})(folder)
+    begun = time.monotonic()
+    with pytest.raises(StoreCorruptError, match=r"10{30} experts, 8 are there"):
+        load(folder)
+    assert time.monotonic() - begun < 5
+
+
+def test_experts_of_no_bytes_are_no_experts(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(made / "checkpoint", tmp_path / "model"))
+    weights = dict(mx.load(str(folder / "model.safetensors")))
+    for name, array in weights.items():
+        if ".switch_mlp." in name:
+            weights[name] = mx.zeros((array.shape[0], 0, 8), array.dtype)
+    mx.eval(weights)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    for words in (["inspect", str(folder)], ["convert", "--model", str(folder), "--mlx-path", str(tmp_path / "store")]):
+        assert main(words) == 3
+        assert "experts of 0 bytes" in capsys.readouterr().err
+    assert not (tmp_path / "store.partial").exists()
 
 
 def test_a_model_that_builds_and_cannot_run_is_one_line(
@@ -316,6 +389,26 @@ def test_a_link_in_a_store_is_refused_whatever_it_names(name: str, made: Path, t
     (store / name).symlink_to(tmp_path / "outside")
     with pytest.raises(StoreCorruptError, match="symbolic link"):
         load(store)
+
+
+def test_a_link_or_a_pipe_deeper_in_a_store_is_refused(made: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(made / "store", tmp_path / "store"))
+    templates = store / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tools.jinja").symlink_to(tmp_path / "outside")
+    with pytest.raises(StoreCorruptError, match=r"tools\.jinja: a symbolic link"):
+        load(store)
+    pipe("tools.jinja")(templates)
+    with pytest.raises(StoreCorruptError, match=r"tools\.jinja: not a regular file"):
+        load(store)
+
+
+@pytest.mark.parametrize("names", [["../tokenizer.1.0.json"], {"../tokenizer.1.0.json": 1}])
+def test_a_tokenizer_file_elsewhere_is_not_read(names: object, model: Path, tmp_path: Path) -> None:
+    (model / TOKENIZER).rename(tmp_path / "tokenizer.1.0.json")
+    edit(SETTINGS, fast_tokenizer_files=names)(model)
+    with pytest.raises(StoreCorruptError, match="no tokenizer file of the model's folder"):
+        load(model)
 
 
 def test_strange_weights_in_a_store_are_not_loaded(made: Path, tmp_path: Path) -> None:

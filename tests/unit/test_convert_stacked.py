@@ -12,7 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm import utils
 
-from moe_mlx.errors import UnsupportedModelError
+from moe_mlx.errors import MoeMlxError, UnsupportedModelError
 from moe_mlx.store import open_source
 from moe_mlx.store.locate import StackedAtLoadError
 from moe_mlx_convert import convert, verify
@@ -201,3 +201,45 @@ def test_weights_that_mlx_lm_unpacks_later_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"mlx_lm\.convert first"):
         convert(str(published), tmp_path / "store")
     assert not list(tmp_path.glob("store*"))
+
+
+def described(name: str, renamed: str = "", **fields: Any) -> Callable[[Path], object]:
+    """Changes what a shard's header says of a tensor, whose bytes stay."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        text = path.read_bytes()
+        end = 8 + int.from_bytes(text[:8], "little")
+        entries = json.loads(text[8:end])
+        entries[renamed or name] = {**entries.pop(name), **fields}
+        head = json.dumps(entries).encode()
+        path.write_bytes(len(head).to_bytes(8, "little") + head + text[end:])
+
+    return change
+
+
+NORM = "model.norm.weight"
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "generation settings that are a list": lambda folder: (folder / "generation_config.json").write_text("[]"),
+    "a config in UTF-16": lambda folder: (folder / "config.json").write_bytes(
+        (folder / "config.json").read_text().encode("utf-16")
+    ),
+    "a dtype that MLX has not": described(NORM, dtype="F64", shape=[32]),
+    "a name that is half a character": described(NORM, renamed="\ud800"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_mlx_lm_cannot_read_is_one_error(case: str, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    weights = unstack(tensors(source), "experts", {})
+    mx.eval(weights)
+    for path in source.glob("model*"):
+        path.unlink()
+    mx.save_safetensors(str(source / "model.safetensors"), weights)
+    UNREADABLE[case](source)
+    with pytest.raises(MoeMlxError) as caught:
+        convert(str(source), tmp_path / "store")
+    assert caught.value.exit_code in (2, 3)
+    assert str(source) in str(caught.value)
+    assert not (tmp_path / "store.partial").exists()
