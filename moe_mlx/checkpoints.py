@@ -7,8 +7,9 @@ from pathlib import Path
 from moe_mlx.demo import DEMO, demo_path
 from moe_mlx.errors import StoreMissingError
 from moe_mlx.store.files import expanded
+from moe_mlx.store.snapshot import real_store
 
-#: What mlx-lm downloads of a repository, and our store's own files.
+#: What mlx-lm downloads of a repository, and all that a store of ours may list.
 PATTERNS = [
     "*.json",
     "model*.safetensors",
@@ -19,6 +20,9 @@ PATTERNS = [
     "*.txt",
     "*.jsonl",
     "*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    "README.md",
 ]
 
 
@@ -35,7 +39,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     name = str(path_or_repo)
     path = expanded(name)
     if path.is_dir():
-        return path
+        return real_store(path)
     if name == DEMO:
         return demo_path()
     if path.exists():
@@ -43,7 +47,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
         raise StoreMissingError(f"no model at {path}: name a folder, a hub repository (owner/name), or 'demo'")
-    return _download(name, revision)
+    return real_store(_download(name, revision))
 
 
 def _download(repo: str, revision: str | None) -> Path:

@@ -14,6 +14,7 @@ from moe_mlx.store import StoreSource, digest, is_store
 from moe_mlx.store.files import open_regular
 from moe_mlx.store.layout import StoredFile, expert_header
 from moe_mlx.store.manifest import NAME
+from moe_mlx.store.snapshot import real_store
 from moe_mlx.store.store import read_manifest
 from moe_mlx_convert.progress import Progress
 from moe_mlx_convert.workers import default_workers, each
@@ -66,7 +67,7 @@ def verify(store: str | Path, *, workers: int | None = None) -> Report:
         UsageError: An MLX checkpoint, which carries no digests.
         StoreError: No store, or a manifest or config that cannot be read.
     """
-    root = Path(store)
+    root = real_store(Path(store))
     if not is_store(root) and (root / "config.json").is_file():
         raise UsageError(f"{root}: an MLX checkpoint carries no digests to verify. `moe-mlx convert` makes a store.")
     source = StoreSource(root, read_manifest(root))

@@ -17,6 +17,7 @@ from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.families import expert_count, family_of, top_k
 from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.layout import Manifest, expert_file
+from moe_mlx.store.snapshot import real_store
 from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
 
@@ -234,7 +235,7 @@ def open_source(path: Path | str, *, verify: bool = True) -> ExpertSource:
         StoreCorruptError: Something that contradicts itself.
         UnsupportedModelError: A dense model, an unknown family, or experts that have to be converted first.
     """
-    root = Path(path)
+    root = real_store(Path(path))
     if is_store(root):
         return StoreSource.open(root, verify=verify)
     return CheckpointSource.open(root)
