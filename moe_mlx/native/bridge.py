@@ -171,8 +171,9 @@ class NativeLayer:
         self.decode.check()
         if not self.ready or self._numbers is None:
             raise ValueError(f"{cache.policy.name} does not run in the graph")
-        if cache.spans:
+        if cache.spans or cache.table.unfinished is not None:
             cache.claim()
+            cache.table.mend()
             mx.eval(cache.spans)
             cache.take_spans()
         handle = self._current()
