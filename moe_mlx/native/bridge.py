@@ -9,6 +9,7 @@ same output.
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -236,6 +237,18 @@ def _deliver(runtime_id: int) -> BaseException:
     if decode.layers and StepCounter.latest() not in (None, decode.layers[0].cache.counter):
         decode.untold = error
     return error
+
+
+def _left_behind() -> None:
+    """In a forked child: its parent's threads are not there, so that nothing may wait for them or their streams."""
+    for decode in list(_RUNTIMES.values()):
+        decode.reader.outlive()
+        if decode.hints is not None:
+            decode.hints.outlive()
+    _RUNTIMES.clear()
+
+
+os.register_at_fork(after_in_child=_left_behind)
 
 
 @atexit.register
