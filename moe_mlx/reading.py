@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Protocol
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.read_stats import ReadLog
-from moe_mlx.residency import Placement, ResidencyTable
+from moe_mlx.residency import QUARANTINED, Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
 
 #: A disk that sleeps wakes up in seconds; a read longer than this ends the turn instead of hanging it.
@@ -31,16 +31,48 @@ class SlotMemory(Protocol):
 
 
 class Reads:
-    """Reads under way for one layer. `finish` makes the slots valid; nothing else may."""
+    """Reads under way for one layer. `finish` makes the slots valid; nothing else may.
+
+    A slot is known to be written to by the thread that writes, not by the one that asked for it: an exception may end
+    the latter anywhere, and the table's next event then calls `give_up`.
+    """
 
     def __init__(self, table: ResidencyTable, explain: Callable[[int, str], ExpertReadError], limit: float) -> None:
         self._table, self._explain, self._limit = table, explain, limit
         self._running: list[tuple[Placement, Future[int]]] = []
+        self._writing: set[int] = set()
+        self._open = True
+        self._ended = threading.Condition()
         self.bytes_read = 0
+        table.unfinished = self.give_up
 
     def add(self, placement: Placement, future: Future[int]) -> None:
         """Notes one read."""
         self._running.append((placement, future))
+
+    @contextmanager
+    def writing(self, slot: int) -> Iterator[bool]:
+        """Surrounds a read, in the thread that reads; False where it is too late for it."""
+        with self._ended:
+            if wanted := self._open:
+                self._writing.add(slot)
+        try:
+            yield wanted
+        finally:
+            with self._ended:
+                if wanted:
+                    self._writing.discard(slot)
+                    if not self._open and self._table.used[slot] == QUARANTINED:
+                        self._table.forget(slot)
+                self._ended.notify_all()
+
+    def give_up(self) -> None:
+        """Lets no read begin any more and waits for those that write; a stalled one keeps its slot until it ends."""
+        with self._ended:
+            self._open = False
+            self._ended.wait_for(lambda: not self._writing, self._limit)
+            for slot in self._writing:
+                self._table.quarantine(slot)
 
     def finish(self) -> int:
         """Waits for all reads, commits what arrived whole, forgets the rest.
@@ -55,37 +87,30 @@ class Reads:
         started = time.perf_counter_ns()
         failure: BaseException | None = None
         futures = [future for _, future in self._running]
-        try:
-            wait(futures, timeout=self._limit)
-        except BaseException as interruption:  # a reader may still be writing: no slot is given back before it ends
-            failure = interruption
+        if wait(futures, timeout=self._limit).not_done:
             for future in futures:
                 future.cancel()
-            wait(futures, timeout=self._limit)
+            with self._ended:
+                self._open = False
+                for slot in self._writing:
+                    self._table.quarantine(slot)
         for placement, future in self._running:
-            if not future.done() and not future.cancel():
-                self._table.quarantine(placement.slot)
-                future.add_done_callback(partial(self._give_back, placement.slot))
+            if future.cancelled() or not future.done() or isinstance(future.exception(), CancelledError):
                 error: BaseException | None = self._stalled(placement)
-            elif future.cancelled():
-                self._table.forget(placement.slot)
-                error = self._stalled(placement)
-            elif (error := future.exception()) is not None:
-                self._table.forget(placement.slot)
-            else:
+            elif (error := future.exception()) is None:
                 self._table.commit(placement)
                 self.bytes_read += future.result()
+            if error is not None and self._table.used[placement.slot] != QUARANTINED:
+                self._table.forget(placement.slot)
             failure = failure or error
         self._running.clear()
+        self._table.unfinished = None
         if failure is not None:
             raise failure
         return time.perf_counter_ns() - started
 
     def _stalled(self, placement: Placement) -> ExpertReadError:
         return self._explain(placement.expert, f"no answer from the disk in {self._limit:g} s")
-
-    def _give_back(self, slot: int, future: Future[int]) -> None:
-        self._table.forget(slot)
 
 
 class ReaderPool:
@@ -108,16 +133,19 @@ class ReaderPool:
         reads = Reads(table, explain, self.stall_seconds)
         for placement in misses:
             buffers = memory.buffers(placement.slot)
-            reads.add(placement, self._threads.submit(self._read, index, placement.expert, buffers))
+            reads.add(placement, self._threads.submit(self._read, reads, index, placement, buffers))
         return reads
 
-    def _read(self, index: int, expert: int, buffers: list[memoryview]) -> int:
-        depth, nbytes, started = self.log.begin(), 0, time.perf_counter_ns()
-        try:
-            nbytes = self.source.read_into(index, expert, buffers)
-        finally:
-            self.log.end(depth, nbytes, time.perf_counter_ns() - started)
-        return nbytes
+    def _read(self, reads: Reads, index: int, placement: Placement, buffers: list[memoryview]) -> int:
+        with reads.writing(placement.slot) as wanted:
+            if not wanted:
+                raise CancelledError
+            depth, nbytes, started = self.log.begin(), 0, time.perf_counter_ns()
+            try:
+                nbytes = self.source.read_into(index, placement.expert, buffers)
+            finally:
+                self.log.end(depth, nbytes, time.perf_counter_ns() - started)
+            return nbytes
 
     def read(
         self, index: int, table: ResidencyTable, memory: SlotMemory, misses: Sequence[Placement]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,6 +87,8 @@ class ResidencyTable:
         self.rows = array("q", [0]) * experts
         self.last = array("q", [0]) * experts
         self.distances = array("q", [0]) * (experts + 1)
+        #: Set from the first change of an event to its last read: what an exception in between leaves to be done.
+        self.unfinished: Callable[[], None] | None = None
 
     @property
     def resident(self) -> list[int]:
@@ -106,6 +108,8 @@ class ResidencyTable:
         Raises:
             SlotsBusyError: more experts than slots that may be emptied.
         """
+        self.mend()
+        self.unfinished = self._drop_halves
         since = self.whole[self.CLOCK]
         hits: list[int] = []
         absent: list[tuple[int, int]] = []
@@ -125,6 +129,7 @@ class ResidencyTable:
             if slot < 0:
                 for placed in misses:
                     self.forget(placed.slot)
+                self.unfinished = None
                 raise SlotsBusyError(
                     f"{len(chosen)} experts need slots, and only {self.slots} are there, some of them held by queued "
                     "work or a read that stalled: wait for the disk, or raise --expert-cache"
@@ -136,7 +141,23 @@ class ResidencyTable:
             self.used[slot] = stamp
             misses.append(Placement(expert, slot))
         self.eviction.end_event(self)
+        self.unfinished = None
         return Admission(tuple(hits), tuple(misses), tuple(evicted))
+
+    def mend(self) -> None:
+        """Puts right what an event left that an exception broke off anywhere, Ctrl-C included."""
+        if (finish := self.unfinished) is not None:
+            finish()
+            self._drop_halves()
+            self.unfinished = None
+
+    def _drop_halves(self) -> None:
+        for slot, expert in enumerate(self.owner):
+            if expert >= 0 and self.slot_of[expert] != slot:
+                self.owner[slot], self.used[slot] = -1, 0
+        for expert, slot in enumerate(self.slot_of):
+            if slot >= 0 and self.owner[slot] != expert:
+                self.slot_of[expert] = -1
 
     def commit(self, placement: Placement) -> None:
         """Makes a slot valid: its expert has been read whole."""
@@ -206,6 +227,7 @@ class ResidencyTable:
 
     def reset(self) -> None:
         """Empties residency, clocks, heats, running range and counts, in place; a stalled read keeps its slot."""
+        self.mend()
         self.reset_counts()
         for field in (self.slot_of, self.owner):
             for place in range(len(field)):

@@ -124,6 +124,8 @@ class Runtime:
         if self.native is not None and self.native.failed:
             self.native.untold = self.native.recover()
         mx.synchronize()
+        for cache in self.layers:
+            cache.table.mend()
         if self.native is not None:
             for native in self.native.layers:
                 native.reclaim()

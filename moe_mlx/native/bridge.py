@@ -9,6 +9,7 @@ same output.
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -171,8 +172,9 @@ class NativeLayer:
         self.decode.check()
         if not self.ready or self._numbers is None:
             raise ValueError(f"{cache.policy.name} does not run in the graph")
-        if cache.spans:
+        if cache.spans or cache.table.unfinished is not None:
             cache.claim()
+            cache.table.mend()
             mx.eval(cache.spans)
             cache.take_spans()
         handle = self._current()
@@ -235,6 +237,18 @@ def _deliver(runtime_id: int) -> BaseException:
     if decode.layers and StepCounter.latest() not in (None, decode.layers[0].cache.counter):
         decode.untold = error
     return error
+
+
+def _left_behind() -> None:
+    """In a forked child: its parent's threads are not there, so that nothing may wait for them or their streams."""
+    for decode in list(_RUNTIMES.values()):
+        decode.reader.outlive()
+        if decode.hints is not None:
+            decode.hints.outlive()
+    _RUNTIMES.clear()
+
+
+os.register_at_fork(after_in_child=_left_behind)
 
 
 @atexit.register

@@ -100,12 +100,14 @@ NB_MODULE(_moe_mlx_native, m) {
                                                         moe::ReadLog{at<int64_t>(log), keep_alive(std::move(keep))})};
       }, nb::kw_only(), "threads"_a, "root"_a, "way"_a, "memory"_a, "block"_a, "bounce"_a, "log"_a, "keep"_a)
       .def("close", [](Reader& self) { self.reader->close(); })
+      .def("outlive", [](Reader& self) { new auto(self.reader); })  // after a fork its threads cannot be joined
       .def_prop_ro("open_count", [](Reader& self) { return self.reader->open_count(); });
 
   nb::class_<Hints>(m, "Hints")
       .def("__init__", [](Hints* self, const Reader& reader, int threads, int buffers, int64_t nbytes) {
         new (self) Hints{std::make_shared<moe::Hints>(reader.reader, threads, buffers, nbytes)};
       }, "reader"_a, "threads"_a, "buffers"_a, "nbytes"_a)
+      .def("outlive", [](Hints& self) { new auto(self.hints); })
       .def("stop", [](Hints& self, double seconds) {
         nb::gil_scoped_release nogil;
         return self.hints->stop(seconds);

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,6 +15,7 @@ import pytest
 
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.residency import QUARANTINED
 from moe_mlx.session import Sampling, Session
 from moe_mlx_convert.reshard import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
@@ -133,6 +136,86 @@ def test_an_interrupt_during_a_miss_leaves_no_half_filled_slot(
         ask(talk, "what is a fox")
     for cache in talk.runtime.layers:
         cache.table.check()
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_an_interrupt_at_any_line_leaves_no_mark(store: Path, pristine: Path, seed: int):
+    """Readers are slow, so that most lines are run while some of them write."""
+    talk = session(store, decode="readback")
+    tables = [cache.table for cache in talk.runtime.layers]
+    read_into, chance, texts = talk.runtime.source.read_into, random.Random(seed), ("what is a fox, " * 5, "why")
+    fresh = session(pristine)
+    expected = []
+    for text in texts:
+        fresh.forget()
+        expected.append(ask(fresh, text))
+    parts = ("residency.py", "eviction.py", "layer.py", "prefill.py", "reading.py", "switch.py", "slots.py")
+    seen, at = [0], [0]
+
+    def slow(index: int, expert: int, buffers) -> int:
+        time.sleep(0.001)
+        return read_into(index, expert, buffers)
+
+    def line(frame, event, arg):
+        if event == "line":
+            seen[0] += 1
+            if seen[0] == at[0]:
+                raise KeyboardInterrupt
+        return line
+
+    def call(frame, event, arg):
+        ours = frame.f_code.co_filename.endswith(parts) and "moe_mlx" in frame.f_code.co_filename
+        return line if ours and frame.f_code.co_name != "give_up" else None  # a lock is not given back by a raise there
+
+    talk.runtime.source.read_into = slow  # type: ignore[method-assign]
+    for _ in range(5):
+        talk.forget()
+        moe_mlx.reset(talk.model)
+        seen[0], at[0] = 0, chance.randrange(6000)
+        sys.settrace(call)
+        try:
+            ask(talk, texts[0])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        for text, tokens in zip(texts, expected, strict=True):
+            talk.forget()
+            assert ask(talk, text) == tokens
+        for table in tables:
+            table.check()
+
+
+def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch):
+    """The pool fails in the middle of an event (no more threads, say), while what it began goes on."""
+    talk = session(store, decode="readback")
+    talk.runtime.resize("75%")  # at least three reads at once
+    source, release = talk.runtime.source, threading.Event()
+    read_into, submit, calls = source.read_into, talk.runtime.pool._threads.submit, []
+
+    def late(index: int, expert: int, buffers) -> int:
+        release.wait(30)
+        return read_into(index, expert, buffers)
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("can't start new thread")
+        return submit(*args)
+
+    monkeypatch.setattr(source, "read_into", late)
+    monkeypatch.setattr(talk.runtime.pool._threads, "submit", failing)
+    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 0.05)
+    with pytest.raises(RuntimeError, match="new thread"):
+        ask(talk, "what is a fox")
+    held = [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
+    assert len(held) == 2  # they are still being written to
+    release.set()
+    monkeypatch.setattr(source, "read_into", read_into)
+    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 60.0)
+    talk.runtime.pool.settle()
+    assert not [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
 

@@ -33,6 +33,8 @@ ENDINGS = {
     "in mid-answer": "stream = mlx_lm.stream_generate(model, tokenizer, 'a fox', max_tokens=50)\nnext(stream)",
     "raising": "mx.async_eval(steps)\nraise SystemExit(0)",
     "model gone": "mx.async_eval(steps)\ndel model\nimport gc; gc.collect()",
+    "in a forked child": "mx.eval(steps)\nimport os\nchild = os.fork()\n"
+    "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
     "model closed": "mx.async_eval(steps)\nmoe_mlx.runtime_of(model).close()",
 }
 
