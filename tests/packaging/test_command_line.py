@@ -112,6 +112,43 @@ def test_chat_in_lines_answers_and_keeps_its_cache(checkpoint: Path):
     assert "decode so far" in run.stderr
 
 
+def test_a_command_that_there_is_not_is_no_message(checkpoint: Path):
+    run = moe_mlx("chat", "--plain", "--model", str(checkpoint), "-m", "3", "--no-history", stdin="/stast\n")
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "did you mean /stats?" in run.stderr
+
+
+def on_a_terminal(*words: str, term: str, keys: bytes) -> tuple[int, str]:
+    """Runs the command on a terminal of its own and types when it has said something of a model."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = term
+        os.execv(sys.executable, [sys.executable, "-m", "moe_mlx", *words])
+    seen, end, typed = "", time.monotonic() + 120, False
+    while time.monotonic() < end:
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            seen += os.read(terminal, 4096).decode(errors="replace")
+        except OSError:  # the other side has ended
+            break
+        if not typed and ("could not be loaded" in seen or "type a message" in seen):
+            typed = os.write(terminal, keys) > 0
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
+
+
+def test_a_dumb_terminal_gets_lines(checkpoint: Path):
+    words = ["chat", "--model", str(checkpoint), "--no-history", "--decode", "readback"]
+    code, seen = on_a_terminal(*words, term="dumb", keys=b"/quit\n")
+    assert code == 0 and "type a message" in seen and "\x1b" not in seen
+
+
+def test_the_app_left_after_a_failed_load_says_why():
+    code, seen = on_a_terminal("chat", "--model", "/no/such/model", term="xterm-256color", keys=b"\x11")
+    assert code == 3 and "moe-mlx chat: no model at /no/such/model" in seen.replace("\r\n", "")
+
+
 def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
     words = ["chat", "--plain", "--model", str(checkpoint), "--expert-cache", "50%", "--routing", "exact", "-m", "6"]
     words += ["--history", str(tmp_path / "history")]
