@@ -20,7 +20,7 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
-from moe_mlx.errors import MoeMlxError
+from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.slash import is_command, unknown
 from moe_mlx.terminal import for_reader
 
@@ -49,10 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Opens the app on a terminal, the line mode elsewhere."""
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if getattr(args, "web", None) and args.plain:
+        raise UsageError("--web and --plain contradict each other: give one")
     if getattr(args, "web", None) or (not args.plain and on_terminal):
         from moe_mlx_tui.app import run_app
 
         return int(run_app(args))
+    for option in ("resume", "record"):
+        if getattr(args, option, None):
+            raise UsageError(f"--{option} is the app's, and this is the line mode: leave it or --plain out")
     return line_mode(args)
 
 

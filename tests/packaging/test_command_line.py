@@ -149,6 +149,23 @@ def test_the_app_left_after_a_failed_load_says_why():
     assert code == 3 and "moe-mlx chat: no model at /no/such/model" in seen.replace("\r\n", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["replay", "assets/demo-chat.jsonl"], "--svg"),
+        (["replay", "assets/demo-chat.jsonl", "--svg", "x.svg", "--size", "0x0"], "10 to 1000"),
+        (["chat", "--plain", "--resume"], "--resume"),
+        (["chat", "--record", "x.jsonl"], "--record"),
+        (["chat", "--plain", "--web"], "contradict"),
+        (["chat", "--web", "--port", "99999"], "65535"),
+    ],
+)
+def test_what_needs_a_terminal_or_an_app_is_one_line(words: list[str], said: str):
+    run = moe_mlx(*words)
+    assert (run.returncode, run.stdout) == (2, ""), run.stderr
+    assert said in run.stderr and "\x1b" not in run.stderr
+
+
 def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
     words = ["chat", "--plain", "--model", str(checkpoint), "--expert-cache", "50%", "--routing", "exact", "-m", "6"]
     words += ["--history", str(tmp_path / "history")]
