@@ -16,7 +16,7 @@ from moe_mlx_tui.conversation import Conversation, Sessions
 from moe_mlx_tui.orders import Ask, Source, Stop
 from moe_mlx_tui.paths import data_folder, write_whole
 from moe_mlx_tui.prompt_history import PromptHistory
-from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, Snapshot
+from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.prompt import Prompt
 
@@ -158,16 +158,21 @@ class ChatApp(ChatActions):
     def action_stop(self) -> None:
         """Stops the answer; with nothing to stop goes back to the prompt."""
         if self.view is not None:
-            self.source.submit(Stop(self.turn))
+            self._stop()
         elif self.narrow and self.screen_stack[0].has_class(SWAPPED):
             self.action_swap_map()
         else:
             self.prompt.focus()
 
+    def _stop(self) -> None:
+        self.source.submit(Stop(self.turn))
+        if self.shown is not None and self.shown.phase == PREFILL:  # seconds, where the model is large
+            self.notify("Stopping where this part of the prompt ends.", timeout=3)
+
     def action_help_quit(self) -> None:
         """Ctrl+C stops an answer, as it would anywhere; with nothing to stop it says what leaves."""
         if self.view is not None:
-            self.source.submit(Stop(self.turn))
+            self._stop()
         else:
             super().action_help_quit()
 
