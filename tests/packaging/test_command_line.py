@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,31 @@ def test_what_needs_a_terminal_or_an_app_is_one_line(words: list[str], said: str
     run = moe_mlx(*words)
     assert (run.returncode, run.stdout) == (2, ""), run.stderr
     assert said in run.stderr and "\x1b" not in run.stderr
+
+
+@pytest.mark.parametrize("continued", [1, 2])
+def test_the_app_ends_with_its_terminal(checkpoint: Path, tmp_path: Path, continued: int):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"TERM": "xterm-256color", "MOE_MLX_HOME": str(tmp_path)}
+        words = ["chat", "--model", str(checkpoint), "--no-history", "--decode", "readback"]
+        os.execv(sys.executable, [sys.executable, "-m", "moe_mlx", *words])
+    seen, end = "", time.monotonic() + 60
+    while "idle" not in seen and time.monotonic() < end:
+        if select.select([terminal], [], [], 1.0)[0]:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+    for _ in range(continued):  # a hang-up continues the process, too
+        os.kill(pid, signal.SIGCONT)
+        select.select([terminal], [], [], 0.5)
+        os.read(terminal, 65536)
+    os.close(terminal)
+    end = time.monotonic() + 30
+    while not (ended := os.waitpid(pid, os.WNOHANG)[0] == pid) and time.monotonic() < end:
+        select.select([], [], [], 0.1)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended, "it goes on without a terminal"
 
 
 def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
