@@ -121,6 +121,9 @@ def load(
     make_eviction(evict)
     check_decode(decode)
     check_prefetch(prefetch, prefetch_extra)
+    _check_whole("readers", readers)
+    if max_kv_size is not None:
+        _check_whole("max_kv_size", max_kv_size)
     history = check_history(history)
     check_warm(warm)
     if check_share(share) == "measured" and history is None:
@@ -180,6 +183,11 @@ def load(
         after = " and dropped from it after each read" if access.way == DROPPED else ""
         remark(f"{folder.name}: experts are read through the page cache{after}: {access.reason}")
     return model, tokenizer
+
+
+def _check_whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}: give a whole number, 1 or more")
 
 
 def _bounce_bytes(access: Access, readers: int, decode: str, ahead: Prefetch | None) -> int:

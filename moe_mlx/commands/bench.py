@@ -106,6 +106,13 @@ def _emit(described: dict[str, Any], table: str, target: str | None) -> None:
             raise UsageError(f"--json {target}: {error.strerror}") from None
 
 
+def _check_outputs(*paths: str | Path | None) -> None:
+    """Finds out before minutes of measuring whether there is a folder for what comes of them."""
+    for path in paths:
+        if path is not None and path != "-" and not Path(path).resolve().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {Path(path).parent}")
+
+
 def _bench(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.settings import sweep
 
@@ -114,6 +121,7 @@ def _bench(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
     if args.generation_tokens < 2:
         raise UsageError("-g 1 times nothing: give 2 or more")
+    _check_outputs(args.json, args.plot)
     settings = sweep(
         args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
     )
@@ -174,6 +182,7 @@ def _io(args: argparse.Namespace) -> int:
     temperatures = split(args.page_cache, "--page-cache", ("warm", "cold"))
     ios = split(args.io, "--io", IOS)
     nbytes = parse_size(args.bytes)
+    _check_outputs(args.json)
 
     from dataclasses import asdict
 

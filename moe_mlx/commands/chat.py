@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import select
 import signal
 import sys
@@ -19,7 +20,8 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
-from moe_mlx.errors import MoeMlxError
+from moe_mlx.errors import MoeMlxError, UsageError
+from moe_mlx.slash import is_command, unknown
 from moe_mlx.terminal import for_reader
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ HELP = (
     "type a message; /new starts over, /regenerate answers again, /stats shows the cache, /quit leaves; "
     "Ctrl-C stops an answer"
 )
+LEAVE = ("/quit", "/exit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Opens the app on a terminal, the line mode elsewhere."""
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if getattr(args, "web", None) and args.plain:
+        raise UsageError("--web and --plain contradict each other: give one")
     if getattr(args, "web", None) or (not args.plain and on_terminal):
         from moe_mlx_tui.app import run_app
 
         return int(run_app(args))
+    for option in ("resume", "record"):
+        if getattr(args, option, None):
+            raise UsageError(f"--{option} is the app's, and this is the line mode: leave it or --plain out")
     return line_mode(args)
 
 
@@ -70,7 +78,7 @@ def line_mode(args: argparse.Namespace) -> int:
                 raise
             print("\n/quit leaves", file=sys.stderr)
             continue
-        if line in ("/quit", "/exit"):
+        if line in LEAVE:
             break
         if line:
             talk.turn(line)
@@ -150,6 +158,9 @@ class Conversation:
         """Does what one line asks."""
         if (command := self.commands.get(line)) is not None:
             command()
+            return
+        if is_command(line):
+            print(unknown(line, [*self.commands, *LEAVE]), file=sys.stderr)
             return
         self.messages.append({"role": "user", "content": line})
         self.answer()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from moe_mlx.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,4 +32,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.svg is not None:
         return draw(args.file, args.svg, args.size, at=args.at, plain=args.ascii, theme=args.theme, swapped=args.map)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("a recording plays on a terminal, and this is none: --svg OUT draws one moment of it")
     return play(args.file, at=args.at or 0.0, plain=args.ascii, theme=args.theme)

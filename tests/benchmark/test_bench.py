@@ -190,10 +190,16 @@ def test_a_store_without_its_checkpoint_is_compared_with_itself(store: Path, tmp
 @pytest.mark.parametrize(
     "words",
     [["--routing", "wrong"], ["--decode", "fast"], ["--io", "x"], ["--route-lambda", "2"], ["-g", "1"], ["-n", "0"],
-     ["--expert-cache", ""], ["--page-cache", "tepid"], ["--readers", "0"]],
+     ["--expert-cache", ""], ["--page-cache", "tepid"], ["--readers", "0"], ["--plot", "/no/such/folder/x.svg"]],
 )  # fmt: skip
 def test_arguments_that_cannot_be_taken(words: list[str], checkpoint: Path):
     assert main(["bench", "--model", str(checkpoint), *words]) == 2
+
+
+@pytest.mark.parametrize("words", [["--model"], ["io"]])
+def test_a_result_that_has_no_folder_is_told_before_measuring(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("moe_mlx.checkpoints.resolve", lambda *_: pytest.fail("goes on"))
+    assert main(["bench", *words, "demo", "--json", "/no/such/folder/x.json"]) == 2
 
 
 def test_sweep_measures_full_residency_once():

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,85 @@ def test_chat_in_lines_answers_and_keeps_its_cache(checkpoint: Path):
     assert run.stderr.count("tokens at") == 2
     assert "kept)" in run.stderr
     assert "decode so far" in run.stderr
+
+
+def test_a_command_that_there_is_not_is_no_message(checkpoint: Path):
+    run = moe_mlx("chat", "--plain", "--model", str(checkpoint), "-m", "3", "--no-history", stdin="/stast\n")
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "did you mean /stats?" in run.stderr
+
+
+def on_a_terminal(*words: str, term: str, keys: bytes) -> tuple[int, str]:
+    """Runs the command on a terminal of its own and types when it has said something of a model."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = term
+        os.execv(sys.executable, [sys.executable, "-m", "moe_mlx", *words])
+    seen, end, typed = "", time.monotonic() + 120, False
+    while time.monotonic() < end:
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            seen += os.read(terminal, 4096).decode(errors="replace")
+        except OSError:  # the other side has ended
+            break
+        if not typed and ("could not be loaded" in seen or "type a message" in seen):
+            typed = os.write(terminal, keys) > 0
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
+
+
+def test_a_dumb_terminal_gets_lines(checkpoint: Path):
+    words = ["chat", "--model", str(checkpoint), "--no-history", "--decode", "readback"]
+    code, seen = on_a_terminal(*words, term="dumb", keys=b"/quit\n")
+    assert code == 0 and "type a message" in seen and "\x1b" not in seen
+
+
+def test_the_app_left_after_a_failed_load_says_why():
+    code, seen = on_a_terminal("chat", "--model", "/no/such/model", term="xterm-256color", keys=b"\x11")
+    assert code == 3 and "moe-mlx chat: no model at /no/such/model" in seen.replace("\r\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["replay", "assets/demo-chat.jsonl"], "--svg"),
+        (["replay", "assets/demo-chat.jsonl", "--svg", "x.svg", "--size", "0x0"], "10 to 1000"),
+        (["chat", "--plain", "--resume"], "--resume"),
+        (["chat", "--record", "x.jsonl"], "--record"),
+        (["chat", "--plain", "--web"], "contradict"),
+        (["chat", "--web", "--port", "99999"], "65535"),
+    ],
+)
+def test_what_needs_a_terminal_or_an_app_is_one_line(words: list[str], said: str):
+    run = moe_mlx(*words)
+    assert (run.returncode, run.stdout) == (2, ""), run.stderr
+    assert said in run.stderr and "\x1b" not in run.stderr
+
+
+@pytest.mark.parametrize("continued", [1, 2])
+def test_the_app_ends_with_its_terminal(checkpoint: Path, tmp_path: Path, continued: int):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"TERM": "xterm-256color", "MOE_MLX_HOME": str(tmp_path)}
+        words = ["chat", "--model", str(checkpoint), "--no-history", "--decode", "readback"]
+        os.execv(sys.executable, [sys.executable, "-m", "moe_mlx", *words])
+    seen, end = "", time.monotonic() + 60
+    while "idle" not in seen and time.monotonic() < end:
+        if select.select([terminal], [], [], 1.0)[0]:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+    for _ in range(continued):  # a hang-up continues the process, too
+        os.kill(pid, signal.SIGCONT)
+        select.select([terminal], [], [], 0.5)
+        os.read(terminal, 65536)
+    os.close(terminal)
+    end = time.monotonic() + 30
+    while not (ended := os.waitpid(pid, os.WNOHANG)[0] == pid) and time.monotonic() < end:
+        select.select([], [], [], 0.1)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert ended, "it goes on without a terminal"
 
 
 def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):

@@ -119,6 +119,35 @@ async def test_ctrl_c_stops_this_turn_and_else_says_what_leaves(app):
         assert app.source.orders[-1] == Stop(app.turn)
 
 
+async def test_a_stop_in_a_prompt_says_when_it_takes_effect(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await sent(app, pilot)
+        await scene.show(app, pilot, scene.prefill(app.turn))
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.source.orders[-1] == Stop(app.turn)
+        assert "part of the prompt" in next(iter(app._notifications)).message
+
+
+async def test_what_the_line_mode_takes_is_no_message(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await sent(app, pilot, "/hepl")
+        assert "did you mean /help?" in next(iter(app._notifications)).message
+        assert app.prompt.text == "/hepl", "it can be mended"
+        await pilot.press("ctrl+u")
+        await sent(app, pilot, "/help")
+        assert isinstance(app.screen, HelpScreen) and app.prompt.text == ""
+        await pilot.press("escape")
+        assert app.source.orders == []
+        await sent(app, pilot, "/etc/hosts")
+        assert app.source.orders[-1].messages[-1]["content"] == "/etc/hosts"
+        await answered(app, pilot)
+        await sent(app, pilot, "/quit")
+    assert app.return_code == 0
+
+
 async def test_a_second_message_waits_in_the_prompt(app):
     async with app.run_test(size=WIDE) as pilot:
         await scene.show(app, pilot, scene.idle())

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+import moe_mlx
 from moe_mlx.errors import UsageError
 from moe_mlx.sampling import KV_BITS, KV_GROUPS, CacheSettings, Sampling
 
@@ -51,3 +52,9 @@ def test_a_group_that_does_not_divide_a_head_is_refused_with_one_that_does():
         CacheSettings(kv_bits=4).check_head(96)
     with pytest.raises(UsageError, match="leave kv_bits out"):
         CacheSettings(kv_bits=4).check_head(80)
+
+
+@pytest.mark.parametrize("given", [{"readers": 0}, {"readers": "4"}, {"readers": True}, {"max_kv_size": 0}])
+def test_no_such_number_of_readers_or_of_tokens_in_a_load(given):
+    with pytest.raises(UsageError, match=next(iter(given))):
+        moe_mlx.load("demo", **given)

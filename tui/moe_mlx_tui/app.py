@@ -18,6 +18,7 @@ def run_app(args: argparse.Namespace) -> int:
 
     Raises:
         MoeMlxError: a session or recording that cannot be opened; nothing was started.
+        Exception: what kept the model from being loaded; the app has shown it, and was left.
     """
     if getattr(args, "web", False):
         from moe_mlx_tui.web import serve
@@ -40,6 +41,8 @@ def run_app(args: argparse.Namespace) -> int:
         engine.close()
         if recorder is not None:
             recorder.close()
+    if engine.failure is not None:
+        raise engine.failure
     if recorder is not None and recorder.failure:
         raise MoeMlxError(recorder.failure)
     return int(code or app.return_code or 0)

@@ -102,6 +102,14 @@ class MoeApp(App[int]):
             def write(self, data: str) -> None:
                 super().write(compact(data))
 
+            def start_application_mode(self) -> None:
+                # A hang-up comes with a SIGCONT, which begins once more: a second reader of the keys, or one without a
+                # terminal, would never end, and the process would outlive its window.
+                if not os.isatty(self.fileno):
+                    return
+                self.disable_input()
+                super().start_application_mode()
+
         return LeanDriver
 
     def entry(self) -> Widget:

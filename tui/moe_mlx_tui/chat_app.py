@@ -9,15 +9,26 @@ from uuid import uuid4
 
 from textual.widget import Widget
 
+from moe_mlx.slash import is_command, unknown
 from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.chat_actions import ChatActions
 from moe_mlx_tui.conversation import Conversation, Sessions
 from moe_mlx_tui.orders import Ask, Source, Stop
 from moe_mlx_tui.paths import data_folder, write_whole
 from moe_mlx_tui.prompt_history import PromptHistory
-from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, Snapshot
+from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.prompt import Prompt
+
+#: What may be typed as in the line mode, and the action it stands for.
+COMMANDS = {
+    "/new": "new_session",
+    "/regenerate": "regenerate",
+    "/stats": "point",
+    "/help": "help",
+    "/quit": "leave",
+    "/exit": "leave",
+}
 
 
 class ChatApp(ChatActions):
@@ -64,13 +75,23 @@ class ChatApp(ChatActions):
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
         """Sends a message, unless something is under way."""
         phase = self.shown.phase if self.shown else LOADING
-        if self.view is not None:
+        if is_command(event.text):
+            await self._command(event.text.strip())
+        elif self.view is not None:
             self.notify("An answer is under way: Esc stops it.", severity="warning")
         elif phase in (FAILED, CLOSED):
             self.notify("There is no model to talk to: leave with Ctrl+Q and start again.", severity="error")
         else:
             self.prompt.take()
             await self.ask(event.text)
+
+    async def _command(self, line: str) -> None:
+        """Does what a line of `chat --plain` would do here; the palette has more."""
+        if (action := COMMANDS.get(line)) is None:
+            self.notify(f"{unknown(line, COMMANDS)}; Ctrl+P has everything", severity="warning", markup=False)
+            return
+        self.prompt.clear()
+        await self.run_action(action)
 
     def on_prompt_help_wanted(self) -> None:
         """Shows the keys."""
@@ -137,16 +158,21 @@ class ChatApp(ChatActions):
     def action_stop(self) -> None:
         """Stops the answer; with nothing to stop goes back to the prompt."""
         if self.view is not None:
-            self.source.submit(Stop(self.turn))
+            self._stop()
         elif self.narrow and self.screen_stack[0].has_class(SWAPPED):
             self.action_swap_map()
         else:
             self.prompt.focus()
 
+    def _stop(self) -> None:
+        self.source.submit(Stop(self.turn))
+        if self.shown is not None and self.shown.phase == PREFILL:  # seconds, where the model is large
+            self.notify("Stopping where this part of the prompt ends.", timeout=3)
+
     def action_help_quit(self) -> None:
         """Ctrl+C stops an answer, as it would anywhere; with nothing to stop it says what leaves."""
         if self.view is not None:
-            self.source.submit(Stop(self.turn))
+            self._stop()
         else:
             super().action_help_quit()
 

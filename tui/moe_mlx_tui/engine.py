@@ -55,6 +55,8 @@ class Engine:
         self._gauges: GaugeReader | None = None
         self._session: Session | None = None
         self._closing = False
+        #: Why nothing was loaded.
+        self.failure: Exception | None = None
         #: Publishes nothing while an answer is made; only for measuring what publishing costs.
         self.quiet = False
         self._turn = ""
@@ -94,6 +96,7 @@ class Engine:
         try:
             self._session = self._load()
         except Exception as error:
+            self.failure = error
             self._publish(phase=FAILED, activity="", error=explain(error))
             return
         self._gauges = GaugeReader(self._session)

@@ -32,8 +32,8 @@ def draw(
         StoreMissingError: the picture cannot be written.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", size)
-    if match is None:
-        raise UsageError(f"size {size!r}: give columns and rows, such as 132x40")
+    if match is None or not all(10 <= int(side) <= 1000 for side in match.groups()):
+        raise UsageError(f"size {size!r}: give columns and rows from 10 to 1000, such as 132x40")
     player = Player(Recording(path), clock=lambda: 0.0)
     app = ReplayApp(player, plain=plain, theme_name=theme, poll=False, as_chat=True)
     moment = player.recording.seconds if at is None else at

@@ -27,6 +27,8 @@ def serve(args: argparse.Namespace) -> int:
         from textual_serve.server import Server
     except ImportError as error:
         raise UsageError(f"--web needs textual-serve ({error.name} is missing): pip install 'moe-mlx[web]'") from error
+    if not 0 < args.port < 1 << 16:
+        raise UsageError(f"--port {args.port}: give a number from 1 to 65535")
     from moe_mlx_tui.engine import Engine
     from moe_mlx_tui.gate import Gate, is_loopback, new_token
     from moe_mlx_tui.shared_engine import SharedEngine
