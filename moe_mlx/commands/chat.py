@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Opens the app on a terminal, the line mode elsewhere."""
-    on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    streams = (sys.stdin, sys.stdout, sys.stderr)  # the last is what Textual draws on
+    on_terminal = all(stream.isatty() for stream in streams) and os.environ.get("TERM") != "dumb"
     if getattr(args, "web", None) and args.plain:
         raise UsageError("--web and --plain contradict each other: give one")
     if getattr(args, "web", None) or (not args.plain and on_terminal):

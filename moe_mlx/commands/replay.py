@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.svg is not None:
         return draw(args.file, args.svg, args.size, at=args.at, plain=args.ascii, theme=args.theme, swapped=args.map)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("a recording plays on a terminal, and this is none: --svg OUT draws one moment of it")
     return play(args.file, at=args.at or 0.0, plain=args.ascii, theme=args.theme)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import ClassVar
+import sys
+from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,6 +16,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 
 from moe_mlx.terminal import harmless
+from moe_mlx_tui.hang_up import UntilHangUp
 from moe_mlx_tui.lean_output import compact
 from moe_mlx_tui.orders import Source
 from moe_mlx_tui.palette import Actions
@@ -99,6 +101,11 @@ class MoeApp(App[int]):
             return driver
 
         class LeanDriver(driver):  # type: ignore[misc, valid-type]
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                file: Any = sys.__stderr__
+                self._file = UntilHangUp(file)
+
             def write(self, data: str) -> None:
                 super().write(compact(data))
 
@@ -108,6 +115,8 @@ class MoeApp(App[int]):
                 if not os.isatty(self.fileno):
                     return
                 self.disable_input()
+                if self._writer_thread is not None:
+                    self._writer_thread.stop()
                 super().start_application_mode()
 
         return LeanDriver
