@@ -40,6 +40,10 @@ class UsageError(MoeMlxError):
     exit_code = 2
 
 
+#: One model keeps one state of slots, and MLX one set of streams a thread.
+TWO_THREADS = "another thread is using this model: one thread at a time, or load it twice"
+
+
 class UnsupportedModelError(UsageError):
     """A model that is no mixture of experts, or whose experts are laid out in a way we do not know."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
-from moe_mlx.errors import DoesNotFitError
+from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
 from moe_mlx.reading import ReaderPool
 from moe_mlx.records import DECODE, EventLog
 from moe_mlx.residency import ResidencyTable
@@ -19,7 +20,7 @@ from moe_mlx.slots import SlotBank
 from moe_mlx.store import ExpertLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx import nn
 
@@ -56,6 +57,7 @@ class StepCounter:
 
     step: int = 0
     last_index: int = -1
+    thread: int = 0
     on_begin: list[Callable[[], None]] = field(default_factory=list)
     _of_thread: ClassVar[threading.local] = threading.local()
 
@@ -64,15 +66,30 @@ class StepCounter:
         """Returns the counter of the model that this thread called last."""
         return getattr(cls._of_thread, "counter", None)
 
-    def enter(self, index: int) -> int:
-        """Returns the number of the call under way, as MoE layer `index` is entered."""
+    def enter(self, index: int, *, alone: bool = True) -> int:
+        """Returns the number of the call under way, as MoE layer `index` is entered.
+
+        Args:
+            index: MoE ordinal.
+            alone: Whether the layer has slots to share, so that no other thread may be in the middle of a call.
+
+        Raises:
+            UsageError: another thread has called the model meanwhile.
+        """
         if index <= self.last_index or self.last_index < 0:
             self.step += 1
-            self._of_thread.counter = self
+            self._of_thread.counter, self.thread = self, threading.get_ident()
             for call in self.on_begin:
                 call()
+        if alone:
+            self.check_thread()
         self.last_index = index
         return self.step
+
+    def check_thread(self) -> None:
+        """Raises UsageError where another thread has begun a call in the middle of this thread's."""
+        if self.thread != threading.get_ident():
+            raise UsageError(TWO_THREADS)
 
 
 class LayerCache:
@@ -93,12 +110,27 @@ class LayerCache:
         self.router: Callable[[mx.array], mx.array] | None = None
         self.native: NativeLayer | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
+        self._event = threading.RLock()
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
 
     @property
     def lossy(self) -> bool:
         """Whether the policy may change a choice."""
         return not self.policy.lossless and not self.full
+
+    @contextmanager
+    def event(self) -> Iterator[None]:
+        """Surrounds one event of the table, from its beginning to its last read.
+
+        Raises:
+            UsageError: another thread is in the middle of one.
+        """
+        if not self._event.acquire(blocking=False):
+            raise UsageError(TWO_THREADS)
+        try:
+            yield
+        finally:
+            self._event.release()
 
     def record(self, scores: Scores, raw: Scores, weigh: Scores, exact: Sequence[int], touched: Sequence[int]) -> None:
         """Hands one decode event to the recorder, if there is one."""
@@ -168,13 +200,14 @@ class LayerCache:
         Raises:
             ExpertReadError: a read failed. The table is consistent, the failed slot empty.
         """
-        started = time.perf_counter_ns()
-        admission = self.table.begin(touch_order)
-        host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
-        bytes_read = waited = 0
-        if admission.misses:
-            self.bank.settle()
-            bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        with self.event():
+            started = time.perf_counter_ns()
+            admission = self.table.begin(touch_order)
+            host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
+            bytes_read = waited = 0
+            if admission.misses:
+                self.bank.settle()
+                bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         self.table.count(touch_order, [placement.expert for placement in admission.misses])
         step = self.counter.step
         hits, misses = len(admission.hits), len(admission.misses)
@@ -188,9 +221,10 @@ class LayerCache:
         Raises:
             ExpertReadError: a read failed. What arrived is in, the failed slot empty.
         """
-        admission = self.table.begin(experts)
-        self.bank.settle()
-        bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        with self.event():
+            admission = self.table.begin(experts)
+            self.bank.settle()
+            bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         return bytes_read
 
     def fill_whole(self) -> int:

@@ -41,11 +41,12 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     counts = np.bincount(chosen[real], minlength=cache.table.experts)
     needed = np.flatnonzero(counts)
     chosen = np.where(real, chosen, needed[0] if needed.size else 0)  # any slot will do for what is no expert
-    resident = cache.resident_mask()
-    if needed.size <= cache.table.slots:
-        y, bytes_read, waited = _at_once(cache, x, chosen, counts, needed, *args, **kwargs)
-    else:
-        y, bytes_read, waited = _in_waves(cache, x, chosen, counts, needed, resident, *args, **kwargs)
+    with cache.event():
+        resident = cache.resident_mask()
+        if needed.size <= cache.table.slots:
+            y, bytes_read, waited = _at_once(cache, x, chosen, counts, needed, *args, **kwargs)
+        else:
+            y, bytes_read, waited = _in_waves(cache, x, chosen, counts, needed, resident, *args, **kwargs)
     np.frombuffer(cache.table.rows, dtype=np.int64)[:] += counts
     cache.table.stamp(needed[np.argsort(counts[needed], kind="stable")].tolist())
     hits = int(resident[needed].sum())

@@ -6,13 +6,14 @@ memory, which an evaluated MLX array exposes through the buffer protocol (bfloat
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.errors import UnsupportedModelError
+from moe_mlx.errors import TWO_THREADS, UnsupportedModelError, UsageError
 from moe_mlx.store import TensorSpec
 
 DTYPES: dict[str, mx.Dtype] = {
@@ -50,6 +51,7 @@ class SlotBank:
         mx.eval(self._bits)
         self._memory = [memoryview(bits).cast("B") for bits in self._bits]
         self._queued: mx.array | None = None
+        self._thread = threading.current_thread()
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +72,7 @@ class SlotBank:
 
     def using(self, output: mx.array) -> None:
         """Notes queued work that reads the slots, so that `settle` can wait for it."""
-        self._queued = output
+        self._queued, self._thread = output, threading.current_thread()
 
     @property
     def queued(self) -> mx.array | None:
@@ -78,10 +80,22 @@ class SlotBank:
         return self._queued
 
     def settle(self) -> None:
-        """Waits until no queued work reads the slots; to be called before any of them is rewritten."""
+        """Waits until no queued work reads the slots; to be called before any of them is rewritten.
+
+        Raises:
+            UsageError: only another thread, which is alive, can evaluate that work.
+        """
         queued, self._queued = self._queued, None
-        if queued is not None:
+        if queued is None:
+            return
+        try:
             mx.eval(queued)
+        except RuntimeError as error:
+            if self._thread is threading.current_thread():
+                raise
+            if self._thread.is_alive():  # else its streams have ended with it, and nobody can run that work any more
+                self._queued = queued
+                raise UsageError(TWO_THREADS) from error
 
     def abandon(self) -> None:
         """Forgets queued work that failed; its streams are drained."""

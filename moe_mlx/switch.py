@@ -59,6 +59,7 @@ class CappedSwitch(nn.Module):
         selected, cache.selected = cache.selected, None
         native = cache.in_graph
         if selected is not None and selected[0] is indices:
+            cache.counter.check_thread()
             slots = selected[1]
         elif cache.full:
             return self._whole(x, indices, *args, **kwargs)
@@ -87,7 +88,7 @@ class CappedSwitch(nn.Module):
         A prompt's routing is not looked at here, so neither hit nor miss is counted for it.
         """
         cache = self.cache
-        step = cache.counter.enter(cache.spec.index)
+        step = cache.counter.enter(cache.spec.index, alone=False)
         rows = rows_of(indices)
         if rows == 1:
             if cache.recorder is not None:

@@ -1,5 +1,6 @@
 """Faults in the middle of an answer: the turn ends with layer, expert and file, and the next answer is exact."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,10 +12,11 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_lm
 import pytest
 
 import moe_mlx
-from moe_mlx.errors import ExpertReadError
+from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.residency import QUARANTINED
 from moe_mlx.session import Sampling, Session
 from moe_mlx_convert.reshard import convert
@@ -217,6 +219,61 @@ def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: P
     talk.runtime.pool.settle()
     assert not [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+def test_a_second_thread_in_the_middle_of_an_answer_is_refused(store: Path, pristine: Path):
+    talk = session(store, decode="readback")
+    source, reading, release = talk.runtime.source, threading.Event(), threading.Event()
+    read_into = source.read_into
+
+    def slow(index: int, expert: int, buffers) -> int:
+        reading.set()
+        release.wait(30)
+        return read_into(index, expert, buffers)
+
+    source.read_into = slow  # type: ignore[method-assign]
+    told: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            mlx_lm.generate(talk.model, talk.tokenizer, "what is a fox", max_tokens=9)
+        except UsageError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert reading.wait(30)
+    with pytest.raises(UsageError, match="another thread"):
+        mlx_lm.generate(talk.model, talk.tokenizer, "tell me more", max_tokens=9)
+    release.set()
+    thread.join(30)
+    assert len(told) == 1  # its call was cut in two
+    source.read_into = read_into  # type: ignore[method-assign]
+    assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
+
+
+@pytest.mark.parametrize("decode", ["readback", "auto"])
+def test_two_threads_get_the_right_answer_or_none(store: Path, pristine: Path, decode: str):
+    talk, fresh = session(store, decode=decode), session(pristine)
+    texts = ("what is a fox", "tell me more")
+    right = [mlx_lm.generate(fresh.model, fresh.tokenizer, text, max_tokens=20) for text in texts]
+    answers: list[tuple[str, str]] = []
+
+    def talking(text: str, expected: str) -> None:
+        for _ in range(5):
+            with contextlib.suppress(UsageError, RuntimeError):  # the latter: MLX, on work of another thread's stream
+                answers.append((mlx_lm.generate(talk.model, talk.tokenizer, text, max_tokens=20), expected))
+
+    threads = [threading.Thread(target=talking, args=pair) for pair in zip(texts, right, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(said == expected for said, expected in answers)
+    for text, expected in zip(texts, right, strict=True):
+        assert mlx_lm.generate(talk.model, talk.tokenizer, text, max_tokens=20) == expected
+    for cache in talk.runtime.layers:
+        cache.table.check()
 
 
 def test_stopping_accounts_for_the_step_in_flight(store: Path):
