@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.residency import QUARANTINED
 from moe_mlx.session import Sampling, Session
 from moe_mlx_convert.reshard import convert
+from tests.damage import FAULTS, experts, flip, repair
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 
@@ -48,28 +48,11 @@ def ask(talk: Session, text: str) -> tuple[int, ...]:
     return talk.last.tokens
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
-
-
-FAULTS = {
-    "flipped": flip,
-    "truncated": lambda path: os.truncate(path, path.stat().st_size - 7),
-    "emptied": lambda path: os.truncate(path, 0),
-    "unlinked": Path.unlink,
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a link": lambda path: (path.rename(path.with_suffix(".moved")), path.symlink_to(path.with_suffix(".moved"))),
-}
-
-
 @pytest.mark.parametrize("io", ["cached", "direct"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str, io: str):
     talk = session(store, io=io)
-    files = sorted((store / "experts").rglob("*.safetensors"))
-    for path in files:
+    for path in experts(store):
         FAULTS[fault](path)
     with pytest.raises(ExpertReadError) as caught:
         ask(talk, "what is a fox")
@@ -79,9 +62,7 @@ def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: 
     assert str(error.path) in str(error)
     for cache in talk.runtime.layers:
         cache.table.check()
-    for path in files:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        shutil.copyfile(pristine / path.relative_to(store), path)
+    repair(store, pristine)
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
 
@@ -339,16 +320,14 @@ def test_reset_reproduces_a_lossy_answer(store: Path):
 def test_an_expert_that_cannot_be_reread_when_the_cap_grows(store: Path, pristine: Path, cap: str):
     talk = session(store)
     ask(talk, "what is a fox")
-    files = sorted((store / "experts").rglob("*.safetensors"))
-    for path in files:
+    for path in experts(store):
         flip(path)
     talk.runtime.resize(cap)
     assert talk.runtime.plan.slots == talk.runtime.plan_for(cap).slots
     assert talk.runtime.slots_per_layer == list(talk.runtime.plan.slots)
     with pytest.raises(ExpertReadError):  # an empty slot is never taken for its expert
         ask(talk, "tell me more")
-    for path in files:
-        shutil.copyfile(pristine / path.relative_to(store), path)
+    repair(store, pristine)
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
     talk.runtime.resize(cap)
     assert all(cache.full == (cap == "100%") for cache in talk.runtime.layers)

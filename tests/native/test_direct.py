@@ -10,8 +10,9 @@ import pytest
 
 from moe_mlx.store import open_source
 from moe_mlx.store.page_cache import page_cache_use
+from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
-from tests.native.test_errors import FAULTS, experts, repair, steps
+from tests.native.test_errors import steps
 
 
 def needs_direct(runtime: Any) -> None:
@@ -73,11 +74,7 @@ def test_the_same_exception_as_cached(native: Any, tiny: Callable[..., Path], tm
         shutil.copytree(tiny(), store)
         model, _, runtime = loaded(store, way, routing="exact", io=io)
         steps(model, tokens=3)
-        runtime.source._files.shrink()  # an open descriptor outlives its name
-        if runtime.native is not None:
-            runtime.native.reader.close()
-        for path in experts(store)[::3]:
-            FAULTS[fault](path)
+        damage_thirds(store, fault, runtime)
         with pytest.raises(Exception, match="layer") as error:
             steps(model)
         told.append((type(error.value), str(error.value)))

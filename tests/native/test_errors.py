@@ -18,25 +18,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.residency import QUARANTINED
 from moe_mlx.session import Sampling, Session
+from tests.damage import FAULTS, damage_thirds, experts, flip, repair
 from tests.native.conftest import loaded, state
 from tests.native.test_no_deadlock import PATIENCE, within
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
-
-
-FAULTS: dict[str, Callable[[Path], Any]] = {
-    "flipped": flip,
-    "truncated": lambda path: os.truncate(path, path.stat().st_size - 7),
-    "emptied": lambda path: os.truncate(path, 0),
-    "unlinked": Path.unlink,
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a link": lambda path: (path.rename(path.with_suffix(".moved")), path.symlink_to(path.with_suffix(".moved"))),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
-}
 
 TAKERS: dict[str, Callable[[mx.array], Any]] = {
     "eval": mx.eval,
@@ -56,20 +40,6 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
-def experts(store: Path) -> list[Path]:
-    return sorted((store / "experts").rglob("*.safetensors"))
-
-
-def repair(store: Path, pristine: Path) -> None:
-    for path in experts(pristine):
-        damaged = store / path.relative_to(pristine)
-        if damaged.is_dir() and not damaged.is_symlink():
-            damaged.rmdir()
-        elif damaged.is_symlink() or not damaged.is_file():
-            damaged.unlink(missing_ok=True)
-        shutil.copyfile(path, damaged)
-
-
 def steps(model: Any, take: Callable[[mx.array], Any] = mx.eval, tokens: int = 30) -> list[mx.array]:
     cache, outputs = make_prompt_cache(model), []
     for token in range(tokens):
@@ -84,11 +54,7 @@ def test_the_same_exception_as_read_back(native: Any, tiny: Callable[..., Path],
     for way in ("native", "readback"):
         model, _, runtime = loaded(store, way, routing="exact")
         steps(model, tokens=3)
-        runtime.source._files.shrink()  # an open descriptor outlives its name
-        if runtime.native is not None:
-            runtime.native.reader.close()
-        for path in experts(store)[::3]:
-            FAULTS[fault](path)
+        damage_thirds(store, fault, runtime)
         with pytest.raises(ExpertReadError) as error:
             steps(model)
         caught.append((error.value.layer, error.value.expert, error.value.path, error.value.reason, str(error.value)))

@@ -22,9 +22,10 @@ from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
 from moe_mlx.prefetch import plan_prefetch
 from moe_mlx.residency import QUARANTINED
 from moe_mlx.store import open_source
+from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
 from tests.native.test_equal import CAPS, FAMILIES, POLICIES, same, talk
-from tests.native.test_errors import FAULTS, experts, repair, steps
+from tests.native.test_errors import steps
 from tests.native.test_no_deadlock import ENDINGS, HEAD, PATIENCE, within
 
 
@@ -165,10 +166,7 @@ def test_a_damaged_expert_is_nobody_s_trouble_until_it_is_needed(
     for prefetch in ("on", "off"):
         model, _, runtime = loaded(store, "native", routing="exact", prefetch=prefetch, prefetch_extra=16)
         steps(model, tokens=3)
-        runtime.source._files.shrink()
-        runtime.native.reader.close()
-        for path in experts(store)[::3]:
-            FAULTS[fault](path)
+        damage_thirds(store, fault, runtime)
         with pytest.raises(ExpertReadError) as error:
             steps(model)
         caught.append((error.value.layer, error.value.expert, error.value.path, error.value.reason, str(error.value)))

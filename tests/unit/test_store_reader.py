@@ -22,6 +22,7 @@ from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.files import fill
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
+from tests.damage import flip
 from tests.unit.test_convert_round_trip import expert
 
 
@@ -43,12 +44,6 @@ def buffers(source: ExpertSource, index: int = 0) -> list[memoryview]:
 
 
 FILE = "experts/layer-001/expert-002.safetensors"
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def cut(path: Path) -> None:
