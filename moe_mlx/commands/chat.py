@@ -120,7 +120,10 @@ class Conversation:
     """The messages so far, and what to do with the next line."""
 
     def __init__(self, session: Session, system_prompt: str | None) -> None:
+        from moe_mlx.context import context_watch
+
         self.session, self.system_prompt = session, system_prompt
+        self.context = context_watch(session)
         self.messages: list[Message] = []
         self.commands: dict[str, Callable[[], None]] = {
             "/new": self.new, "/regenerate": self.regenerate, "/stats": self.stats, "/help": self.help,
@@ -188,5 +191,6 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": "".join(parts)})
         if self.session.last is not None:
             print(describe(self.session, self.session.last), file=sys.stderr)
-            if self.session.last.refilled:
-                print(f"[{self.session.last.refilled}]", file=sys.stderr)
+            tokens = self.session.last.prompt_tokens + len(self.session.last.tokens)
+            for line in filter(None, [self.session.last.refilled, *self.context.remarks(tokens)]):
+                print(f"[{line}]", file=sys.stderr)

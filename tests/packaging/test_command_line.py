@@ -113,6 +113,13 @@ def test_chat_in_lines_answers_and_keeps_its_cache(checkpoint: Path):
     assert "decode so far" in run.stderr
 
 
+def test_chat_in_lines_says_what_the_model_no_longer_sees(checkpoint: Path):
+    words = ("chat", "--plain", "--model", str(checkpoint), "-m", "3", "--max-kv-size", "16", "--no-history")
+    run = moe_mlx(*words, stdin="a message that is longer than that\nand another one\n")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("the KV cache keeps 16 (--max-kv-size)") == 1
+
+
 def test_a_command_that_there_is_not_is_no_message(checkpoint: Path):
     run = moe_mlx("chat", "--plain", "--model", str(checkpoint), "-m", "3", "--no-history", stdin="/stast\n")
     assert (run.returncode, run.stdout) == (0, "")

@@ -85,6 +85,14 @@ def test_what_cannot_be_taken_is_said_and_changes_nothing(engine, order):
     assert after.slots_per_layer == before.slots_per_layer and after.settings == before.settings
 
 
+def test_a_conversation_near_the_model_s_end_is_told_once(engine):
+    ready(engine)
+    before = answer(engine, "one").remark_count
+    engine._context.limit = 12
+    assert answer(engine, "two").remarks[-1].endswith("/new starts over")
+    assert answer(engine, "three").remark_count == before + 1
+
+
 def test_reset_empties_the_cache(engine):
     ready(engine)
     answer(engine, "one")

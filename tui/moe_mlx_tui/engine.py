@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from moe_mlx.context import context_watch
 from moe_mlx_tui.gauge_reader import GaugeReader
 from moe_mlx_tui.orders import Ask, Close, Configure, Order, Reset, Stop
 from moe_mlx_tui.reports import explain, receipt_of
@@ -24,6 +25,7 @@ from moe_mlx_tui.snapshot import CLOSED, DECODE, FAILED, IDLE, LOADING, PREFILL,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from moe_mlx.context import ContextWatch
     from moe_mlx.session import Session
 
 #: Seconds between two snapshots of an answer, and before the second thread steps in.
@@ -54,6 +56,7 @@ class Engine:
         self._parts: list[str] = []
         self._gauges: GaugeReader | None = None
         self._session: Session | None = None
+        self._context: ContextWatch | None = None
         self._closing = False
         #: Why nothing was loaded.
         self.failure: Exception | None = None
@@ -100,6 +103,7 @@ class Engine:
             self._publish(phase=FAILED, activity="", error=explain(error))
             return
         self._gauges = GaugeReader(self._session)
+        self._context = context_watch(self._session)
         self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
         try:
             while not self._closing:
@@ -189,7 +193,9 @@ class Engine:
             self._publish(phase=IDLE, activity="", done=0, total=0, error=explain(error))
             return
         answer = session.last
-        assert answer is not None
+        assert answer is not None and self._context is not None
+        for line in self._context.remarks(answer.prompt_tokens + len(answer.tokens)):
+            self._remark(line)
         self._publish(
             phase=IDLE, activity="", done=0, total=0, receipt=receipt_of(answer, session), tokens=len(answer.tokens)
         )
