@@ -159,6 +159,23 @@ def slots_for_share(layers: Sequence[ExpertLayer], share: float) -> tuple[int, .
     return tuple(min(layer.experts, max(layer.top_k, int(share * layer.experts + 1e-9))) for layer in layers)
 
 
+def slots_for_bytes(layers: Sequence[ExpertLayer], nbytes: float) -> tuple[int, ...]:
+    """Returns whole slots per layer for the largest share that keeps within `nbytes`, top_k of each at least.
+
+    Where layers differ, some need more than their share for top_k: what they take is missing in the share of all.
+    """
+    low, high = 0.0, min(1.0, nbytes / sum(layer.experts * layer.expert_nbytes for layer in layers))
+    if cache_bytes(layers, slots := slots_for_share(layers, high)) <= nbytes:
+        return slots
+    for _ in range(50):
+        middle = (low + high) / 2
+        if cache_bytes(layers, slots_for_share(layers, middle)) <= nbytes:
+            low = middle
+        else:
+            high = middle
+    return slots_for_share(layers, low)
+
+
 def cache_bytes(layers: Sequence[ExpertLayer], slots: Sequence[int]) -> int:
     """Returns the bytes of the banks."""
     return sum(layer.expert_nbytes * count for layer, count in zip(layers, slots, strict=True))
@@ -210,21 +227,16 @@ def plan_memory(
         return DoesNotFitError(f"{what}: {ends}")
 
     if cap.share is not None:
-        share = cap.share
-        if share * total < floor - 1:
-            raise refuse(f"an expert cache of {share:.3%} is too small")
+        if cap.share * total < floor - 1:
+            raise refuse(f"an expert cache of {cap.share:.3%} is too small")
+        slots = slots_for_share(layers, cap.share)
     elif cap.nbytes is not None:
-        share = min(1.0, cap.nbytes / total)
         if cap.nbytes < floor:
             raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} is too small")
+        slots = slots_for_bytes(layers, cap.nbytes)
     else:
-        share = min(1.0, (ceiling - available * _HEADROOM_SHARE) / total)
-        if share * total < floor:
-            share = floor / total
-    slots = slots_for_share(layers, share)
+        slots = slots_for_bytes(layers, max(floor, ceiling - available * _HEADROOM_SHARE))
     wanted = cache_bytes(layers, slots)
-    if cap.nbytes is not None and wanted > cap.nbytes:
-        raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} leaves some layer fewer slots than its top_k")
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
     return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total, per_layer_extra)

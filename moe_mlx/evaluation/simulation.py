@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.budget import parse_cap, show_bytes, slots_for_share
+from moe_mlx.budget import parse_cap, show_bytes, slots_for_bytes, slots_for_share
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
 from moe_mlx.evaluation.replay import Replayed, distances_of, replay
@@ -75,11 +75,11 @@ def _slots(trace: Trace, setting: Setting, *, recorded: bool) -> tuple[int, ...]
     if recorded and setting.cache == trace.setting["cache"]:
         return trace.slots
     cap = parse_cap(setting.cache)
-    total = sum(layer.experts * layer.expert_nbytes for layer in trace.layers)
-    share = cap.share if cap.share is not None else min(1.0, (cap.nbytes or 0) / total)
-    if not share:
-        raise UsageError(f"--expert-cache {setting.cache}: give a share or bytes, the model is not here to fit")
-    return slots_for_share(_typed(trace), share)
+    if cap.share:
+        return slots_for_share(_typed(trace), cap.share)
+    if cap.nbytes:
+        return slots_for_bytes(_typed(trace), cap.nbytes)
+    raise UsageError(f"--expert-cache {setting.cache}: give a share or bytes, the model is not here to fit")
 
 
 def quality(trace: Trace, setting: Setting) -> str:
