@@ -39,7 +39,7 @@ class Gauges(Widget):
         speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
         seconds = now.receipt.wait_seconds if now.receipt else answer.wait_seconds
         wait = trends.wait[-1] if trends.wait else 0.0
-        peak = max(trends.speed, default=0.0)
+        peak = max([*trends.speed, speed])  # a short answer ends before there is a trend
         fastest = max(trends.read, default=0.0)
         widest = max(max(trends.swapped, default=0.0), 0.1)
         longest = max(max(trends.wait, default=0.0), 0.2)
