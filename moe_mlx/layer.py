@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -63,8 +64,9 @@ class StepCounter:
 
     @classmethod
     def latest(cls) -> StepCounter | None:
-        """Returns the counter of the model that this thread called last."""
-        return getattr(cls._of_thread, "counter", None)
+        """Returns the counter of the model that this thread called last, if that model is still there."""
+        called: Callable[[], StepCounter | None] = getattr(cls._of_thread, "counter", lambda: None)
+        return called()
 
     def enter(self, index: int, *, alone: bool = True) -> int:
         """Returns the number of the call under way, as MoE layer `index` is entered.
@@ -78,7 +80,7 @@ class StepCounter:
         """
         if index <= self.last_index or self.last_index < 0:
             self.step += 1
-            self._of_thread.counter, self.thread = self, threading.get_ident()
+            self._of_thread.counter, self.thread = weakref.ref(self), threading.get_ident()
             for call in self.on_begin:
                 call()
         if alone:

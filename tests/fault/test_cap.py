@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,16 @@ def test_a_resize_that_is_broken_off_leaves_a_model_that_works(
     assert list(runtime.plan.slots) == [cache.bank.slots for cache in runtime.layers]
     for cache in runtime.layers:
         cache.table.check()
+
+
+@pytest.mark.parametrize("decode", ["readback", "auto"])
+def test_a_model_that_was_dropped_leaves_memory_and_files(tmp_path: Path, decode: str) -> None:
+    folder = tiny_checkpoint("qwen3_moe", tmp_path / "checkpoint", quantization=AFFINE4)
+    model, _ = moe_mlx.load(folder, expert_cache="50%", routing="exact", decode=decode, say=lambda line: None)
+    for tokens in ([[7, 8, 9]], [[7]]):
+        mx.eval(model(mx.array(tokens)))
+    left = [weakref.ref(model), weakref.ref(moe_mlx.runtime_of(model)), weakref.ref(moe_mlx.runtime_of(model).source)]
+    del model
+    for _ in range(2):  # its source goes once the model has
+        gc.collect()
+    assert [alive() for alive in left] == [None, None, None]
