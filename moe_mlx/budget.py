@@ -94,7 +94,8 @@ def parse_cap(value: str | int) -> Cap:
         raise UsageError(f"expert_cache {error}; or give 'auto' or a share such as 50%") from None
 
 
-def _first(config: Mapping[str, Any], *names: str) -> Any:
+def first_value(config: Mapping[str, Any], *names: str) -> Any:
+    """Returns what a config, or its language model's, has under the first of some names that is set; else None."""
     for scope in (config, config.get("text_config"), config.get("llm_config")):
         for name in names:
             if isinstance(scope, Mapping) and scope.get(name) is not None:
@@ -108,7 +109,7 @@ def _count(config: Mapping[str, Any], *names: str) -> int:
     Raises:
         StoreCorruptError: it is no count.
     """
-    value = _first(config, *names)
+    value = first_value(config, *names)
     if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
         raise StoreCorruptError(f"config.json has {names[0]} = {str(value)[:80]}: a count is needed. Fetch it again.")
     return value or 0
@@ -116,7 +117,7 @@ def _count(config: Mapping[str, Any], *names: str) -> int:
 
 def kv_element_bytes(config: Mapping[str, Any]) -> int:
     """Returns the bytes of one element of the KV cache: what the model computes in."""
-    return 4 if str(_first(config, "torch_dtype", "dtype")).endswith("float32") else 2
+    return 4 if str(first_value(config, "torch_dtype", "dtype")).endswith("float32") else 2
 
 
 def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:

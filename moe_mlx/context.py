@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.budget import KV_TOKENS
+from moe_mlx.budget import KV_TOKENS, first_value
 
 if TYPE_CHECKING:
     from moe_mlx.session import Session
@@ -17,11 +17,8 @@ NEAR = 0.9
 
 def context_tokens(config: Mapping[str, Any]) -> int | None:
     """Returns the positions that a model was made for, from its config; None where that does not say."""
-    for part in (config, config.get("text_config")):
-        limit = part.get("max_position_embeddings") if isinstance(part, Mapping) else None
-        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
-            return limit
-    return None
+    limit = first_value(config, "max_position_embeddings")
+    return limit if type(limit) is int and limit > 0 else None
 
 
 @dataclass
