@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.version import __version__
 
 if TYPE_CHECKING:
-    from moe_mlx.attachment import reset, runtime_of, stats
-    from moe_mlx.loader import load
+    from moe_mlx.loading.attachment import reset, runtime_of, stats
+    from moe_mlx.loading.loader import load
 
 _HOME = {
-    "load": "moe_mlx.loader",
-    "reset": "moe_mlx.attachment",
-    "runtime_of": "moe_mlx.attachment",
-    "stats": "moe_mlx.attachment",
+    "load": "moe_mlx.loading.loader",
+    "reset": "moe_mlx.loading.attachment",
+    "runtime_of": "moe_mlx.loading.attachment",
+    "stats": "moe_mlx.loading.attachment",
 }
 
 __all__ = ["__version__", "load", "reset", "runtime_of", "stats"]

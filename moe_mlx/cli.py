@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from moe_mlx.command_parser import CommandParser
+from moe_mlx.commands.parser import CommandParser
 from moe_mlx.errors import MoeMlxError, one_line
-from moe_mlx.terminal import settle_streams
+from moe_mlx.system.terminal import settle_streams
 from moe_mlx.version import __version__
 
 #: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.

@@ -1,1 +1,1 @@
-"""Measuring: the bench against mlx-lm, the disk, predictions from headers, and the rig of limits around a command."""
+"""Measuring: the bench against mlx-lm itself in one run, and the disk."""

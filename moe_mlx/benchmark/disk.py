@@ -13,9 +13,9 @@ import numpy as np
 from moe_mlx.benchmark.plain import plain_times
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.errors import UsageError
-from moe_mlx.reading import DEFAULT_READERS, ReaderPool
-from moe_mlx.residency import ResidencyTable
-from moe_mlx.slots import SlotBank, dtype_of
+from moe_mlx.expert_cache.reading import DEFAULT_READERS, ReaderPool
+from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.slots import SlotBank, dtype_of
 from moe_mlx.store import ExpertLayer, ExpertSource, digest
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.files import drop_pages, open_regular

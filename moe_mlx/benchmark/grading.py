@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from moe_mlx.benchmark.calibration import calibration_path, store_calibration
-from moe_mlx.benchmark.machine import machine_line
 from moe_mlx.benchmark.results import BenchResult, Row
-from moe_mlx.benchmark.shape import ModelShape
 from moe_mlx.errors import UsageError
-from moe_mlx.prefetch import LEAST_GAIN
+from moe_mlx.planning.prefetch import LEAST_GAIN
+from moe_mlx.planning.shape import ModelShape
+from moe_mlx.system.calibration import calibration_path, store_calibration
+from moe_mlx.system.machine import machine_line
 
 
 def weight_rate(result: BenchResult, shape: ModelShape) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moe_mlx.benchmark.disk import LOADED, PLAIN, IoRow
-from moe_mlx.benchmark.table import render, share
+from moe_mlx.system.table import render, share
 
 
 def io_table(rows: Sequence[IoRow]) -> str:

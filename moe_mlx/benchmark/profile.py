@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.benchmark.table import render
+from moe_mlx.system.table import render
 
 _ROWS = 18
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe_mlx.benchmark.compare import Change
-from moe_mlx.benchmark.machine import machine_line
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
-from moe_mlx.benchmark.table import render, share
-from moe_mlx.budget import show_bytes
 from moe_mlx.errors import UsageError
+from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.machine import machine_line
+from moe_mlx.system.table import render, share
 
 _HEADS = (
     "expert cache", "routing", "decode", "io", "pages", "decode\ntok/s", "spread", "of\nbaseline", "prefill\ntok/s",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.benchmark.settings import Setting
+from moe_mlx.counts.reads import ReadStats
 from moe_mlx.errors import UsageError
-from moe_mlx.read_stats import ReadStats
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.page_cache import PageCacheUse
 

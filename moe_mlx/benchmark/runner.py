@@ -11,18 +11,18 @@ from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.benchmark.machine import describe_machine
-from moe_mlx.benchmark.prediction import Predictor
 from moe_mlx.benchmark.profile import profiled
 from moe_mlx.benchmark.prompts import Tokens, random_tokens, read_prompt_file
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
 from moe_mlx.benchmark.settings import Setting
 from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial
 from moe_mlx.errors import DoesNotFitError, UsageError
-from moe_mlx.memory import recommended_bytes
+from moe_mlx.planning.prediction import Predictor
 from moe_mlx.store import is_store, open_source
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.page_cache import page_cache_use
+from moe_mlx.system.machine import describe_machine
+from moe_mlx.system.memory import recommended_bytes
 
 BASELINES = ("auto", "mlx-lm", "self", "none")
 #: Weights take this much of what is free at most, for the baseline to be loaded without being asked for.

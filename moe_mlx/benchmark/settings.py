@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_mlx.budget import parse_cap
 from moe_mlx.errors import UsageError
-from moe_mlx.prefetch import PREFETCHES
+from moe_mlx.planning.budget import parse_cap
+from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.routing.names import POLICIES
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.access import IOS

@@ -14,16 +14,16 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm import stream_generate
 
-from moe_mlx.attachment import runtime_of
 from moe_mlx.benchmark.prompts import Tokens
 from moe_mlx.benchmark.settings import Setting
+from moe_mlx.counts.reads import ReadStats
+from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
-from moe_mlx.loader import load
-from moe_mlx.read_stats import ReadStats
-from moe_mlx.runtime import Runtime
+from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.loader import load
+from moe_mlx.loading.runtime import Runtime
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.files import drop_pages, open_regular
-from moe_mlx.totals import PhaseTotals
 
 
 @dataclass(frozen=True, slots=True)

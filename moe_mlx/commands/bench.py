@@ -126,16 +126,16 @@ def _bench(args: argparse.Namespace) -> int:
         args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
     )
 
-    from moe_mlx.benchmark.calibration import read_calibration, readers_for
+    from moe_mlx.system.calibration import read_calibration, readers_for
 
     readers = readers_for(args.readers)
     from moe_mlx.benchmark.grading import keep_rates
-    from moe_mlx.benchmark.prediction import Predictor
     from moe_mlx.benchmark.report import bench_table, plot
     from moe_mlx.benchmark.runner import Bench, run_bench
-    from moe_mlx.benchmark.shape import local_shape
-    from moe_mlx.benchmark.talk import Talk
-    from moe_mlx.checkpoints import resolve
+    from moe_mlx.planning.prediction import Predictor
+    from moe_mlx.planning.shape import local_shape
+    from moe_mlx.store.resolve import resolve
+    from moe_mlx.system.talk import Talk
 
     talk = Talk()
     if args.prompt_file is None:
@@ -169,7 +169,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _io(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.settings import split
-    from moe_mlx.budget import parse_size, show_bytes
+    from moe_mlx.planning.budget import parse_size, show_bytes
     from moe_mlx.store.access import DIRECT, IOS
     from moe_mlx.store.probe import use_io
 
@@ -186,13 +186,13 @@ def _io(args: argparse.Namespace) -> int:
 
     from dataclasses import asdict
 
-    from moe_mlx.benchmark.calibration import calibration_path, store_calibration
     from moe_mlx.benchmark.disk import DEMAND, Bench, enough_readers, measure, sample_events
     from moe_mlx.benchmark.io_report import io_table
-    from moe_mlx.benchmark.machine import describe_machine, machine_line
-    from moe_mlx.benchmark.talk import Talk
-    from moe_mlx.checkpoints import resolve
     from moe_mlx.store import open_source
+    from moe_mlx.store.resolve import resolve
+    from moe_mlx.system.calibration import calibration_path, store_calibration
+    from moe_mlx.system.machine import describe_machine, machine_line
+    from moe_mlx.system.talk import Talk
 
     talk, rows = Talk(), []
     with open_source(resolve(args.io_model)) as source:

@@ -31,7 +31,7 @@ def add_soak_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_tui(args: argparse.Namespace) -> int:
     """Prints tokens a second with and without the app, and the bytes of terminal output a frame."""
-    from moe_mlx_tui.overhead import bytes_a_frame, compare
+    from moe_mlx_tui.measuring.overhead import bytes_a_frame, compare
 
     print(bytes_a_frame(args.frames))
     if not args.only_frames:
@@ -41,6 +41,6 @@ def run_tui(args: argparse.Namespace) -> int:
 
 def run_soak(args: argparse.Namespace) -> int:
     """Runs the app without a terminal through turns, stops and resizes; 1 if its memory grew."""
-    from moe_mlx_tui.soak import soak
+    from moe_mlx_tui.measuring.soak import soak
 
     return soak(args, seconds=args.minutes * 60, growth=args.growth)

@@ -20,12 +20,12 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
+from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
-from moe_mlx.slash import is_command, unknown
-from moe_mlx.terminal import for_reader
+from moe_mlx.system.terminal import for_reader
 
 if TYPE_CHECKING:
-    from moe_mlx.session import Message, Session
+    from moe_mlx.conversation.session import Message, Session
 
 HELP = (
     "type a message; /new starts over, /regenerate answers again, /stats shows the cache, /quit leaves; "
@@ -89,7 +89,7 @@ def line_mode(args: argparse.Namespace) -> int:
 
 def _next_line(session: Session, interactive: bool) -> str:
     """Reads a line; until it is there, a warm-up that waits for idle time goes on."""
-    from moe_mlx.warmup import idle
+    from moe_mlx.history.warmup import idle
 
     warmup = session.runtime.warmup
     if warmup is None or not warmup.pending:
@@ -120,7 +120,7 @@ class Conversation:
     """The messages so far, and what to do with the next line."""
 
     def __init__(self, session: Session, system_prompt: str | None) -> None:
-        from moe_mlx.context import context_watch
+        from moe_mlx.conversation.context import context_watch
 
         self.session, self.system_prompt = session, system_prompt
         self.context = context_watch(session)

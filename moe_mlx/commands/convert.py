@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
-    from moe_mlx.demo import folder_named
+    from moe_mlx.store.demo import folder_named
     from moe_mlx_convert import convert
     from moe_mlx_convert.progress import size_text
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from moe_mlx.commands.grid_arguments import add_grid_arguments
-from moe_mlx.demo import DEMO
 from moe_mlx.errors import UsageError
+from moe_mlx.store.demo import DEMO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
     wanted = args.tasks or (DEMO if args.data == DEMO else "none")
     tasks = [] if wanted == "none" else spread(read_tasks(wanted), args.limit_tasks)
 
-    from moe_mlx.attachment import runtime_of
     from moe_mlx.evaluation.progress import Progress
     from moe_mlx.evaluation.results import Report
     from moe_mlx.evaluation.run import Evaluation
     from moe_mlx.evaluation.scoring import PROTOCOL
     from moe_mlx.evaluation.table import results_table, write_csv
-    from moe_mlx.loader import load
+    from moe_mlx.loading.attachment import runtime_of
+    from moe_mlx.loading.loader import load
     from moe_mlx.store.identity import identity_of
 
     model, tokenizer = load(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moe_mlx.routing.registry import RouterFamily
+    from moe_mlx.families.registry import RouterFamily
 
 FOOTNOTE = (
     "tested: bit for bit against mlx-lm on a CPU, in float32 and quantised, in place and converted.\n"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
-    from moe_mlx.routing.registry import families
+    from moe_mlx.families.registry import families
 
     rows = families()
     if args.json:

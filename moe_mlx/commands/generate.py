@@ -13,10 +13,10 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
-from moe_mlx.terminal import for_reader
+from moe_mlx.system.terminal import for_reader
 
 if TYPE_CHECKING:
-    from moe_mlx.session import Answer, Session
+    from moe_mlx.conversation.session import Answer, Session
     from moe_mlx.store.page_cache import PageCacheUse
 
 
@@ -113,7 +113,7 @@ def _held(use: PageCacheUse | None) -> dict[str, Any] | None:
 
 def describe(session: Session, answer: Answer) -> str:
     """Returns the summary in one line, for people."""
-    from moe_mlx.budget import show_bytes
+    from moe_mlx.planning.budget import show_bytes
 
     decode, runtime = answer.decode, session.runtime
     parts = [

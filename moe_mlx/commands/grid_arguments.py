@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from moe_mlx.eviction import DEFAULT_EVICTION
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.names import EVALUATED
 
 

@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import Any
 
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
-from moe_mlx.demo import folder_named
 from moe_mlx.errors import one_line
-from moe_mlx.share import Curve, measured_slots
+from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.demo import folder_named
 from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.store.spec import ExpertLayer
 

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.eviction import DEFAULT_EVICTION, EVICTIONS
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
 from moe_mlx.store.access import CACHED, IOS
-from moe_mlx.terminal import harmless
+from moe_mlx.system.terminal import harmless
 
 if TYPE_CHECKING:
     from mlx import nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-    from moe_mlx.session import CacheSettings, Sampling, Session
+    from moe_mlx.conversation.session import CacheSettings, Sampling, Session
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,10 +166,10 @@ def _to_stderr(line: str) -> None:
 
 def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
     """Loads what the arguments name; remarks go to `say`, standard error by default."""
-    from moe_mlx.benchmark.calibration import readers_for
+    from moe_mlx.system.calibration import readers_for
 
     readers = readers_for(args.readers)
-    from moe_mlx.loader import load
+    from moe_mlx.loading.loader import load
 
     tokenizer_config = {"trust_remote_code": True} if args.trust_remote_code else {}
     model, tokenizer = load(
@@ -205,7 +205,7 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     """Returns the sampling that was asked for."""
     from dataclasses import fields
 
-    from moe_mlx.session import Sampling
+    from moe_mlx.conversation.session import Sampling
 
     return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 
@@ -214,7 +214,7 @@ def caching_of(args: argparse.Namespace) -> CacheSettings:
     """Returns the KV cache settings that were asked for."""
     from dataclasses import fields
 
-    from moe_mlx.session import CacheSettings
+    from moe_mlx.conversation.session import CacheSettings
 
     return CacheSettings(**{field.name: getattr(args, field.name) for field in fields(CacheSettings)})
 
@@ -229,10 +229,10 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
             raise UsageError(f"--chat-template-config is no JSON: {error}") from error
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
-    from moe_mlx.attachment import runtime_of
-    from moe_mlx.audit import Auditor, check_every
-    from moe_mlx.pressure import PressureWatch
-    from moe_mlx.session import Session
+    from moe_mlx.conversation.audit import Auditor, check_every
+    from moe_mlx.conversation.session import Session
+    from moe_mlx.loading.attachment import runtime_of
+    from moe_mlx.loading.pressure import PressureWatch
 
     sampling, caching, every = sampling_of(args), caching_of(args), getattr(args, "audit", None)
     if every is not None:

@@ -17,9 +17,9 @@ from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from moe_mlx.benchmark.prediction import Rates
-    from moe_mlx.benchmark.shape import ModelShape
-    from moe_mlx.share import Curve
+    from moe_mlx.planning.prediction import Rates
+    from moe_mlx.planning.shape import ModelShape
+    from moe_mlx.planning.slot_share import Curve
 
 _DEFAULT_CHIP = "m4"
 #: Less is a unit left out.
@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. Exit code 4 when no cap fits."""
-    from moe_mlx.benchmark.planning import CAPS, plan_caps, plan_table
     from moe_mlx.benchmark.settings import split
-    from moe_mlx.budget import KV_TOKENS
+    from moe_mlx.planning.budget import KV_TOKENS
+    from moe_mlx.planning.forecast import CAPS, plan_caps, plan_table
 
     if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
         raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
 def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
     if args.share == "even":
         return None
-    from moe_mlx.checkpoints import resolve
-    from moe_mlx.demo import DEMO
     from moe_mlx.store import open_source
+    from moe_mlx.store.demo import DEMO
     from moe_mlx.store.files import expanded
+    from moe_mlx.store.resolve import resolve
 
     if args.model != DEMO and not expanded(args.model).is_dir():
         raise UsageError(f"--share measured needs a model on this machine, and {args.model} is no folder here")
@@ -102,9 +102,9 @@ def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
 
 
 def _shape(model: str, revision: str | None) -> ModelShape:
-    from moe_mlx.benchmark.hub import hub_shape
-    from moe_mlx.benchmark.shape import local_shape
-    from moe_mlx.demo import DEMO, demo_path
+    from moe_mlx.planning.hub_headers import hub_shape
+    from moe_mlx.planning.shape import local_shape
+    from moe_mlx.store.demo import DEMO, demo_path
     from moe_mlx.store.files import expanded
 
     if model == DEMO:
@@ -117,8 +117,8 @@ def _shape(model: str, revision: str | None) -> ModelShape:
 
 
 def _available(args: argparse.Namespace) -> int:
-    from moe_mlx.benchmark.planning import usable_memory
-    from moe_mlx.budget import parse_size
+    from moe_mlx.planning.budget import parse_size
+    from moe_mlx.planning.forecast import usable_memory
 
     if args.available and args.memory:
         raise UsageError("--available and --memory contradict each other: give one")
@@ -129,16 +129,16 @@ def _available(args: argparse.Namespace) -> int:
         return parse_size(args.available)
     if args.memory:
         return usable_memory(parse_size(args.memory))
-    from moe_mlx.memory import recommended_bytes
+    from moe_mlx.system.memory import recommended_bytes
 
     return recommended_bytes()
 
 
 def _rates(args: argparse.Namespace) -> Rates:
-    from moe_mlx.benchmark.calibration import require_calibration
-    from moe_mlx.benchmark.chips import CHIPS, chip_named
-    from moe_mlx.benchmark.machine import chip_name
-    from moe_mlx.benchmark.prediction import Rates
+    from moe_mlx.planning.chips import CHIPS, chip_named
+    from moe_mlx.planning.prediction import Rates
+    from moe_mlx.system.calibration import require_calibration
+    from moe_mlx.system.machine import chip_name
 
     if args.calibrated:
         if args.chip:

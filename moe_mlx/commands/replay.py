@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Opens the recording on this terminal, or draws one moment of it."""
-    from moe_mlx_tui.replay import draw, play
+    from moe_mlx_tui.recording.replay import draw, play
 
     if args.svg is not None:
         return draw(args.file, args.svg, args.size, at=args.at, plain=args.ascii, theme=args.theme, swapped=args.map)

@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs mlx-lm's server over our loader."""
-    from moe_mlx.serving import serve
+    from moe_mlx.conversation.serving import serve
 
     loaded: list[nn.Module] = []
 
     def load(
         path: str, adapter_path: str | None = None, tokenizer_config: dict[str, Any] | None = None, **options: Any
     ) -> tuple[Any, ...]:
-        from moe_mlx.attachment import runtime_of
+        from moe_mlx.loading.attachment import runtime_of
 
         while loaded:  # a client asked for another model: one expert cache at a time
             runtime_of(loaded.pop()).close()
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def keep_history(models: list[nn.Module]) -> None:
     """Writes what the models used; from any thread, since it touches no array of MLX."""
-    from moe_mlx.attachment import runtime_of
+    from moe_mlx.loading.attachment import runtime_of
 
     for model in models:
         if (history := runtime_of(model).history) is not None:

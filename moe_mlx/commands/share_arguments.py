@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moe_mlx.share import Curve
+    from moe_mlx.planning.slot_share import Curve
     from moe_mlx.store import ExpertSource
 
 
@@ -27,9 +27,9 @@ def asked_curves(args: argparse.Namespace, source: ExpertSource) -> Sequence[Cur
     """Returns what slots are to be shared by; None for evenly, which is said where it was not asked for."""
     if args.share == "even":
         return None
-    from moe_mlx.history import AUTO, check_history
-    from moe_mlx.history_keeper import open_history
-    from moe_mlx.share import curves_of
+    from moe_mlx.history.file import AUTO, check_history
+    from moe_mlx.history.keeper import open_history
+    from moe_mlx.planning.slot_share import curves_of
 
     keeper = open_history(check_history(args.history or AUTO), source, lambda line: print(line, file=sys.stderr))
     curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)

@@ -10,7 +10,7 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.evaluation.documents import Task
-from moe_mlx.tokenizer import apply_template
+from moe_mlx.loading.tokenizer import apply_template
 
 #: Tokens that an answer may run on beyond the expected one before it counts as wrong.
 _SLACK = 4

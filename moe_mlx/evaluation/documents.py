@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.demo import DEMO, demo_path
 from moe_mlx.errors import UsageError
+from moe_mlx.store.demo import DEMO, demo_path
 from moe_mlx.store.digest import of
 
 #: Longest document in tokens; longer ones are cut, and each piece starts with an empty KV cache.

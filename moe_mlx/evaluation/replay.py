@@ -18,8 +18,8 @@ from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import LayerTrace, Trace
-from moe_mlx.eviction import make_eviction
-from moe_mlx.residency import ResidencyTable
+from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.routing.policy import RoutingPolicy, choose, finite_range
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from mlx import nn
 
-from moe_mlx.attachment import runtime_of
+from moe_mlx.counts.ledger import DECODE, PHASES, StepRecord
+from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.evaluation.answering import accuracy
 from moe_mlx.evaluation.belady import belady_misses
@@ -22,11 +23,10 @@ from moe_mlx.evaluation.results import Report, Row
 from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary_of
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Recorder
-from moe_mlx.eviction import make_eviction
-from moe_mlx.records import DECODE, PHASES, StepRecord
-from moe_mlx.residency import ResidencyTable
-from moe_mlx.runtime import Runtime
-from moe_mlx.totals import PhaseTotals
+from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.runtime import Runtime
 
 WHOLE = "100%"
 

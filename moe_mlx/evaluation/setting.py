@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.pruned import Pruned
-from moe_mlx.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.budget import parse_cap, show_bytes, slots_for_bytes, slots_for_share
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
 from moe_mlx.evaluation.replay import Replayed, distances_of, replay
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.table import show_table
 from moe_mlx.evaluation.trace import Trace, load_trace
-from moe_mlx.share import Curve, curve_of, measured_slots
+from moe_mlx.planning.budget import parse_cap, show_bytes, slots_for_bytes, slots_for_share
+from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
 
 if TYPE_CHECKING:
     from moe_mlx.store import ExpertLayer
@@ -30,9 +30,9 @@ def simulate(args: argparse.Namespace) -> int:
     grid = checked_grid(args)
     trace = load_trace(args.trace)
     if args.model is not None:
-        from moe_mlx.checkpoints import resolve
         from moe_mlx.store import open_source
         from moe_mlx.store.identity import identity_of
+        from moe_mlx.store.resolve import resolve
 
         with open_source(resolve(args.model)) as source:
             trace.check_model(identity_of(source), Path(args.model).name)

@@ -22,7 +22,7 @@ Matrix = NDArray[np.float32]
 
 
 class Event(Protocol):
-    """One token in one layer, as `moe_mlx.layer.DecodeEvent` has it."""
+    """One token in one layer, as `moe_mlx.expert_cache.layer.DecodeEvent` has it."""
 
     @property
     def index(self) -> int:

@@ -6,8 +6,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.eviction import AgedLeastFrequentlyUsed
-from moe_mlx.layer import LayerCache
+from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed
+from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank

@@ -18,12 +18,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from moe_mlx.counts.ledger import EventLog
+from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.layer import LayerCache, StepCounter
+from moe_mlx.expert_cache.layer import LayerCache, StepCounter
 from moe_mlx.native.binding import PolicyNumbers, address_of, bind, numbers_of
-from moe_mlx.prefetch import Prefetch
-from moe_mlx.read_stats import ReadLog
-from moe_mlx.records import EventLog
+from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 

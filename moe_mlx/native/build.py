@@ -25,7 +25,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from moe_mlx.folders import user_folder
+from moe_mlx.system.folders import user_folder
 
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"

@@ -1,1 +1,1 @@
-"""Cache-aware routing: one file per policy, one adapter per router family."""
+"""Cache-aware routing: one file per policy, its settings and the names it goes by."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_mlx.benchmark.random_store import SHAPES, make_checkpoint
+from moe_mlx.rig.random_store import SHAPES, make_checkpoint
 from moe_mlx_convert import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
@@ -13,7 +13,7 @@ from tests.families.tiny import AFFINE4, tiny_checkpoint
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Calibration of the person who runs the tests is neither read nor written."""
     path = tmp_path / "xdg" / "calibration.json"
-    monkeypatch.setattr("moe_mlx.benchmark.calibration.calibration_path", lambda: path)
+    monkeypatch.setattr("moe_mlx.system.calibration.calibration_path", lambda: path)
     return path
 
 

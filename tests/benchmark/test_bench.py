@@ -160,7 +160,7 @@ def test_a_way_that_this_machine_lacks_is_skipped(store: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise UsageError("no compiler")
 
-    monkeypatch.setattr("moe_mlx.loader.choose_decode", lambda _, decode, *__: decode == "native" and refuse())
+    monkeypatch.setattr("moe_mlx.loading.loader.choose_decode", lambda _, decode, *__: decode == "native" and refuse())
     words = ["bench", "--model", str(store), "-p", "4", "-g", "2", "-n", "1", "--baseline", "none"]
     assert main([*words, "--expert-cache", "50%", "--routing", "exact", "--decode", "native,readback"]) == 0
     assert "skipped: 50% exact native cached warm: no compiler" in capsys.readouterr().err
@@ -198,7 +198,7 @@ def test_arguments_that_cannot_be_taken(words: list[str], checkpoint: Path):
 
 @pytest.mark.parametrize("words", [["--model"], ["io"]])
 def test_a_result_that_has_no_folder_is_told_before_measuring(words: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("moe_mlx.checkpoints.resolve", lambda *_: pytest.fail("goes on"))
+    monkeypatch.setattr("moe_mlx.store.resolve.resolve", lambda *_: pytest.fail("goes on"))
     assert main(["bench", *words, "demo", "--json", "/no/such/folder/x.json"]) == 2
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.benchmark import calibration
-from moe_mlx.benchmark.calibration import read_calibration, readers_for, store_calibration
 from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers, sample_events
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.cli import main
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.store import open_source
 from moe_mlx.store.probe import use_io
+from moe_mlx.system.calibration import read_calibration, readers_for, store_calibration
 
 
 @pytest.mark.parametrize("threads", [1, 3])

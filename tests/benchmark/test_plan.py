@@ -10,16 +10,16 @@ import pytest
 from huggingface_hub import HfApi
 
 import moe_mlx
-from moe_mlx.benchmark.calibration import store_calibration
-from moe_mlx.benchmark.chips import chip_named
-from moe_mlx.benchmark.hub import hub_shape
-from moe_mlx.benchmark.planning import plan_caps, usable_memory
-from moe_mlx.benchmark.prediction import Rates, assumed_miss_rate, step_time
-from moe_mlx.benchmark.random_store import Shape, make_checkpoint
-from moe_mlx.benchmark.shape import local_shape
 from moe_mlx.cli import main
 from moe_mlx.errors import StoreMissingError, UsageError
-from moe_mlx.memory import recommended_bytes
+from moe_mlx.planning.chips import chip_named
+from moe_mlx.planning.forecast import plan_caps, usable_memory
+from moe_mlx.planning.hub_headers import hub_shape
+from moe_mlx.planning.prediction import Rates, assumed_miss_rate, step_time
+from moe_mlx.planning.shape import local_shape
+from moe_mlx.rig.random_store import Shape, make_checkpoint
+from moe_mlx.system.calibration import store_calibration
+from moe_mlx.system.memory import recommended_bytes
 
 M4_PRO = Rates.of_chip(chip_named("Apple M4 Pro"), "native")
 COMMIT = "0123456789012345678901234567890123456789"

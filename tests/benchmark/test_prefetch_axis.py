@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from moe_mlx.benchmark.calibration import read_calibration
 from moe_mlx.benchmark.compare import compare
 from moe_mlx.benchmark.grading import keep_rates, prefetch_gain
 from moe_mlx.benchmark.report import bench_table
 from moe_mlx.benchmark.results import BenchResult, Spread, read_result
 from moe_mlx.benchmark.settings import Setting, sweep
-from moe_mlx.benchmark.shape import local_shape
 from moe_mlx.benchmark.trial import unsupported
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
 from moe_mlx.native import build
+from moe_mlx.planning.shape import local_shape
+from moe_mlx.system.calibration import read_calibration
 
 
 def test_rows_without_it_keep_their_names():

@@ -12,9 +12,9 @@ import mlx_lm
 import pytest
 
 from moe_mlx.benchmark import cgroup
-from moe_mlx.benchmark.random_store import SHAPES, Shape, make_checkpoint, scaled
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
+from moe_mlx.rig.random_store import SHAPES, Shape, make_checkpoint, scaled
 
 MOE_MLX = [sys.executable, "-m", "moe_mlx"]
 needs_rig = [pytest.mark.rig, pytest.mark.skipif(cgroup.why_not() is not None, reason=str(cgroup.why_not()))]

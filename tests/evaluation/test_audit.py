@@ -10,10 +10,10 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 import moe_mlx
-from moe_mlx.audit import Auditor
+from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.receipt import Receipt, Snapshot
 from moe_mlx.errors import DoesNotFitError, UsageError
-from moe_mlx.receipt import Receipt, Snapshot
-from moe_mlx.residency import ResidencyTable
+from moe_mlx.expert_cache.residency import ResidencyTable
 
 PROMPT = [3, 40, 41, 42, 43, 44, 2, 4]
 FAMILIES = ["qwen3_moe", "deepseek_v3", "qwen3_next", "gpt_oss", "longcat_flash"]

@@ -7,7 +7,7 @@ import pytest
 
 from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.lifetime import lifetime, residence
-from moe_mlx.residency import ResidencyTable
+from moe_mlx.expert_cache.residency import ResidencyTable
 
 
 def fewest(choices, experts, slots):

@@ -12,8 +12,8 @@ import pytest
 
 import moe_mlx
 from moe_mlx.errors import DoesNotFitError, ExpertReadError
-from moe_mlx.runtime import Runtime
-from moe_mlx.slots import SlotBank
+from moe_mlx.expert_cache.slots import SlotBank
+from moe_mlx.loading.runtime import Runtime
 from moe_mlx_convert.reshard import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 

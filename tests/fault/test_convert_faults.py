@@ -23,8 +23,8 @@ from moe_mlx.errors import MoeMlxError
 from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
+from tests.convert.test_round_trip import contents
 from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss, RecordingFs, fast_folder
-from tests.unit.test_convert_round_trip import contents
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from moe_mlx.errors import MoeMlxError
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
+from tests.convert.test_round_trip import contents
 from tests.fault.faults import fast_folder
-from tests.unit.test_convert_round_trip import contents
 
 
 @pytest.fixture(scope="module")

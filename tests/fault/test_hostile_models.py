@@ -21,10 +21,10 @@ import mlx.core as mx
 import pytest
 
 import moe_mlx
-import moe_mlx.tokenizer
+import moe_mlx.loading.tokenizer
 from moe_mlx.cli import main
+from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import MoeMlxError, StoreCorruptError
-from moe_mlx.session import Sampling, Session
 from moe_mlx_convert import convert
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
@@ -333,7 +333,7 @@ def test_a_tokenizer_s_code_is_refused_without_asking(
     monkeypatch.setattr("builtins.input", lambda prompt="": pytest.fail("it asked on the terminal"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(MoeMlxError, match="--trust-remote-code") as caught:
-        moe_mlx.tokenizer.load_tokenizer(folder, None, eos_token_ids=None, trust_remote_code=False)
+        moe_mlx.loading.tokenizer.load_tokenizer(folder, None, eos_token_ids=None, trust_remote_code=False)
     assert caught.value.exit_code == 2
     assert not (folder / "ran").exists()
 
@@ -360,7 +360,7 @@ def test_a_hostile_template_is_one_error(
     code, template, said = TEMPLATES[case]
     folder = Path(shutil.copytree(made / "checkpoint", tmp_path / "model"))
     (folder / "chat_template.jinja").write_text(template)
-    monkeypatch.setattr(moe_mlx.tokenizer, "TEMPLATE_SECONDS", 1.0 if case == "endless" else 60.0)
+    monkeypatch.setattr(moe_mlx.loading.tokenizer, "TEMPLATE_SECONDS", 1.0 if case == "endless" else 60.0)
     loaded, tokenizer = load(folder)
     talk, begun = Session(loaded, tokenizer, Sampling(max_tokens=2)), time.monotonic()
     with pytest.raises(MoeMlxError, match=said) as caught:
@@ -374,7 +374,7 @@ def test_a_hostile_template_is_one_error(
 
 def test_quick_work_is_not_interrupted() -> None:
     for _ in range(100):
-        assert moe_mlx.tokenizer._within(0.2, lambda: 7) == 7
+        assert moe_mlx.loading.tokenizer._within(0.2, lambda: 7) == 7
     time.sleep(0.3)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import moe_mlx
+from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import DoesNotFitError
-from moe_mlx.pressure import CALM_SECONDS, PressureWatch, psi_some
-from moe_mlx.session import Sampling, Session
+from moe_mlx.loading.pressure import CALM_SECONDS, PressureWatch, psi_some
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 
@@ -121,7 +121,7 @@ def test_it_grows_back_from_any_floor(tmp_path: Path, family: str):
 def test_it_shrinks_where_nothing_at_all_is_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     talk, watch, weather, said = open_session(checkpoint, 1)
     asked = talk.runtime.slots_per_layer
-    monkeypatch.setattr("moe_mlx.runtime.recommended_bytes", lambda: 0)
+    monkeypatch.setattr("moe_mlx.loading.runtime.recommended_bytes", lambda: 0)
     weather.pressure = True
     watch.between_tokens()
     assert talk.runtime.slots_per_layer < asked

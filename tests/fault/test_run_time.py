@@ -15,9 +15,9 @@ import mlx_lm
 import pytest
 
 import moe_mlx
+from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError, UsageError
-from moe_mlx.residency import QUARANTINED
-from moe_mlx.session import Sampling, Session
+from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx_convert.reshard import convert
 from tests.damage import FAULTS, experts, flip, repair
 from tests.families.tiny import AFFINE4, tiny_checkpoint
@@ -103,7 +103,7 @@ def test_a_stalled_read_ends_the_turn_and_its_slot_waits(
 def test_an_interrupt_during_a_miss_leaves_no_half_filled_slot(
     store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    import moe_mlx.reading as reading
+    import moe_mlx.expert_cache.reading as reading
 
     talk = session(store, decode="readback")
     original, calls = reading.wait, []

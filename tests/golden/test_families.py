@@ -12,10 +12,10 @@ from mlx_lm.utils import load_model
 import moe_mlx
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache.switch import CappedSwitch
+from moe_mlx.families.registry import BUILT_ON, UNTESTED, families
 from moe_mlx.routing.policy import descending
-from moe_mlx.routing.registry import BUILT_ON, UNTESTED, families
 from moe_mlx.store.families import FAMILIES as STORED
-from moe_mlx.switch import CappedSwitch
 from moe_mlx_convert import convert
 from tests.families.calls import CALLS, STEPS, answer, same
 from tests.families.configs import FAMILIES, UNQUANTISED, config

@@ -10,11 +10,11 @@ import pytest
 from mlx_lm.utils import load_model
 
 import moe_mlx
-from moe_mlx.routing.adapters import table
-from moe_mlx.routing.adapters.router import Groups, Scored
-from moe_mlx.routing.adapters.special import SparseMixer
+from moe_mlx.expert_cache.switch import CappedSwitch
+from moe_mlx.families import blocks
+from moe_mlx.families.odd_routers import SparseMixer
+from moe_mlx.families.routers import Groups, Scored
 from moe_mlx.routing.settings import RoutingSettings
-from moe_mlx.switch import CappedSwitch
 from tests.families.calls import answer, same
 from tests.families.configs import config
 
@@ -106,7 +106,7 @@ def test_muse_spark_s_block_routes(family_checkpoint: Any, capped: Any, monkeypa
 def test_a_family_without_an_adapter_is_routed_exactly_and_says_so_once(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.delitem(table.SITES, "qwen3_moe")
+    monkeypatch.delitem(blocks.SITES, "qwen3_moe")
     lines: list[str] = []
     model = capped(family_checkpoint("qwen3_moe"), "50%", routing="cache-prior", route_lambda=0.9, say=lines.append)
     assert same(reference("qwen3_moe"), answer(model))

@@ -11,11 +11,11 @@ import moe_mlx
 from moe_mlx import history_keeper
 from moe_mlx.cli import main
 from moe_mlx.commands import model_arguments
-from moe_mlx.demo import demo_path
-from moe_mlx.history import LayerHistory, write_history
-from moe_mlx.session import Sampling, Session
+from moe_mlx.conversation.session import Sampling, Session
+from moe_mlx.history.file import LayerHistory, write_history
+from moe_mlx.history.warmup import idle
+from moe_mlx.store.demo import demo_path
 from moe_mlx.store.identity import identity_of
-from moe_mlx.warmup import idle
 from moe_mlx_convert import convert
 
 QUESTION = "What is 12 + 7?"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import moe_mlx
-from moe_mlx.benchmark.random_store import Shape, make_checkpoint
+from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.native import build
-from moe_mlx.residency import ResidencyTable
+from moe_mlx.rig.random_store import Shape, make_checkpoint
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 

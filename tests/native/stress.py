@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moe_mlx.eviction import AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.native.binding import numbers_of
-from moe_mlx.residency import ResidencyTable
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank

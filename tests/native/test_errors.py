@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.residency import QUARANTINED
-from moe_mlx.session import Sampling, Session
+from moe_mlx.expert_cache.residency import QUARANTINED
 from tests.damage import FAULTS, damage_thirds, experts, flip, repair
 from tests.native.conftest import loaded, state
 from tests.native.test_no_deadlock import PATIENCE, within

@@ -17,10 +17,10 @@ import pytest
 
 import moe_mlx
 from moe_mlx.benchmark import calibration
-from moe_mlx.budget import mlx_cache_bytes
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
-from moe_mlx.prefetch import plan_prefetch
-from moe_mlx.residency import QUARANTINED
+from moe_mlx.expert_cache.residency import QUARANTINED
+from moe_mlx.planning.budget import mlx_cache_bytes
+from moe_mlx.planning.prefetch import plan_prefetch
 from moe_mlx.store import open_source
 from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
@@ -117,7 +117,7 @@ def test_staging_is_in_the_plan_and_is_refused_like_the_rest(
     assert runtime.resize("50%").extra == how.nbytes
     plan = without.plan
     least = plan.expert_cache + plan.resident_weights + plan.kv_cache + mlx_cache_bytes(0)
-    monkeypatch.setattr("moe_mlx.loader.recommended_bytes", lambda: least + how.nbytes // 2)
+    monkeypatch.setattr("moe_mlx.loading.loader.recommended_bytes", lambda: least + how.nbytes // 2)
     loaded(tiny(), "native", without.expert_cache_bytes, prefetch="off")
     with pytest.raises(DoesNotFitError, match="does not fit"):
         loaded(tiny(), "native", without.expert_cache_bytes, prefetch="on", prefetch_extra=2, readers=3)

@@ -33,7 +33,10 @@ def test_installed_from_the_wheel_the_demo_answers(wheel: Path, tmp_path: Path):
     target = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    program = "import sys, moe_mlx.cli, moe_mlx.demo; print(moe_mlx.demo.demo_path()); sys.exit(moe_mlx.cli.main())"
+    program = (
+        "import sys, moe_mlx.cli, moe_mlx.store.demo; print(moe_mlx.store.demo.demo_path()); "
+        "sys.exit(moe_mlx.cli.main())"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program, "generate", "-p", "hello", "-m", "8"],
         check=False,

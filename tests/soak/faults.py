@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from moe_mlx.memory import read_memory
+from moe_mlx.system.memory import read_memory
 from tests.soak.ordeal import DEEDS, FAULTS, FAULTS_IN_PLACE, Ordeal, Setup
 from tests.soak.subject import Subject
 

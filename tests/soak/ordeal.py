@@ -19,11 +19,11 @@ import mlx.core as mx
 import mlx_lm
 
 import moe_mlx
-from moe_mlx.audit import Auditor
+from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, SlotsBusyError
-from moe_mlx.pressure import PressureWatch
-from moe_mlx.residency import QUARANTINED
-from moe_mlx.session import Sampling, Session
+from moe_mlx.expert_cache.residency import QUARANTINED
+from moe_mlx.loading.pressure import PressureWatch
 from tests.soak.subject import QUESTIONS, Subject, broken
 
 STALL_FAULTS = ("stall in the graph", "stall in Python")

@@ -29,7 +29,7 @@ def arguments(tiny):
 @pytest.fixture
 def engine(arguments):
     """A running engine over the tiny model."""
-    from moe_mlx_tui.engine import Engine
+    from moe_mlx_tui.engine.engine import Engine
 
     engine = Engine(arguments())
     engine.start()

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from moe_mlx.totals import PhaseTotals
+from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx_tui.app import ChatApp
-from moe_mlx_tui.cells import ABSENT, ARRIVED, EVICTED, NEWEST, NO_SLOT, USED
-from moe_mlx_tui.conversation import Conversation
-from moe_mlx_tui.orders import Order
-from moe_mlx_tui.snapshot import (
+from moe_mlx_tui.drawing.cells import ABSENT, ARRIVED, EVICTED, NEWEST, NO_SLOT, USED
+from moe_mlx_tui.engine.orders import Order
+from moe_mlx_tui.engine.snapshot import (
     DECODE,
     IDLE,
     LOADING,
@@ -19,6 +18,7 @@ from moe_mlx_tui.snapshot import (
     Settings,
     Snapshot,
 )
+from moe_mlx_tui.saved.conversation import Conversation
 
 QUESTION = "Why is the sky blue?"
 ANSWER = """Sunlight meets **air molecules** on its way down, and they scatter it.

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
-from moe_mlx_tui.cells import EVICTED, HELD, NO_SLOT, is_resident
-from moe_mlx_tui.codec import decode, encode
-from moe_mlx_tui.engine import Engine
-from moe_mlx_tui.orders import Ask, Close, Configure, Reset, Stop, from_row, to_row
-from moe_mlx_tui.recording import Recorder, Recording
-from moe_mlx_tui.reports import explain
-from moe_mlx_tui.snapshot import CLOSED, DECODE, FAILED, IDLE
+from moe_mlx_tui.drawing.cells import EVICTED, HELD, NO_SLOT, is_resident
+from moe_mlx_tui.engine.engine import Engine
+from moe_mlx_tui.engine.orders import Ask, Close, Configure, Reset, Stop, from_row, to_row
+from moe_mlx_tui.engine.reports import explain
+from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE
+from moe_mlx_tui.recording.codec import decode, encode
+from moe_mlx_tui.recording.recording import Recorder, Recording
 from tests.tui.waiting import until
 
 

@@ -4,8 +4,8 @@ import pytest
 from textual.events import Paste
 from textual.widgets import Collapsible
 
-from moe_mlx_tui.conversation import Conversation
-from moe_mlx_tui.orders import Ask
+from moe_mlx_tui.engine.orders import Ask
+from moe_mlx_tui.saved.conversation import Conversation
 from tests.tui import scene
 
 HOSTILE = "a\x1b]0;title\x07b\x1b[2J\x9b31m"

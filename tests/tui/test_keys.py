@@ -7,12 +7,12 @@ import pytest
 from textual.widgets import Collapsible, Input, TextArea
 
 from moe_mlx_tui.base_app import MoeApp
-from moe_mlx_tui.cells import USED
-from moe_mlx_tui.conversation import Conversation
-from moe_mlx_tui.orders import Ask, Configure, Reset, Stop
-from moe_mlx_tui.player import Player
-from moe_mlx_tui.recording import Recorder, Recording
-from moe_mlx_tui.replay_app import ReplayApp
+from moe_mlx_tui.drawing.cells import USED
+from moe_mlx_tui.engine.orders import Ask, Configure, Reset, Stop
+from moe_mlx_tui.recording.player import Player
+from moe_mlx_tui.recording.recording import Recorder, Recording
+from moe_mlx_tui.recording.replay_app import ReplayApp
+from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.screens.help import HelpScreen
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import SettingsScreen
@@ -498,7 +498,7 @@ async def test_the_keys_of_the_replay(replay):
 
 async def test_a_real_engine_answers_in_the_app(arguments, tmp_path):
     from moe_mlx_tui.app import ChatApp
-    from moe_mlx_tui.engine import Engine
+    from moe_mlx_tui.engine.engine import Engine
     from tests.tui.waiting import until
 
     engine = Engine(arguments())

@@ -10,15 +10,15 @@ import pytest
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
 from moe_mlx_tui import painting
-from moe_mlx_tui.cell_sampler import CellSampler
-from moe_mlx_tui.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, OLDEST, USED, census, describe
-from moe_mlx_tui.conversation import Conversation, Sessions, load
-from moe_mlx_tui.lean_output import compact
-from moe_mlx_tui.prompt_history import PromptHistory
-from moe_mlx_tui.sections import SAID, THOUGHT, TOOL, split, spoken, tool_body, tool_title
-from moe_mlx_tui.snapshot import Snapshot
-from moe_mlx_tui.spark import columns, meter, spread
-from moe_mlx_tui.trends import Trends
+from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, OLDEST, USED, census, describe
+from moe_mlx_tui.drawing.lean_output import compact
+from moe_mlx_tui.drawing.sections import SAID, THOUGHT, TOOL, split, spoken, tool_body, tool_title
+from moe_mlx_tui.drawing.spark import columns, meter, spread
+from moe_mlx_tui.drawing.trends import Trends
+from moe_mlx_tui.engine.cell_sampler import CellSampler
+from moe_mlx_tui.engine.snapshot import Snapshot
+from moe_mlx_tui.saved.conversation import Conversation, Sessions, load
+from moe_mlx_tui.saved.prompt_history import PromptHistory
 from tests.tui import scene
 
 THINK, CALL = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
@@ -126,7 +126,7 @@ class _Runtime:
 
 
 def test_the_sampler_tells_used_arrived_evicted_and_age():
-    from moe_mlx.residency import ResidencyTable
+    from moe_mlx.expert_cache.residency import ResidencyTable
 
     table = ResidencyTable(8, 4)
     sampler = CellSampler(_Runtime(_Layer(table, 2)))
@@ -238,7 +238,8 @@ def test_sessions_are_saved_whole_found_and_refused(tmp_path):
 
 def test_the_screen_side_imports_no_mlx():
     code = (
-        "import sys, moe_mlx_tui.app, moe_mlx_tui.engine, moe_mlx_tui.replay, moe_mlx_tui.remote_source;"
+        "import sys, moe_mlx_tui.app, moe_mlx_tui.engine.engine, moe_mlx_tui.recording.replay;"
+        "import moe_mlx_tui.web.remote_source;"
         "bad = [m for m in sys.modules if m.split('.')[0] in ('mlx', 'mlx_lm', 'transformers', 'moe_mlx_convert')];"
         "sys.exit(f'{bad}' if bad else 0)"
     )
@@ -251,7 +252,7 @@ def test_the_screen_side_imports_no_mlx():
 
 
 def test_a_short_soak(arguments):
-    from moe_mlx_tui.soak import soak
+    from moe_mlx_tui.measuring.soak import soak
 
     said = []
     assert soak(arguments("--temp", "0.7"), seconds=1.5, growth=0.5, say=said.append) == 0
@@ -259,7 +260,7 @@ def test_a_short_soak(arguments):
 
 
 def test_a_frame_of_the_large_map_stays_small():
-    from moe_mlx_tui.overhead import bytes_a_frame
+    from moe_mlx_tui.measuring.overhead import bytes_a_frame
 
     line = bytes_a_frame(8)
     assert float(re.search(r"([\d.]+) kB", line)[1]) <= 15.0, line

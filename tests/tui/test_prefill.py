@@ -2,8 +2,8 @@
 
 import pytest
 
-from moe_mlx.loader import load
-from moe_mlx.session import Sampling, Session
+from moe_mlx.conversation.session import Sampling, Session
+from moe_mlx.loading.loader import load
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_template_that_drops_thinking_keeps_the_common_prefix(session):
 
 
 def test_a_cache_that_cannot_be_trimmed_is_read_again_and_said(session, monkeypatch):
-    monkeypatch.setattr("moe_mlx.session.can_trim_prompt_cache", lambda cache: False)
+    monkeypatch.setattr("moe_mlx.conversation.session.can_trim_prompt_cache", lambda cache: False)
     turns(session, 2, keep=lambda text: "")
     assert session.last.reused_tokens == 0 and "cannot be trimmed" in session.last.refilled
 

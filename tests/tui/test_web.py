@@ -5,10 +5,10 @@ import threading
 import pytest
 
 from moe_mlx.errors import StoreMissingError
-from moe_mlx_tui.orders import Ask, Close, Configure, Stop
-from moe_mlx_tui.remote_source import RemoteSource
-from moe_mlx_tui.shared_engine import SharedEngine
-from moe_mlx_tui.snapshot import CLOSED
+from moe_mlx_tui.engine.orders import Ask, Close, Configure, Stop
+from moe_mlx_tui.engine.shared_engine import SharedEngine
+from moe_mlx_tui.engine.snapshot import CLOSED
+from moe_mlx_tui.web.remote_source import RemoteSource
 from tests.tui import scene
 from tests.tui.waiting import until
 
@@ -20,7 +20,7 @@ async def statuses(token, requests):
     """Serves two pages behind the gate and returns what each request is answered."""
     from aiohttp import ClientSession, CookieJar, web
 
-    from moe_mlx_tui.gate import Gate
+    from moe_mlx_tui.web.gate import Gate
 
     async def page(request):
         return web.Response(text="page")
@@ -76,7 +76,7 @@ async def test_the_printed_address_lets_in_and_the_cookie_keeps():
 
 
 def test_tokens_and_loopback():
-    from moe_mlx_tui.gate import is_loopback, new_token
+    from moe_mlx_tui.web.gate import is_loopback, new_token
 
     assert len(new_token()) >= 32 and new_token() != new_token()
     assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.2", "mac.local")] == [

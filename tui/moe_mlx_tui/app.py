@@ -7,8 +7,8 @@ from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError
 from moe_mlx_tui.chat_app import ChatApp
-from moe_mlx_tui.conversation import Conversation, Sessions
-from moe_mlx_tui.paths import data_folder
+from moe_mlx_tui.saved.conversation import Conversation, Sessions
+from moe_mlx_tui.saved.paths import data_folder
 
 __all__ = ["ChatApp", "run_app"]
 
@@ -21,11 +21,11 @@ def run_app(args: argparse.Namespace) -> int:
         Exception: what kept the model from being loaded; the app has shown it, and was left.
     """
     if getattr(args, "web", False):
-        from moe_mlx_tui.web import serve
+        from moe_mlx_tui.web.server import serve
 
         return serve(args)
-    from moe_mlx_tui.engine import Engine
-    from moe_mlx_tui.recording import Recorder
+    from moe_mlx_tui.engine.engine import Engine
+    from moe_mlx_tui.recording.recording import Recorder
 
     talk = Conversation(system=args.system_prompt or "")
     if args.resume:

@@ -15,15 +15,15 @@ from textual.driver import Driver
 from textual.timer import Timer
 from textual.widget import Widget
 
-from moe_mlx.terminal import harmless
+from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.drawing.lean_output import compact
+from moe_mlx_tui.drawing.themes import EMBER, PAPER
+from moe_mlx_tui.drawing.trends import Trends
+from moe_mlx_tui.engine.orders import Source
+from moe_mlx_tui.engine.snapshot import Snapshot
 from moe_mlx_tui.hang_up import UntilHangUp
-from moe_mlx_tui.lean_output import compact
-from moe_mlx_tui.orders import Source
 from moe_mlx_tui.palette import Actions
 from moe_mlx_tui.screens.help import HelpScreen
-from moe_mlx_tui.snapshot import Snapshot
-from moe_mlx_tui.themes import EMBER, PAPER
-from moe_mlx_tui.trends import Trends
 from moe_mlx_tui.widgets.layer_strip import LayerStrip
 from moe_mlx_tui.widgets.progress_line import ProgressLine
 from moe_mlx_tui.widgets.side_panel import SidePanel

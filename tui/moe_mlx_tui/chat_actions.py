@@ -8,13 +8,13 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from moe_mlx_tui.base_app import MoeApp
-from moe_mlx_tui.conversation import Conversation, Sessions, export_name
-from moe_mlx_tui.orders import Configure, Reset
-from moe_mlx_tui.paths import write_whole
+from moe_mlx_tui.drawing.sections import spoken
+from moe_mlx_tui.engine.orders import Configure, Reset
+from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
+from moe_mlx_tui.saved.paths import write_whole
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import SettingsScreen
 from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
-from moe_mlx_tui.sections import spoken
 from moe_mlx_tui.widgets.answer_view import AnswerView
 
 

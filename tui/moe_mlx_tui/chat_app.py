@@ -9,14 +9,14 @@ from uuid import uuid4
 
 from textual.widget import Widget
 
-from moe_mlx.slash import is_command, unknown
+from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.chat_actions import ChatActions
-from moe_mlx_tui.conversation import Conversation, Sessions
-from moe_mlx_tui.orders import Ask, Source, Stop
-from moe_mlx_tui.paths import data_folder, write_whole
-from moe_mlx_tui.prompt_history import PromptHistory
-from moe_mlx_tui.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.engine.orders import Ask, Source, Stop
+from moe_mlx_tui.engine.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.saved.conversation import Conversation, Sessions
+from moe_mlx_tui.saved.paths import data_folder, write_whole
+from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.prompt import Prompt
 

@@ -1,4 +1,4 @@
-// What reads took, in fixed memory that a Python object owns (moe_mlx/read_stats.py) and that only grows in its counts.
+// What reads took, in fixed memory that a Python object owns (moe_mlx/counts/reads.py) and that only grows in its counts.
 #pragma once
 
 #include <algorithm>

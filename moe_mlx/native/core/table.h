@@ -1,5 +1,5 @@
 // Residency, eviction and the event log of one layer, in place on the memory of the Python objects that own them
-// (moe_mlx/residency.py, eviction.py, records.py): one state, whoever runs the step.
+// (moe_mlx/expert_cache/residency.py, eviction.py, records.py): one state, whoever runs the step.
 #pragma once
 
 #include <algorithm>

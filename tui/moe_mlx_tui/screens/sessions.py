@@ -14,8 +14,8 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx.terminal import harmless
-from moe_mlx_tui.conversation import Conversation, Sessions, load
+from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.saved.conversation import Conversation, Sessions, load
 
 SHOWN = 50
 

@@ -13,8 +13,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
 from moe_mlx.routing.names import POLICIES
-from moe_mlx_tui.orders import Configure
-from moe_mlx_tui.snapshot import Settings
+from moe_mlx_tui.engine.orders import Configure
+from moe_mlx_tui.engine.snapshot import Settings
 
 #: name, whether it is whole, what it means. None is written as an empty field.
 SAMPLING = (

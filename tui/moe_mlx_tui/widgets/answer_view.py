@@ -9,10 +9,10 @@ from textual.markup import escape
 from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from moe_mlx.budget import show_bytes
-from moe_mlx.terminal import harmless
-from moe_mlx_tui.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
-from moe_mlx_tui.snapshot import ModelFacts, Receipt
+from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.drawing.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
+from moe_mlx_tui.engine.snapshot import ModelFacts, Receipt
 
 _NO_TAGS = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
 

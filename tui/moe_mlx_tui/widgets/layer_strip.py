@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from moe_mlx_tui.snapshot import Snapshot
-from moe_mlx_tui.spark import columns, spread
+from moe_mlx_tui.drawing.spark import columns, spread
+from moe_mlx_tui.engine.snapshot import Snapshot
 
 
 class LayerStrip(Widget):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from moe_mlx.budget import show_bytes
-from moe_mlx_tui.snapshot import Memory, Snapshot
-from moe_mlx_tui.spark import meter
+from moe_mlx.planning.budget import show_bytes
+from moe_mlx_tui.drawing.spark import meter
+from moe_mlx_tui.engine.snapshot import Memory, Snapshot
 
 _LABEL, _FIGURE = 8, 26
 

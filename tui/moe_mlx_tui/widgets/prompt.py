@@ -10,8 +10,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
-from moe_mlx.terminal import harmless
-from moe_mlx_tui.prompt_history import PromptHistory
+from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.saved.prompt_history import PromptHistory
 
 
 class Prompt(TextArea):

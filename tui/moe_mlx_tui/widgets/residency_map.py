@@ -14,7 +14,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from moe_mlx_tui.painting import (
+from moe_mlx_tui.drawing.painting import (
     ASCII,
     BRAILLE,
     EXPERTS_A_CELL,
@@ -27,8 +27,8 @@ from moe_mlx_tui.painting import (
     grid_of,
     paint,
 )
-from moe_mlx_tui.ramp import pair_style, state_style
-from moe_mlx_tui.snapshot import ModelFacts, Snapshot
+from moe_mlx_tui.drawing.ramp import pair_style, state_style
+from moe_mlx_tui.engine.snapshot import ModelFacts, Snapshot
 
 AUTO = "auto"
 _CURSOR = Style(reverse=True)

@@ -7,11 +7,23 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from moe_mlx.budget import show_bytes
-from moe_mlx_tui.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, NO_SLOT, OLDEST, USED, census, describe
-from moe_mlx_tui.painting import BRAILLE, EXPERTS_A_CELL, HALF, LAYERS_A_CELL
-from moe_mlx_tui.ramp import sign, state_style
-from moe_mlx_tui.snapshot import Snapshot
+from moe_mlx.planning.budget import show_bytes
+from moe_mlx_tui.drawing.cells import (
+    ABSENT,
+    AGE_EDGES,
+    ARRIVED,
+    EVICTED,
+    HELD,
+    NEWEST,
+    NO_SLOT,
+    OLDEST,
+    USED,
+    census,
+    describe,
+)
+from moe_mlx_tui.drawing.painting import BRAILLE, EXPERTS_A_CELL, HALF, LAYERS_A_CELL
+from moe_mlx_tui.drawing.ramp import sign, state_style
+from moe_mlx_tui.engine.snapshot import Snapshot
 from moe_mlx_tui.widgets.residency_map import ResidencyMap
 
 #: Cells of the legend's first line, with room for four digits in each count.

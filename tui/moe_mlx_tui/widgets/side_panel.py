@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
-from moe_mlx_tui.snapshot import Snapshot
-from moe_mlx_tui.trends import Trends
+from moe_mlx_tui.drawing.trends import Trends
+from moe_mlx_tui.engine.snapshot import Snapshot
 from moe_mlx_tui.widgets.gauges import Gauges
 from moe_mlx_tui.widgets.layer_strip import LayerStrip
 from moe_mlx_tui.widgets.memory_bars import MemoryBars

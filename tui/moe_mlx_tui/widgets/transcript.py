@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from moe_mlx.terminal import harmless
+from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.welcome import Welcome
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from moe_mlx_tui.player import Player
-from moe_mlx_tui.spark import meter
+from moe_mlx_tui.drawing.spark import meter
+from moe_mlx_tui.recording.player import Player
 
 
 class Transport(Widget):

@@ -1,0 +1,263 @@
+"""A conversation with one model: prompt cache kept between turns, every answer with its counts. No user interface.
+
+Generation is `mlx_lm.stream_generate`; this module decides what of the prompt is still in the cache, tells what was
+prefilled, accounts for the step that mlx-lm runs ahead, and throws the cache away after an error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm import stream_generate
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.sample_utils import make_logits_processors, make_sampler
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from moe_mlx.conversation.answer import Answer, Piece
+from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.conversation.sampling import CacheSettings, Sampling
+from moe_mlx.counts.reads import Counts
+from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.errors import UsageError
+from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.runtime import Runtime
+from moe_mlx.loading.tokenizer import apply_template
+from moe_mlx.planning.budget import head_width
+from moe_mlx.system.terminal import sound
+
+__all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]
+
+Message = dict[str, Any]
+
+
+class _CancelledError(Exception):
+    """Raised inside mlx-lm's prefill to leave it at a chunk's end."""
+
+
+@dataclass
+class Session:
+    """A conversation. Not thread-safe: one thread owns it and MLX.
+
+    Attributes:
+        model: A model from `moe_mlx.load`.
+        tokenizer: Its tokenizer.
+        sampling: Used for the next answer; may be replaced between answers.
+        caching: The KV cache's settings.
+        template: Extra arguments for the chat template.
+        raw: Whether prompts go in as they are, without the chat template.
+        last: The latest answer.
+        between_tokens: Called after each token while no step is being built; may resize the expert cache.
+        auditor: Computes every N-th token with exact routing too; the answer does not change.
+    """
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    sampling: Sampling = field(default_factory=Sampling)
+    caching: CacheSettings = field(default_factory=CacheSettings)
+    template: dict[str, Any] = field(default_factory=dict)
+    raw: bool = False
+    last: Answer | None = None
+    between_tokens: Callable[[], None] | None = None
+    auditor: Auditor | None = None
+    _held: list[int] = field(default_factory=list)
+    _cache: list[Any] | None = None
+    _warmed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.caching.kv_bits is not None:
+            self.caching.check_head(head_width(self.runtime.config))
+
+    @property
+    def runtime(self) -> Runtime:
+        """The expert cache behind the model."""
+        return runtime_of(self.model)
+
+    @property
+    def kv_nbytes(self) -> int:
+        """Bytes of the prompt cache as it stands."""
+        return sum(int(getattr(cache, "nbytes", 0)) for cache in self._cache or ())
+
+    def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
+        """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
+        if self.raw or not self.tokenizer.has_chat_template:
+            text = "\n".join(str(message["content"]) for message in messages) + (prefill_response or "")
+            return list(self.tokenizer.encode(sound(text)))
+        shown = [
+            {**message, "content": sound(message["content"])} if isinstance(message["content"], str) else message
+            for message in messages
+        ]
+        if prefill_response is not None:
+            shown.append({"role": "assistant", "content": sound(prefill_response)})
+        return apply_template(
+            self.tokenizer,
+            shown,
+            add_generation_prompt=prefill_response is None,
+            continue_final_message=prefill_response is not None,
+            **self.template,
+        )
+
+    def forget(self) -> None:
+        """Throws the prompt cache away; the next answer prefills everything."""
+        self._cache, self._held = None, []
+
+    def _reuse(self, prompt: list[int]) -> tuple[int, str]:
+        """Makes the cache hold a prefix of `prompt`; returns how long it is, and why it is empty if it need not be."""
+        shared = 0
+        for kept, wanted in zip(self._held, prompt, strict=False):
+            if kept != wanted:
+                break
+            shared += 1
+        shared = min(shared, len(prompt) - 1)  # mlx-lm needs one token to start from
+        excess = len(self._held) - shared
+        if self._cache is not None and shared and excess:
+            if can_trim_prompt_cache(self._cache) and trim_prompt_cache(self._cache, excess) == excess:
+                self._held = self._held[:shared]
+            else:
+                self.forget()
+                reason = "this model's cache cannot be trimmed, so the whole prompt is read again"
+                self._cache = make_prompt_cache(self.model, self.caching.max_kv_size)
+                return 0, reason
+        if self._cache is None or not shared:
+            self._cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
+            return 0, ""
+        return shared, ""
+
+    def answer(
+        self,
+        prompt: list[int],
+        *,
+        stop: threading.Event | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+        logits_processors: list[Callable[[mx.array, mx.array], mx.array]] | None = None,
+    ) -> Generator[Piece, None, Answer]:
+        """Generates one answer.
+
+        Args:
+            prompt: Token ids of the whole conversation so far.
+            stop: Set by another thread to stop at the next token (or prompt chunk).
+            on_prefill: Called with prompt tokens done and in all; tokens found in the cache count as done.
+            logits_processors: As for mlx_lm, after the session's own.
+
+        Yields:
+            Pieces of text with their tokens.
+
+        Returns:
+            The answer with its counts, also in `last`.
+
+        Raises:
+            UsageError: an empty prompt.
+            ExpertReadError: an expert could not be read; the prompt cache is thrown away, the session stays usable.
+        """
+        if not prompt:
+            raise UsageError("the prompt is empty: say something")
+        started = time.perf_counter()
+        runtime = self.runtime
+        if self.sampling.seed is not None:
+            mx.random.seed(self.sampling.seed)
+        reused, refilled = self._reuse(prompt)
+        before_decode, before_prefill = runtime.stats.decode, runtime.stats.prefill
+        before_reads = runtime.stats.read_totals.counts()
+        fed = [0]
+
+        def progress(done: int, total: int) -> None:
+            fed[0] = done
+            if on_prefill is not None:
+                on_prefill(reused + done, reused + total)
+            if stop is not None and stop.is_set() and done < total:
+                raise _CancelledError
+
+        tokens: list[int] = []
+        parts: list[str] = []
+        finish, prompt_tps, generation_tps = "cancelled", 0.0, 0.0
+        stream = self._stream(prompt[reused:], progress, logits_processors)
+        audit = ExitStack()
+        if self.auditor is not None:
+            self.auditor.reset()
+            audit.enter_context(self.auditor)
+        try:
+            for response in stream:
+                tokens.append(response.token)
+                parts.append(response.text)
+                prompt_tps, generation_tps = response.prompt_tps, response.generation_tps
+                finish = response.finish_reason or "cancelled"
+                yield Piece(response.text, response.token)
+                if stop is not None and stop.is_set():
+                    break
+                if self.between_tokens is not None:
+                    self.between_tokens()
+            self._held = prompt + tokens
+        except _CancelledError:
+            self._held = prompt[: reused + fed[0]]
+        except GeneratorExit:
+            self._held = prompt + tokens
+            raise
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            stream.close()
+            audit.close()
+            if runtime.end_turn() is not None:  # the step that runs ahead failed, and wrote to the prompt cache
+                self.forget()
+            self.last = self._account(
+                parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
+                before_decode, before_prefill, before_reads,
+            )  # fmt: skip
+            if runtime.history is not None:
+                runtime.history.save()
+        return self.last
+
+    def _stream(
+        self, prompt: list[int], progress: Callable[[int, int], None], extra: list[Any] | None
+    ) -> Generator[Any, None, None]:
+        s = self.sampling
+        sampler = make_sampler(
+            s.temp, s.top_p, s.min_p, s.min_tokens_to_keep, top_k=s.top_k, xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            xtc_special_tokens=[*self.tokenizer.encode("\n"), *self.tokenizer.eos_token_ids],
+        )  # fmt: skip
+        processors = make_logits_processors(repetition_penalty=s.repetition_penalty) + list(extra or [])
+        stream: Generator[Any, None, None] = stream_generate(
+            self.model,
+            self.tokenizer,
+            prompt,
+            max_tokens=s.max_tokens,
+            sampler=sampler,
+            logits_processors=processors or None,
+            prompt_cache=self._cache,
+            prefill_step_size=self.caching.prefill_step_size,
+            kv_bits=self.caching.kv_bits,
+            kv_group_size=self.caching.kv_group_size,
+            quantized_kv_start=self.caching.quantized_kv_start,
+            prompt_progress_callback=progress,
+        )
+        return stream
+
+    def _account(
+        self, parts: list[str], tokens: list[int], prompt_tokens: int, reused: int, refilled: str, finish: str,
+        prompt_tps: float, generation_tps: float, started: float, before_decode: PhaseTotals,
+        before_prefill: PhaseTotals, before_reads: Counts,
+    ) -> Answer:  # fmt: skip
+        runtime = self.runtime
+        runtime.ledger.collect(closing=True)
+        decode = runtime.stats.decode - before_decode
+        discarded = max(0, decode.steps - len(tokens))
+        runtime.ledger.discard(discarded)
+        prefill = runtime.stats.prefill - before_prefill
+        found = None if self.auditor is None else self.auditor.summary()
+        warmed, self._warmed = max(0, runtime.warmed - self._warmed), runtime.warmed
+        return Answer(
+            text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
+            refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
+            seconds=time.perf_counter() - started, decode=decode, prefill=prefill,
+            discarded_steps=discarded, reads=runtime.stats.read_totals.since(before_reads),
+            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found, warmed),
+        )  # fmt: skip

@@ -1,0 +1,265 @@
+"""The expert cache of one MoE layer: its table, its slots, its policy and its log, brought together."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import mlx.core as mx
+import numpy as np
+
+from moe_mlx.counts.ledger import DECODE, EventLog
+from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
+from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.slots import SlotBank
+from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
+from moe_mlx.store import ExpertLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from mlx import nn
+
+    from moe_mlx.expert_cache.eviction import Eviction
+    from moe_mlx.native.bridge import NativeLayer
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeEvent:
+    """One token in one layer, as `eval` scores it and a trace keeps it.
+
+    Attributes:
+        index: MoE ordinal of the layer.
+        step: Number of the model call.
+        scores: float32 `[E]`, what the model ranks by; it and the next two empty where no adapter knows the router.
+        raw: float32 `[E]`, the same before groups were masked.
+        weigh: float32 `[E]`, what the model weighs by.
+        exact: The model's own choice in its own order.
+        touched: The experts used, distinct, in touch order.
+    """
+
+    index: int
+    step: int
+    scores: Scores
+    raw: Scores
+    weigh: Scores
+    exact: tuple[int, ...]
+    touched: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class StepCounter:
+    """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
+
+    step: int = 0
+    last_index: int = -1
+    thread: int = 0
+    on_begin: list[Callable[[], None]] = field(default_factory=list)
+    _of_thread: ClassVar[threading.local] = threading.local()
+
+    @classmethod
+    def latest(cls) -> StepCounter | None:
+        """Returns the counter of the model that this thread called last, if that model is still there."""
+        called: Callable[[], StepCounter | None] = getattr(cls._of_thread, "counter", lambda: None)
+        return called()
+
+    def enter(self, index: int, *, alone: bool = True) -> int:
+        """Returns the number of the call under way, as MoE layer `index` is entered.
+
+        Args:
+            index: MoE ordinal.
+            alone: Whether the layer has slots to share, so that no other thread may be in the middle of a call.
+
+        Raises:
+            UsageError: another thread has called the model meanwhile.
+        """
+        if index <= self.last_index or self.last_index < 0:
+            self.step += 1
+            self._of_thread.counter, self.thread = weakref.ref(self), threading.get_ident()
+            for call in self.on_begin:
+                call()
+        if alone:
+            self.check_thread()
+        self.last_index = index
+        return self.step
+
+    def check_thread(self) -> None:
+        """Raises UsageError where another thread has begun a call in the middle of this thread's."""
+        if self.thread != threading.get_ident():
+            raise UsageError(TWO_THREADS)
+
+
+class LayerCache:
+    """What `CappedSwitch` asks: bring these experts in and tell me their slots."""
+
+    def __init__(
+        self, spec: ExpertLayer, table: ResidencyTable, bank: SlotBank, pool: ReaderPool, policy: RoutingPolicy,
+        log: EventLog, counter: StepCounter, inner: nn.Module,
+    ) -> None:  # fmt: skip
+        self.spec, self.table, self.bank, self.pool = spec, table, bank, pool
+        self.policy, self.log, self.counter, self.inner = policy, log, counter, inner
+        self.spans: list[mx.array] = []
+        self.selected: tuple[mx.array, mx.array] | None = None
+        self.recorder: Callable[[DecodeEvent], None] | None = None
+        self.observed: tuple[mx.array, mx.array, mx.array] | None = None
+        self._host_ns = 0
+        #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
+        self.router: Callable[[mx.array], mx.array] | None = None
+        self.native: NativeLayer | None = None  # set while decode runs in the graph
+        self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
+        self._event = threading.RLock()
+        self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the policy may change a choice."""
+        return not self.policy.lossless and not self.full
+
+    @contextmanager
+    def event(self) -> Iterator[None]:
+        """Surrounds one event of the table, from its beginning to its last read.
+
+        Raises:
+            UsageError: another thread is in the middle of one.
+        """
+        if not self._event.acquire(blocking=False):
+            raise UsageError(TWO_THREADS)
+        try:
+            yield
+        finally:
+            self._event.release()
+
+    def record(self, scores: Scores, raw: Scores, weigh: Scores, exact: Sequence[int], touched: Sequence[int]) -> None:
+        """Hands one decode event to the recorder, if there is one."""
+        if self.recorder is not None:
+            self.recorder(
+                DecodeEvent(self.spec.index, self.counter.step, scores, raw, weigh, tuple(exact), tuple(touched))
+            )
+
+    def resident_mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Returns bool `[E]`: what is in memory now."""
+        return np.frombuffer(self.table.slot_of, dtype=np.int32) >= 0
+
+    def real(self, experts: Iterable[int]) -> list[int]:
+        """Returns those that are experts of this layer; greater numbers are none."""
+        return [expert for expert in experts if expert < self.table.experts]
+
+    @property
+    def in_graph(self) -> NativeLayer | None:
+        """What runs the next decode step in the graph; None where Python does, as it must for a recorder."""
+        return self.native if self.native is not None and self.recorder is None and self.native.ready else None
+
+    def claim(self) -> None:
+        """Waits for steps in the graph; to be called before Python reads or changes the table."""
+        if not self.bank.allocated:  # rebuilding it was broken off
+            self.rebuild(self.table.slots)
+        if self.native is not None:
+            self.bank.settle()
+            self.native.reclaim()
+
+    def take_spans(self) -> None:
+        """Adds the ranges observed since the last call, token by token, to the running mean."""
+        if self.spans:
+            spans, self.spans = self.spans, []
+            for span in np.concatenate([np.array(rows, dtype=np.float32).reshape(-1) for rows in spans]).tolist():
+                self.table.observe_range(span)
+
+    def choose(self, scores: Scores, exact: list[int], raw: Scores) -> Choice:
+        """Applies the policy to one token, whose range counts first.
+
+        Args:
+            scores: float32 `[E]` that the model ranks by.
+            exact: The model's own choice in its own order.
+            raw: float32 `[E]`, the same scores before groups were masked; the range is taken of these.
+        """
+        started = time.perf_counter_ns()
+        self.take_spans()
+        delta = self.table.observe_range(finite_range(raw))
+        resident = self.resident_mask()
+        if scores.size > resident.size:  # what needs no memory is always there
+            resident = np.append(resident, np.ones(scores.size - resident.size, dtype=np.bool_))
+        choice = choose(self.policy, scores, exact, resident, delta)
+        self._host_ns = time.perf_counter_ns() - started
+        return choice
+
+    def decode(self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float) -> list[int]:
+        """Brings one token's experts in.
+
+        Args:
+            experts: The chosen, in computing order; may repeat.
+            touch_order: The same, distinct, the heaviest first.
+            swapped: How many of them exact routing would not have chosen.
+            moved: Exact router weight of the displaced.
+
+        Returns:
+            The slots of `experts`.
+
+        Raises:
+            ExpertReadError: a read failed. The table is consistent, the failed slot empty.
+        """
+        with self.event():
+            started = time.perf_counter_ns()
+            admission = self.table.begin(touch_order)
+            host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
+            bytes_read = waited = 0
+            if admission.misses:
+                self.bank.settle()
+                bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        self.table.count(touch_order, [placement.expert for placement in admission.misses])
+        step = self.counter.step
+        hits, misses = len(admission.hits), len(admission.misses)
+        self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses, 1, host), moved)
+        slot_of = self.table.slot_of
+        return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
+
+    def fill(self, experts: Sequence[int]) -> int:
+        """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
+
+        Raises:
+            ExpertReadError: a read failed. What arrived is in, the failed slot empty.
+        """
+        with self.event():
+            admission = self.table.begin(experts)
+            self.bank.settle()
+            bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
+        return bytes_read
+
+    def fill_whole(self) -> int:
+        """Reads every expert into the slot of its own number, all of them empty, and returns the bytes read.
+
+        Raises:
+            ExpertReadError: as from `fill`; the layer then looks its slots up like any other.
+        """
+        bytes_read = self.fill(range(self.table.experts))
+        self.full = True
+        return bytes_read
+
+    def rebuild(self, slots: int, eviction: Eviction | None = None) -> None:
+        """Gives the bank's memory back and makes another, empty one; no work that reads slots may be queued.
+
+        Raises:
+            DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
+        """
+        before = self.table.slots
+        self.table, self.full = self.table.resized(slots, eviction), False  # from here on all has to be read anew
+        self.bank.free(self.inner)
+        mx.clear_cache()
+        refusal: Exception | None = None
+        for count in (slots, before, self.spec.top_k):
+            try:
+                bank = SlotBank(self.spec.tensors, count)
+            except (MemoryError, RuntimeError) as error:  # the latter is how MLX says it
+                refusal = refusal or error
+                continue
+            bank.install(self.inner)
+            if count != slots:
+                self.table = self.table.resized(count)
+            self.bank = bank
+            break
+        if refusal is not None:
+            raise DoesNotFitError(f"layer {self.spec.layer}: no memory for {slots} slots: {refusal}")

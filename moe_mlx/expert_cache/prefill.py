@@ -1,0 +1,153 @@
+"""Prompts: a layer's experts are visited in waves, each read at most once per layer and chunk (Edge-MoE, 2305.18691).
+
+While one wave computes, the next one's reads are in flight. Outputs go back to their (row, rank) place, so the model
+sums in its own order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_mlx.counts.ledger import PREFILL
+from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.reading import Reads
+
+
+def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+    """Computes the routed experts of many rows, exactly as chosen.
+
+    Args:
+        cache: The layer.
+        x: `[..., D]`.
+        indices: `[..., k]` expert numbers.
+        *args: Passed on to the original module.
+        **kwargs: Passed on to the original module.
+
+    Returns:
+        `[..., k, D]`.
+
+    Raises:
+        ExpertReadError: an expert could not be read; the cache stays consistent.
+    """
+    cache.claim()
+    mx.eval(indices, cache.spans)
+    cache.take_spans()
+    chosen = np.array(indices).astype(np.int64)
+    real = chosen < cache.table.experts
+    counts = np.bincount(chosen[real], minlength=cache.table.experts)
+    needed = np.flatnonzero(counts)
+    chosen = np.where(real, chosen, needed[0] if needed.size else 0)  # any slot will do for what is no expert
+    with cache.event():
+        resident = cache.resident_mask()
+        if needed.size <= cache.table.slots:
+            y, bytes_read, waited = _at_once(cache, x, chosen, counts, needed, *args, **kwargs)
+        else:
+            y, bytes_read, waited = _in_waves(cache, x, chosen, counts, needed, resident, *args, **kwargs)
+    np.frombuffer(cache.table.rows, dtype=np.int64)[:] += counts
+    cache.table.stamp(needed[np.argsort(counts[needed], kind="stable")].tolist())
+    hits = int(resident[needed].sum())
+    rows = chosen.size // chosen.shape[-1]
+    cache.log.write(
+        (cache.counter.step, PREFILL, rows, hits, needed.size - hits, 0, bytes_read, waited, 1, int(real.sum()))
+    )
+    return y
+
+
+def _at_once(
+    cache: LayerCache, x: mx.array, chosen: NDArray[np.int64], counts: NDArray[np.intp], needed: NDArray[np.intp],
+    *args: Any, **kwargs: Any,
+) -> tuple[mx.array, int, int]:  # fmt: skip
+    """All needed experts fit: one event, one call, the rarest touched first."""
+    admission = cache.table.begin(needed[np.argsort(counts[needed], kind="stable")].tolist())
+    cache.bank.settle()
+    bytes_read = waited = 0
+    if admission.misses:
+        bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
+    slot_of = np.frombuffer(cache.table.slot_of, dtype=np.int32)
+    y: mx.array = cache.inner(x, mx.array(np.maximum(slot_of[chosen], 0).astype(np.uint32)), *args, **kwargs)
+    cache.bank.using(y)
+    return y, bytes_read, waited
+
+
+def _plan(slots: int, counts: NDArray[np.intp], needed: NDArray[np.intp], resident: NDArray[np.bool_]) -> tuple[
+    list[list[int]], set[int]
+]:  # fmt: skip
+    """Splits a chunk's absent experts into waves and names the experts to keep throughout.
+
+    The most used experts of the chunk stay for decode, but for `2 * width` slots that the waves pass through, half of
+    them computing while the other half is filled. The rarest come first, the most used last, so that they remain.
+    """
+    width = max(1, slots // 4)
+    by_use = needed[np.argsort(-(counts[needed] * 2 + resident[needed]), kind="stable")]
+    keep = set(by_use[: max(0, slots - 2 * width)].tolist())
+    absent = [int(expert) for expert in by_use[::-1] if not resident[expert]]
+    return [absent[start : start + width] for start in range(0, len(absent), width)], keep
+
+
+def _in_waves(
+    cache: LayerCache, x: mx.array, chosen: NDArray[np.int64], counts: NDArray[np.intp], needed: NDArray[np.intp],
+    resident: NDArray[np.bool_], *args: Any, **kwargs: Any,
+) -> tuple[mx.array, int, int]:  # fmt: skip
+    """More experts than slots: what is resident computes first, then wave after wave."""
+    table, bank, k = cache.table, cache.bank, chosen.shape[-1]
+    flat_x, flat = x.reshape(-1, x.shape[-1]), chosen.reshape(-1)
+    waves, keep = _plan(table.slots, counts, needed, resident)
+    present = [int(expert) for expert in needed if resident[expert]]
+    outputs: list[mx.array] = []
+    places: list[NDArray[np.intp]] = []
+    bytes_read = waited = 0
+    bank.settle()
+
+    def compute(experts: list[int]) -> mx.array | None:
+        slot_of = np.full(table.experts, -1, dtype=np.int64)
+        for expert in experts:
+            slot_of[expert] = table.slot_of[expert]
+        place = np.flatnonzero(slot_of[flat] >= 0)
+        if not place.size:
+            return None
+        rows = mx.array((place // k).astype(np.uint32))
+        y: mx.array = cache.inner(
+            flat_x[rows], mx.array(slot_of[flat[place]].astype(np.uint32))[:, None], *args, **kwargs
+        )
+        mx.async_eval(y)
+        bank.using(y)
+        outputs.append(y)
+        places.append(place)
+        return y
+
+    def start(experts: list[int], busy: list[int]) -> Reads:
+        kept = {table.slot_of[expert] for expert in keep if table.slot_of[expert] >= 0}
+        protect = kept | {table.slot_of[expert] for expert in busy if table.slot_of[expert] >= 0}
+        return cache.pool.start(cache.spec.index, table, bank, table.begin(experts, protect).misses)
+
+    table.begin(present)
+    # Slots of what is resident and goes on to be needed later must be free of queued work before they are refilled.
+    computing, earlier = present, None
+    running = compute(present) if present else None
+    for wave in waves:
+        # The wave before last has to be done: its slots are the ones that are refilled now.
+        busy = computing if _room(table.slots, keep, computing, wave, table) else []
+        if earlier is not None:
+            mx.eval(earlier)
+        if not busy and running is not None:
+            mx.eval(running)
+        reads = start(wave, busy)
+        waited += reads.finish()
+        bytes_read += reads.bytes_read
+        earlier, running, computing = running, compute(wave), wave
+    table.touch(sorted((e for e in needed.tolist() if table.slot_of[e] >= 0), key=lambda e: (counts[e], e)))
+    order = np.argsort(np.concatenate(places))
+    y = mx.concatenate(outputs, axis=0)[mx.array(order.astype(np.uint32))]
+    y = y.reshape(*chosen.shape, y.shape[-1])
+    bank.using(y)
+    return y, bytes_read, waited
+
+
+def _room(slots: int, keep: set[int], computing: list[int], wave: list[int], table: Any) -> bool:
+    """Whether the next wave fits beside what is kept and what is computing."""
+    taken = {expert for expert in (*keep, *computing) if table.slot_of[expert] >= 0}
+    return slots - len(taken) >= len(wave)

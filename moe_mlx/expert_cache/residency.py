@@ -1,0 +1,255 @@
+"""Which expert of a layer sits in which slot: one table per layer, pure Python, no arrays of any framework.
+
+The table's numbers live in `array.array`s so that the in-graph primitive works on the very same memory: there is one
+owner of the state, whoever runs the step.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moe_mlx.errors import SlotsBusyError
+from moe_mlx.expert_cache.eviction import Eviction, make_eviction
+
+#: A clock no event reaches: such a slot is never a victim.
+QUARANTINED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One expert that has to be read: its slot holds nothing until `ResidencyTable.commit`."""
+
+    expert: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What one event (a token at decode, a wave of a prompt) does to a layer.
+
+    Attributes:
+        hits: Experts that were resident before the event.
+        misses: Experts to be read, with the slot each goes to, in the order of `begin`'s argument.
+        evicted: Experts that lost their slot.
+    """
+
+    hits: tuple[int, ...]
+    misses: tuple[Placement, ...]
+    evicted: tuple[int, ...]
+
+
+class ResidencyTable:
+    """Slots and clocks of one MoE layer.
+
+    An event is `begin`, the reads, then `commit` for each read that arrived whole or `forget` for each that did not.
+    Between them a slot that is being filled belongs to nobody, so it can never be served half-filled.
+
+    Attributes:
+        slot_of: int32 `[E]`, the slot of each expert, -1 where absent.
+        owner: int32 `[S]`, the expert in each slot, -1 where empty.
+        used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
+        heat: float64 `[E]`, for the aged LFU.
+        whole: int64 `[3]`: the clock, the tokens in the running range, and the stamps given to `last`.
+        reals: float64 `[2]`: the LFU gain, and the sum of logit ranges.
+        uses: int64 `[E]`, decode steps that used the expert.
+        reads: int64 `[E]`, decode steps that had to read it for that.
+        rows: int64 `[E]`, rows of prompts (of every call that is no decode step) that used it.
+        last: int64 `[E]`, stamp of its last use, whether or not it has a slot; 0 before the first.
+        distances: int64 `[E + 1]`: decode uses by how many other experts came between the use and the one before it;
+            the last entry counts first uses. With S slots under LRU, entries from S on are misses.
+    """
+
+    CLOCK: ClassVar[int] = 0
+    RANGE_TOKENS: ClassVar[int] = 1
+    STAMP: ClassVar[int] = 2
+    #: What is counted and decides nothing; of 64-bit integers, one an expert (and one more).
+    COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances")
+    GAIN: ClassVar[int] = 0
+    RANGE_SUM: ClassVar[int] = 1
+
+    def __init__(self, experts: int, slots: int, eviction: Eviction | None = None) -> None:
+        if not 0 < slots <= experts:
+            raise ValueError(f"{slots} slots for {experts} experts")
+        self.experts, self.slots = experts, slots
+        self.eviction = eviction or make_eviction("lru")
+        self.slot_of = array("i", [-1]) * experts
+        self.owner = array("i", [-1]) * slots
+        self.used = array("q", [0]) * slots
+        self.heat = array("d", [0.0]) * experts
+        self.whole = array("q", [0, 0, 0])
+        self.reals = array("d", [1.0, 0.0])
+        self.uses = array("q", [0]) * experts
+        self.reads = array("q", [0]) * experts
+        self.rows = array("q", [0]) * experts
+        self.last = array("q", [0]) * experts
+        self.distances = array("q", [0]) * (experts + 1)
+        #: Set from the first change of an event to its last read: what an exception in between leaves to be done.
+        self.unfinished: Callable[[], None] | None = None
+
+    @property
+    def resident(self) -> list[int]:
+        """Experts in memory, by slot."""
+        return [expert for expert in self.owner if expert >= 0]
+
+    def begin(self, chosen: Sequence[int], protect: Collection[int] = ()) -> Admission:
+        """Touches what is resident and clears a slot for each expert that is not.
+
+        Hits and misses are judged against one snapshot, taken before anything moves; an expert of this event is
+        never its victim.
+
+        Args:
+            chosen: Distinct experts in touch order: the first is the oldest of this event.
+            protect: Slots that must not be emptied, for instance those that queued work still reads.
+
+        Raises:
+            SlotsBusyError: more experts than slots that may be emptied.
+        """
+        self.mend()
+        self.unfinished = self._drop_halves
+        since = self.whole[self.CLOCK]
+        hits: list[int] = []
+        absent: list[tuple[int, int]] = []
+        for place, expert in enumerate(chosen, start=1):
+            self.eviction.touch(self, expert)
+            slot = self.slot_of[expert]
+            if slot >= 0:
+                self.used[slot] = since + place
+                hits.append(expert)
+            else:
+                absent.append((expert, since + place))
+        self.whole[self.CLOCK] = since + len(chosen)
+        misses: list[Placement] = []
+        evicted: list[int] = []
+        for expert, stamp in absent:
+            slot = self.eviction.victim(self, since, protect)
+            if slot < 0:
+                for placed in misses:
+                    self.forget(placed.slot)
+                self.unfinished = None
+                raise SlotsBusyError(
+                    f"{len(chosen)} experts need slots, and only {self.slots} are there, some of them held by queued "
+                    "work or a read that stalled: wait for the disk, or raise --expert-cache"
+                )
+            if (loser := self.owner[slot]) >= 0:
+                self.slot_of[loser] = -1
+                self.owner[slot] = -1
+                evicted.append(loser)
+            self.used[slot] = stamp
+            misses.append(Placement(expert, slot))
+        self.eviction.end_event(self)
+        self.unfinished = None
+        return Admission(tuple(hits), tuple(misses), tuple(evicted))
+
+    def mend(self) -> None:
+        """Puts right what an event left that an exception broke off anywhere, Ctrl-C included."""
+        if (finish := self.unfinished) is not None:
+            finish()
+            self._drop_halves()
+            self.unfinished = None
+
+    def _drop_halves(self) -> None:
+        for slot, expert in enumerate(self.owner):
+            if expert >= 0 and self.slot_of[expert] != slot:
+                self.owner[slot], self.used[slot] = -1, 0
+        for expert, slot in enumerate(self.slot_of):
+            if slot >= 0 and self.owner[slot] != expert:
+                self.slot_of[expert] = -1
+
+    def commit(self, placement: Placement) -> None:
+        """Makes a slot valid: its expert has been read whole."""
+        self.owner[placement.slot] = placement.expert
+        self.slot_of[placement.expert] = placement.slot
+
+    def forget(self, slot: int) -> None:
+        """Leaves a slot empty: its read failed, was cancelled, or its bytes are no longer trusted."""
+        if (expert := self.owner[slot]) >= 0:
+            self.slot_of[expert] = -1
+        self.owner[slot] = -1
+        self.used[slot] = 0
+
+    def quarantine(self, slot: int) -> None:
+        """Takes a slot out of use: a stalled read may still write to it. `forget` gives it back."""
+        self.forget(slot)
+        self.used[slot] = QUARANTINED
+
+    def count(self, chosen: Sequence[int], missed: Iterable[int]) -> None:
+        """Counts one decode step that went through: its distinct experts in touch order, and those it had to read."""
+        ranked = sorted(self.last)
+        for expert in chosen:
+            self.uses[expert] += 1
+            before = self.last[expert]
+            self.distances[self.experts - bisect_right(ranked, before) if before else self.experts] += 1
+        self.stamp(chosen)
+        for expert in missed:
+            self.reads[expert] += 1
+
+    def stamp(self, experts: Iterable[int]) -> None:
+        """Notes a use of experts that `distances` are measured from, the first becoming the oldest."""
+        for expert in experts:
+            self.whole[self.STAMP] += 1
+            self.last[expert] = self.whole[self.STAMP]
+
+    def resized(self, slots: int, eviction: Eviction | None = None) -> ResidencyTable:
+        """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
+        table = ResidencyTable(self.experts, slots, eviction or self.eviction)
+        table.reals[:], table.whole[:], table.heat[:] = self.reals, self.whole, self.heat
+        table.take_counts(self)
+        return table
+
+    def take_counts(self, other: ResidencyTable) -> None:
+        """Goes on counting where another table of the same layer left off."""
+        for name in self.COUNTS:
+            getattr(self, name)[:] = getattr(other, name)
+        self.whole[self.STAMP] = other.whole[self.STAMP]
+
+    def observe_range(self, span: float) -> float:
+        """Adds one token's logit range and returns the running mean, this token included."""
+        self.reals[self.RANGE_SUM] += span
+        self.whole[self.RANGE_TOKENS] += 1
+        return self.reals[self.RANGE_SUM] / self.whole[self.RANGE_TOKENS]
+
+    def touch(self, experts: Iterable[int]) -> None:
+        """Renews the clocks of resident experts, the first becoming the oldest, without an event of their own."""
+        for expert in experts:
+            slot = self.slot_of[expert]
+            if slot >= 0:
+                self.whole[self.CLOCK] += 1
+                self.used[slot] = self.whole[self.CLOCK]
+
+    def hottest(self) -> list[int]:
+        """Resident experts, most worth keeping first (latest use)."""
+        slots = [slot for slot in range(self.slots) if self.owner[slot] >= 0]
+        return [self.owner[slot] for slot in sorted(slots, key=self.used.__getitem__, reverse=True)]
+
+    def reset(self) -> None:
+        """Empties residency, clocks, heats, running range and counts, in place; a stalled read keeps its slot."""
+        self.mend()
+        self.reset_counts()
+        for field in (self.slot_of, self.owner):
+            for place in range(len(field)):
+                field[place] = -1
+        for slot in range(self.slots):
+            self.used[slot] = QUARANTINED if self.used[slot] == QUARANTINED else 0
+        for expert in range(self.experts):
+            self.heat[expert] = 0.0
+        self.whole[self.CLOCK] = self.whole[self.RANGE_TOKENS] = 0
+        self.reals[self.GAIN], self.reals[self.RANGE_SUM] = 1.0, 0.0
+
+    def reset_counts(self) -> None:
+        """Empties the counts, in place."""
+        for name in self.COUNTS:
+            field: array[int] = getattr(self, name)
+            for place in range(len(field)):
+                field[place] = 0
+        self.whole[self.STAMP] = 0
+
+    def check(self) -> None:
+        """Raises AssertionError unless slot and expert are a bijection on what is resident."""
+        for slot, expert in enumerate(self.owner):
+            assert expert < 0 or self.slot_of[expert] == slot, f"slot {slot} says {expert}"
+        for expert, slot in enumerate(self.slot_of):
+            assert slot < 0 or self.owner[slot] == expert, f"expert {expert} says {slot}"

@@ -1,0 +1,189 @@
+"""The module that stands where mlx-lm has a `SwitchGLU` or `SwitchMLP`: same call, experts from a capped cache.
+
+The original module does the arithmetic, its stacked tensors replaced by the layer's slot bank and expert numbers by
+slot numbers (mlx_lm/models/switch_layers.py), so activations, biases and quantisation modes are mlx-lm's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from moe_mlx.counts.ledger import DECODE, PREFILL
+from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.prefill import run_prompt
+
+
+def rows_of(indices: mx.array) -> int:
+    """Returns how many (row, position) pairs a routing `[..., k]` is for."""
+    return indices.size // indices.shape[-1]
+
+
+class CappedSwitch(nn.Module):
+    """Routed experts of one layer under a cap.
+
+    The cache hangs on a plain attribute: banks are no parameters of the model, so nothing loads, saves, counts or
+    adapts them.
+    """
+
+    def __init__(self, cache: LayerCache) -> None:
+        super().__init__()
+        self.cache = cache
+        projections = {spec.name.partition(".")[0] for spec in cache.spec.tensors}
+        for name, part in cache.inner.items():
+            if name not in projections:  # muse_spark keeps a norm among its experts
+                self[name] = part
+
+    def __call__(self, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """Computes the routed experts.
+
+        Args:
+            x: `[..., D]` inputs.
+            indices: `[..., k]` expert numbers, as chosen by the model or returned by `select`. A number beyond the
+                experts is none (longcat's identity experts): nothing is read or counted, its output is arbitrary.
+            *args: Passed on to the original module.
+            **kwargs: Passed on to the original module.
+
+        Returns:
+            `[..., k, D]`, the outputs in the order of `indices`.
+
+        Raises:
+            ExpertReadError: an expert could not be read; the cache stays consistent.
+        """
+        cache, inner = self.cache, self.cache.inner
+        if cache.aside is not None:
+            return cache.aside(cache, x, indices, *args, **kwargs)
+        selected, cache.selected = cache.selected, None
+        native = cache.in_graph
+        if selected is not None and selected[0] is indices:
+            cache.counter.check_thread()
+            slots = selected[1]
+        elif cache.full:
+            return self._whole(x, indices, *args, **kwargs)
+        elif rows_of(indices) > 1:
+            cache.counter.enter(cache.spec.index)
+            return run_prompt(cache, x, indices, *args, **kwargs)
+        elif native is not None:
+            cache.counter.enter(cache.spec.index)
+            slots = native.step(indices)[1]
+        else:
+            cache.claim()
+            cache.counter.enter(cache.spec.index)
+            experts: list[int] = indices.reshape(-1).tolist()
+            distinct = cache.real(dict.fromkeys(experts))
+            self._record_exact(experts, distinct)
+            slots = self._slots(cache.decode(experts, distinct, 0, 0.0), indices)
+        if native is None:
+            cache.bank.settle()
+        y = inner(x, slots, *args, **kwargs)
+        cache.bank.using(y)
+        return y
+
+    def _whole(self, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """Every expert has the slot of its own number: nothing to look up, nothing to read back.
+
+        A prompt's routing is not looked at here, so neither hit nor miss is counted for it.
+        """
+        cache = self.cache
+        step = cache.counter.enter(cache.spec.index, alone=False)
+        rows = rows_of(indices)
+        if rows == 1:
+            if cache.recorder is not None:
+                experts: list[int] = indices.reshape(-1).tolist()
+                self._record_exact(experts, cache.real(dict.fromkeys(experts)))
+                indices = mx.where(indices < cache.table.experts, indices, 0)
+            cache.log.write((step, DECODE, 1, indices.size, 0, 0, 0, 0, 0, indices.size))
+        else:
+            cache.log.write((step, PREFILL, rows, 0, 0, 0, 0, 0, 0, indices.size))
+        return cache.inner(x, indices, *args, **kwargs)
+
+    def _record_exact(self, experts: list[int], distinct: list[int]) -> None:
+        """Hands an exactly routed token to the recorder; without an adapter its scores are not known, so empty."""
+        cache = self.cache
+        observed, cache.observed = cache.observed, None
+        if cache.recorder is not None:
+            parts = observed or (mx.zeros(0),) * 3
+            scores, raw, weigh = (np.array(part).reshape(-1) for part in parts)
+            cache.record(scores, raw, weigh, experts, distinct)
+
+    @staticmethod
+    def _slots(slots: list[int], like: mx.array) -> mx.array:
+        return mx.array(slots, dtype=like.dtype).reshape(*like.shape[:-1], len(slots))
+
+    def look_ahead(self, x: mx.array) -> None:
+        """Lets the next layer's router guess from this layer's router input, where decode prefetches; else nothing."""
+        cache = self.cache
+        native = cache.in_graph
+        if native is not None and native.following is not None:
+            native.look_ahead(x if cache.aside is None and x.size == x.shape[-1] else None)
+
+    def routes(self, indices_rows: int) -> bool:
+        """Whether a call of that many rows may be routed by the policy: decode, a lossy policy, not all resident."""
+        return indices_rows == 1 and self.cache.lossy and self.cache.aside is None
+
+    def observe(self, scores: mx.array, *, raw: mx.array | None = None, weigh: mx.array | None = None) -> None:
+        """Notes the scores of rows that are routed exactly; arguments as for `select`.
+
+        Under a lossy policy their ranges count for later decode steps; a recorder gets the scores of decode steps.
+        Costs nothing otherwise: what is not needed is never evaluated.
+        """
+        cache = self.cache
+        if cache.aside is not None:
+            return
+        raw = scores if raw is None else raw
+        if cache.lossy:
+            wide = raw.astype(mx.float32)
+            finite = mx.isfinite(wide)
+            top = mx.where(finite, wide, -mx.inf).max(axis=-1)
+            cache.spans.append((top - mx.where(finite, wide, mx.inf).min(axis=-1)).reshape(-1))
+        if cache.recorder is not None and rows_of(scores) == 1:
+            parts = (scores, raw, scores if weigh is None else weigh)
+            cache.observed = tuple(part.astype(mx.float32) for part in parts)
+
+    def select(
+        self,
+        scores: mx.array,
+        exact: mx.array,
+        *,
+        raw: mx.array | None = None,
+        weigh: mx.array | None = None,
+        weights: mx.array | None = None,
+    ) -> mx.array:
+        """Routes one token by the layer's policy and brings its experts in.
+
+        Args:
+            scores: `[..., E]`, what the model ranks by; minus infinity where it rules an expert out.
+            exact: `[..., k]`, the model's own choice in its own order.
+            raw: `[..., E]`, the scores before groups were masked, where that differs.
+            weigh: `[..., E]`, what the model weighs by, where that orders experts differently from `scores`.
+            weights: `[..., k]`, the model's weights of `exact`; for the count of weight moved.
+
+        Returns:
+            `[..., k]`: `exact` itself where the set is unchanged, else the chosen experts by descending score. To be
+            passed to this module's call as it is.
+        """
+        cache = self.cache
+        cache.counter.enter(cache.spec.index)
+        if (native := cache.in_graph) is not None:
+            cache.selected = native.step(exact, scores=scores, raw=raw, weigh=weigh, weights=weights)
+            return cache.selected[0]
+        cache.claim()
+        wanted = [part.astype(mx.float32) for part in (scores, raw, weigh, weights) if part is not None]
+        mx.eval(wanted, exact, cache.spans)
+        values = iter(np.array(part).reshape(-1) for part in wanted)
+        z = next(values)
+        z_raw = next(values) if raw is not None else z
+        z_weigh = next(values) if weigh is not None else z
+        own = next(values) if weights is not None else None
+        experts: list[int] = exact.reshape(-1).tolist()
+        choice = cache.choose(z, experts, z_raw)
+        order = cache.real(sorted(choice.experts, key=lambda expert: (-z_weigh[expert], expert)))
+        moved = 0.0 if own is None else float(sum(own[experts.index(lost)] for lost in choice.displaced))
+        cache.record(z, z_raw, z_weigh, experts, order)
+        slots = cache.decode(choice.experts, order, choice.swapped, moved)
+        chosen = exact if choice.experts is experts else self._slots(choice.experts, exact)
+        cache.selected = (chosen, self._slots(slots, exact))
+        return chosen

@@ -1,0 +1,118 @@
+"""Memory pressure: between tokens the cap shrinks by itself, and grows back when the pressure ends.
+
+Linux tells through the control group's room and its stall figures (PSI, kernel documentation accounting/psi), macOS
+through `kern.memorystatus_vm_pressure_level` (1 normal, 2 warning, 4 critical).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moe_mlx.errors import DoesNotFitError
+from moe_mlx.loading.runtime import Runtime
+from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.memory import read_memory, read_sysctl
+
+#: Seconds between looks; a look costs some file reads.
+LOOK_SECONDS = 1.0
+#: Seconds without pressure before a step back up, so that the cap does not swing.
+CALM_SECONDS = 20.0
+#: A step shrinks the cap to this share of itself.
+STEP = 0.75
+#: Less room than this share of the total is pressure; twice as much is calm.
+LOW_ROOM = 0.05
+#: Share of the last ten seconds in which some task stood still for memory (PSI "some avg10", percent).
+STALLED_PERCENT = 10.0
+
+
+def psi_some(path: Path = Path("/proc/pressure/memory")) -> float:
+    """Returns the share of the last ten seconds that some task waited for memory, in percent; 0 where unknown."""
+    try:
+        fields = path.read_text().splitlines()[0].split()
+    except (OSError, IndexError):
+        return 0.0
+    return next((float(part.partition("=")[2]) for part in fields if part.startswith("avg10=")), 0.0)
+
+
+def under_pressure() -> bool | None:
+    """Returns True under memory pressure, False when calm, None in between."""
+    if sys.platform == "darwin":
+        level = int.from_bytes(read_sysctl("kern.memorystatus_vm_pressure_level")[:4], "little")
+        return None if level == 0 else level > 1
+    memory = read_memory()
+    share = memory.available / memory.total if memory.total else 1.0
+    stalled = psi_some()
+    if share < LOW_ROOM or stalled > STALLED_PERCENT:
+        return True
+    return False if share > 2 * LOW_ROOM and stalled < STALLED_PERCENT / 2 else None
+
+
+@dataclass
+class PressureWatch:
+    """Shrinks and regrows one model's expert cache.
+
+    Attributes:
+        runtime: The model's cache.
+        say: Gets one line at each change.
+        sense: What tells pressure; `under_pressure` but in tests.
+        clock: Seconds; monotonic.
+    """
+
+    runtime: Runtime
+    say: Callable[[str], None]
+    sense: Callable[[], bool | None] = under_pressure
+    clock: Callable[[], float] = time.monotonic
+    _looked: float = field(default=-1e9)
+    _pressed: float = field(default=-1e9)
+    _asked: int | None = None
+
+    def between_tokens(self) -> None:
+        """Looks, at most once in `LOOK_SECONDS`, and resizes. To be called where no step is being built.
+
+        Raises:
+            DoesNotFitError: pressure goes on although every layer is down to its top_k slots.
+        """
+        now = self.clock()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        pressure = self.sense()
+        if pressure:
+            self._pressed = now
+            self._shrink()
+        elif pressure is False and self._asked is not None and now - self._pressed >= CALM_SECONDS:
+            self._pressed = now
+            self._grow()
+
+    def _shrink(self) -> None:
+        runtime = self.runtime
+        have = runtime.expert_cache_bytes
+        floor = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
+        if have <= floor:
+            raise DoesNotFitError(
+                f"memory pressure goes on with the expert cache at its floor of {show_bytes(floor)} (top_k experts a "
+                "layer): close other programs, or choose a smaller model"
+            )
+        self._asked = self._asked or have
+        runtime.resize(max(floor, int(have * STEP)))
+        self.say(f"memory pressure: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")
+
+    def _grow(self) -> None:
+        runtime, asked = self.runtime, self._asked
+        assert asked is not None
+        have = runtime.expert_cache_bytes
+        wanted = have
+        try:
+            # Where a layer has few slots a step may be less than one of them.
+            while wanted < asked and runtime.plan_for(wanted).expert_cache <= have:
+                wanted = min(asked, int(wanted / STEP) + 1)
+            runtime.resize(wanted)
+        except DoesNotFitError:
+            return
+        if runtime.expert_cache_bytes >= asked:
+            self._asked = None
+        self.say(f"pressure is over: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")

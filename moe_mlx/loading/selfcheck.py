@@ -1,0 +1,69 @@
+"""Decodes a few tokens both ways on the model that was loaded and compares everything, bit for bit.
+
+It also guards what could not be tried where this was written: a GPU's view of slots that the CPU rewrites.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from moe_mlx.errors import ExpertReadError
+
+if TYPE_CHECKING:
+    from moe_mlx.loading.runtime import Runtime
+
+#: Tokens decoded each way: the second meets slots that the first filled. The third is left out where a token may read
+#: more than `CHEAP_BYTES`, to keep loading quick.
+TOKENS = 3
+CHEAP_BYTES = 100_000_000
+
+Outcome = tuple[list[mx.array], list[tuple[Any, ...]], tuple[int, ...] | str]
+
+
+def self_check(runtime: Runtime) -> str:
+    """Compares both ways; the caches are empty before and after.
+
+    Returns:
+        What differs, in a few words; nothing where they agree.
+    """
+    try:
+        native = _run(runtime, "native")
+        readback = _run(runtime, "readback")
+    finally:
+        runtime.use_decode("readback")
+        runtime.reset()
+    if native[2] != readback[2]:
+        return f"self-check: {native[2]} in the graph, {readback[2]} read back"
+    if native[1] != readback[1]:
+        return "self-check: the residency tables differ"
+    same = all(bool(mx.array_equal(a, b, equal_nan=True)) for a, b in zip(native[0], readback[0], strict=True))
+    return "" if same else "self-check: the logits differ"
+
+
+def _run(runtime: Runtime, way: str) -> Outcome:
+    runtime.use_decode(way)
+    runtime.reset()
+    logits: list[mx.array] = []
+    counted: tuple[int, ...] | str
+    try:
+        prompt_cache = make_prompt_cache(runtime.model)
+        queued: list[mx.array] = []
+        at_most = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
+        for token in range(1, TOKENS + (at_most <= CHEAP_BYTES)):
+            queued.append(runtime.model(mx.array([[token]]), cache=prompt_cache))
+            mx.async_eval(queued[-1])  # two tokens at once in the queue, as in mlx-lm's own loop
+        mx.eval(queued)
+        logits = queued
+        totals = runtime.stats.decode
+        counted = (totals.hits, totals.misses, totals.swapped, totals.bytes_read)
+    except ExpertReadError as error:
+        counted = str(error)
+        runtime.drain()
+    tables = [
+        tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "whole", *cache.table.COUNTS))
+        for cache in runtime.layers
+    ]
+    return logits, tables, counted

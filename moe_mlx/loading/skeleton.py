@@ -1,0 +1,194 @@
+"""Builds mlx-lm's own model around our banks: its loader runs over placeholders, then the switches are swapped.
+
+`mlx_lm.utils.load_model` does everything it always does (sanitize, quantise, strict loading). Routed experts go
+through it as lazy arrays of the right shape that are never evaluated; where they end up tells which module is whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.utils import _get_classes, load_model
+
+from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError
+from moe_mlx.expert_cache.slots import placeholders
+from moe_mlx.families.dbrx import stack_experts
+from moe_mlx.store import ExpertLayer, ExpertSource
+
+
+def build(
+    folder: Path, source: ExpertSource, *, model_config: dict[str, Any] | None = None, trust_remote_code: bool = False
+) -> tuple[nn.Module, dict[str, Any], list[tuple[str, nn.Module]]]:
+    """Loads a model whose routed experts are placeholders.
+
+    Args:
+        folder: A store, or an MLX checkpoint that runs in place.
+        source: The experts of that folder.
+        model_config: Overrides of the config, as for mlx_lm.
+        trust_remote_code: Whether a config may bring its own model file.
+
+    Returns:
+        The model (its other weights lazy), its config, and per MoE layer the switch's module path and module.
+
+    Raises:
+        UnsupportedModelError: mlx-lm has no such model, or changes its experts while loading.
+        StoreCorruptError: the weights do not fit the config.
+    """
+    own_code = _own_code(folder, {**source.config, **(model_config or {})}, trust_remote_code)
+    owners: dict[int, tuple[int, str]] = {}
+    kept: list[mx.array] = []
+
+    def stand_in(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        for name in source.expert_names:
+            weights.pop(name, None)
+        for layer in source.layers:
+            for (name, array), spec in zip(
+                placeholders(layer.path, layer.experts, layer.tensors).items(), layer.tensors, strict=True
+            ):
+                weights[name] = array
+                kept.append(array)
+                owners[id(array)] = (layer.index, spec.name)
+        return weights
+
+    def classes(config: dict[str, Any]) -> tuple[Callable[[Any], nn.Module], type]:
+        model_class, args_class = _own_classes(folder, own_code) if own_code else _get_classes(config)
+
+        def construct(args: Any) -> nn.Module:
+            model = model_class(args)
+            stack_experts(model)
+            original = getattr(model, "sanitize", None)
+
+            def sanitize(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+                weights = stand_in(weights)
+                weights = original(weights) if original is not None else weights
+                _check_groups(folder, model, weights, config)
+                return weights
+
+            object.__setattr__(model, "sanitize", sanitize)
+            return model
+
+        return construct, args_class
+
+    try:
+        # mlx-lm runs a model's own file past `get_model_classes`; without the key it asks us, and we run it.
+        options = {**(model_config or {}), "model_file": None}
+        model, config = load_model(folder, lazy=True, model_config=options, get_model_classes=classes)
+    except MoeMlxError:
+        raise
+    except FileNotFoundError as error:
+        raise StoreCorruptError(f"{folder}: {error}") from error
+    except Exception as error:  # whatever a model file of mlx-lm makes of a config that it never saw
+        raise _explained(folder, error) from error
+    if "sanitize" in vars(model):
+        object.__delattr__(model, "sanitize")
+    return model, config, _find_switches(model, source.layers, owners)
+
+
+def _own_code(folder: Path, config: Mapping[str, Any], trusted: bool) -> str | None:
+    """Returns the name of the model's own code, if it has any.
+
+    Raises:
+        UnsupportedModelError: it has, and that was not allowed, or it lies outside of the folder.
+    """
+    name = config.get("model_file")
+    if name is None:
+        return None
+    if not trusted:
+        raise UnsupportedModelError(
+            f"{folder}: config.json wants the code in {str(name)[:80]!r} to run. If you trust it, pass "
+            "--trust-remote-code (trust_remote_code=True in Python)."
+        )
+    if not isinstance(name, str) or Path(name).name != name:
+        raise UnsupportedModelError(f"{folder}: model_file = {str(name)[:80]!r} is no file of the model's folder.")
+    return name
+
+
+def _own_classes(folder: Path, name: str) -> tuple[Any, Any]:
+    """Runs the model's own code, as mlx-lm does."""
+    spec = spec_from_file_location("custom_model", folder / name)
+    if spec is None or spec.loader is None:
+        raise UnsupportedModelError(f"{folder / name}: no Python file")
+    code = module_from_spec(spec)
+    spec.loader.exec_module(code)
+    return code.Model, code.ModelArgs
+
+
+def _check_groups(folder: Path, model: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
+    """Refuses quantisation in groups of nothing: MLX divides by the group's size where a zero ends the process.
+
+    Raises:
+        StoreCorruptError: config.json names such a group, or scales that do not fit the model's shapes imply it.
+    """
+    named = config.get("quantization") or config.get("quantization_config")
+    for path, module in model.named_modules():
+        weight, scales = getattr(module, "weight", None), weights.get(f"{path}.scales")
+        if not hasattr(module, "to_quantized") or weight is None:
+            continue
+        asked = named.get(path) if isinstance(named, dict) else None
+        if isinstance(asked, dict):
+            size = asked.get("group_size", 1)
+        elif scales is not None and scales.ndim:
+            size = weight.shape[-1] // max(1, scales.shape[-1])
+        else:
+            continue
+        if size is not None and (type(size) is not int or size < 1):
+            raise StoreCorruptError(
+                f"{folder}: {path} is quantised in groups of {str(size)[:80]}; config.json does not fit the weights. "
+                "Fetch the model again."
+            )
+
+
+def _explained(folder: Path, error: Exception) -> MoeMlxError:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "not supported" in text:
+        return UnsupportedModelError(f"{folder}: {text}")
+    if isinstance(error, KeyError | TypeError):
+        return StoreCorruptError(f"{folder}: the config lacks or contradicts what its model needs: {text}")
+    return StoreCorruptError(f"{folder}: mlx-lm cannot load it: {text}")
+
+
+def _find_switches(
+    model: nn.Module, layers: tuple[ExpertLayer, ...], owners: Mapping[int, tuple[int, str]]
+) -> list[tuple[str, nn.Module]]:
+    """Follows the placeholders to where mlx-lm put them."""
+    found: dict[int, str] = {}
+    for path, module in model.named_modules():
+        for leaf, value in module.items():
+            if not isinstance(value, mx.array) or id(value) not in owners:
+                continue
+            index, name = owners[id(value)]
+            full = f"{path}.{leaf}"
+            if not full.endswith(f".{name}"):
+                raise UnsupportedModelError(
+                    f"{layers[index].path}.{name} was loaded as {full}: convert cannot know why"
+                )
+            found[index] = full[: -len(name) - 1]
+    modules = dict(model.named_modules())
+    missing = [layer for layer in layers if layer.index not in found]
+    if missing:
+        raise UnsupportedModelError(
+            f"{missing[0].path}: mlx-lm rebuilds these experts while it loads, so their bytes cannot be used as they "
+            "are. Convert the model with mlx_lm.convert first."
+        )
+    return [(found[layer.index], modules[found[layer.index]]) for layer in layers]
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """Puts `module` at `path` and returns its parent module (an item of a list counts as its owner's)."""
+    *above, leaf = path.split(".")
+    holder: Any = model
+    parent: nn.Module = model
+    for name in above:
+        holder = holder[int(name)] if isinstance(holder, list | tuple) else getattr(holder, name)
+        if isinstance(holder, nn.Module):
+            parent = holder
+    if isinstance(holder, list):
+        holder[int(leaf)] = module
+    else:
+        setattr(holder, leaf, module)
+    return parent

@@ -1,0 +1,143 @@
+"""The plan: for each cap, what it takes, whether it fits, and how fast it should be. From headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moe_mlx.errors import DoesNotFitError
+from moe_mlx.planning.budget import (
+    Cap,
+    MemoryPlan,
+    kv_bytes,
+    kv_element_bytes,
+    mlx_cache_bytes,
+    parse_cap,
+    plan_memory,
+    show_bytes,
+)
+from moe_mlx.planning.prediction import Rates, StepTime, assumed_miss_rate, step_time
+from moe_mlx.planning.shape import ModelShape
+from moe_mlx.planning.slot_share import Curve, shared_by
+from moe_mlx.system.table import render
+
+CAPS = ("12.5%", "25%", "37.5%", "50%", "75%", "100%")
+#: Share of a Mac's memory that macOS recommends for the GPU: two thirds up to 32 GiB, three quarters above.
+_SMALL_MAC, _SMALL_SHARE, _LARGE_SHARE = 34.4e9, 2 / 3, 3 / 4
+
+
+@dataclass(frozen=True, slots=True)
+class CapPlan:
+    """One line of the plan; sizes in bytes, None where the cap is no cache at all (below top_k slots).
+
+    Attributes:
+        cap: As asked for.
+        slots: Of each MoE layer.
+        expert_cache: Bytes of the slots.
+        total: Everything: slots, resident weights, KV cache, MLX's own buffer cache.
+        fits: Whether it does.
+        why_not: Why it does not.
+        miss_rate: Assumed or measured.
+        bytes_per_token: Read at that miss rate.
+        step: Where the time of a decode step goes.
+    """
+
+    cap: str
+    slots: tuple[int, ...]
+    expert_cache: int
+    total: int
+    fits: bool
+    why_not: str
+    miss_rate: float
+    bytes_per_token: float
+    step: StepTime
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns it with what is derived."""
+        return {**asdict(self), "tokens_per_second": self.step.tps, "bottleneck": self.step.bottleneck}
+
+
+def usable_memory(machine_bytes: int) -> int:
+    """Returns what macOS recommends for the GPU of a Mac with that much memory."""
+    return int(machine_bytes * (_SMALL_SHARE if machine_bytes <= _SMALL_MAC else _LARGE_SHARE))
+
+
+def plan_caps(
+    shape: ModelShape,
+    available: int,
+    rates: Rates,
+    *,
+    kv_tokens: int,
+    caps: Sequence[str] = CAPS,
+    lossy: bool = True,
+    miss_rate: float | None = None,
+    known: Sequence[tuple[float, float]] = (),
+    curves: Sequence[Curve] | None = None,
+) -> list[CapPlan]:
+    """Plans every cap; "auto" is what the loader would choose.
+
+    Args:
+        shape: The model.
+        available: Bytes that MLX may use.
+        rates: The machine.
+        kv_tokens: Tokens of KV cache to leave room for.
+        caps: As `--expert-cache` takes them.
+        lossy: Whether cache-prior routes.
+        miss_rate: Taken for every cap instead of the assumed one.
+        known: Measured (share, miss rate) points.
+        curves: What slots are shared by; evenly by default.
+    """
+    lines = []
+    kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
+    for text in caps:
+        fits, why_not = True, ""
+        try:
+            plan = _plan(shape, parse_cap(text), kv, available)
+        except DoesNotFitError as error:
+            fits, why_not = False, str(error)
+            try:
+                plan = _plan(shape, parse_cap(text), kv, 1 << 60)
+            except DoesNotFitError:  # below the floor: no such cache anywhere
+                continue
+        plan = shared_by(plan, shape.layers, curves)
+        everything = all(count == layer.experts for count, layer in zip(plan.slots, shape.layers, strict=True))
+        resident = sum(plan.slots) / sum(layer.experts for layer in shape.layers)
+        assumed = assumed_miss_rate(resident, lossy=lossy, known=known)
+        misses = 0.0 if everything else assumed if miss_rate is None else miss_rate
+        total = plan.expert_cache + shape.resident_nbytes + kv + mlx_cache_bytes(available)
+        chosen = sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
+        step = step_time(shape, rates, misses, capped=not everything)
+        lines.append(CapPlan(text, plan.slots, plan.expert_cache, total, fits, why_not, misses, misses * chosen, step))
+    return lines
+
+
+def _plan(shape: ModelShape, cap: Cap, kv: int, available: int) -> MemoryPlan:
+    return plan_memory(shape.layers, cap, resident_weights=shape.resident_nbytes, kv_cache=kv, available=available)
+
+
+def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int) -> str:
+    """Returns the plan for people."""
+    layer = shape.layers[0]
+    kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
+    heads = ["expert\ncache", "slots a\nlayer", "cache", "in all", "fits", "miss\nrate", "read a\ntoken", "tok/s",
+             "ms a token:\nmemory", "\ndisk", "\nlayers", "bottleneck"]  # fmt: skip
+    cells = []
+    for line in lines:
+        low, high = min(line.slots), max(line.slots)
+        cells.append([
+            line.cap, str(low) if low == high else f"{low}-{high}", show_bytes(line.expert_cache),
+            show_bytes(line.total), "yes" if line.fits else "NO", f"{line.miss_rate:.0%}",
+            show_bytes(line.bytes_per_token), f"{line.step.tps:.1f}", f"{line.step.weights * 1e3:.1f}",
+            f"{line.step.reads * 1e3:.1f}", f"{line.step.layers * 1e3:.1f}", line.step.bottleneck,
+        ])  # fmt: skip
+    return "\n".join([
+        f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}",
+        f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
+        f"{show_bytes(layer.expert_nbytes)} each",
+        f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
+        f"KV cache of {kv_tokens} tokens {show_bytes(kv)}, memory MLX may use {show_bytes(available)}",
+        f"on {rates.name}: {rates.assumed}",
+        "",
+        render(heads, cells),
+    ])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Memory and disk limits made real, and random models to run under them."""

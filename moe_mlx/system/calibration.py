@@ -1,0 +1,111 @@
+"""What was measured of this machine: a small file in the user's cache folder.
+
+It is read where a flag asks for it, and by `--prefetch auto`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from moe_mlx.errors import MoeMlxError, UsageError
+from moe_mlx.expert_cache.reading import DEFAULT_READERS
+from moe_mlx.system.folders import user_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Rates of one machine, in bytes a second; None where it was not measured.
+
+    Attributes:
+        date: When the latest of them was measured.
+        machine: The machine in one line.
+        readers: Reader threads at which cold reads are as fast as they get.
+        cold_rate: Demand reads of experts that are not in the page cache.
+        warm_rate: Demand reads of experts that are.
+        weight_rate: Weights that decode goes through, everything resident.
+        layer_seconds: Host time that a capped layer adds to a decode step, reads not counted.
+        prefetch_gain: Decode speed with prefetch as a multiple of that without.
+    """
+
+    date: str = ""
+    machine: str = ""
+    readers: int | None = None
+    cold_rate: float | None = None
+    warm_rate: float | None = None
+    weight_rate: float | None = None
+    layer_seconds: float | None = None
+    prefetch_gain: float | None = None
+
+
+def calibration_path() -> Path:
+    """Returns where the file lies: in `user_folder`."""
+    return user_folder() / "calibration.json"
+
+
+def read_calibration() -> Calibration | None:
+    """Returns what was stored, or None where nothing (readable) is."""
+    try:
+        found = json.loads(calibration_path().read_text())
+    except (OSError, ValueError, RuntimeError):  # the last: there is no home folder
+        return None
+    if not isinstance(found, dict):
+        return None
+    kinds = {"date": str, "machine": str, "readers": int}
+    sound = {
+        field.name: found[field.name]
+        for field in fields(Calibration)
+        if isinstance(found.get(field.name), kinds.get(field.name, int | float))
+    }
+    return Calibration(**sound)
+
+
+def readers_for(asked: str) -> int:
+    """Returns the reader threads that `--readers` asks for; "auto": as calibrated, else `DEFAULT_READERS`.
+
+    Raises:
+        UsageError: neither "auto" nor a positive number.
+    """
+    if asked == "auto":
+        found = read_calibration()
+        return found.readers if found is not None and found.readers else DEFAULT_READERS
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(f"--readers is {asked}: give 1 or more, or auto")
+    return int(asked)
+
+
+def require_calibration() -> Calibration:
+    """Returns what was stored.
+
+    Raises:
+        UsageError: nothing was.
+    """
+    found = read_calibration()
+    if found is None:
+        raise UsageError(
+            "this machine is not calibrated: run `moe-mlx bench io MODEL --calibrate` and "
+            "`moe-mlx bench --model MODEL --calibrate`, or name a chip with --chip"
+        )
+    return found
+
+
+def store_calibration(**measured: object) -> Calibration:
+    """Adds figures to what is stored; what is not given stays. Returns all of it.
+
+    Raises:
+        MoeMlxError: the file cannot be written.
+    """
+    merged = replace(read_calibration() or Calibration(), **measured)  # type: ignore[arg-type]
+    try:
+        path = calibration_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps(asdict(merged), indent=1) + "\n")
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise MoeMlxError(
+            f"the calibration was not kept: {error}. Give $XDG_CACHE_HOME a folder that can be written to."
+        ) from None
+    return merged

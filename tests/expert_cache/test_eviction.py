@@ -1,0 +1,94 @@
+"""Victims against naive models of LRU and aged LFU that recount the whole history each time."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moe_mlx import eviction
+from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache.eviction import LFU_HALF_LIFE, AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.residency import ResidencyTable
+
+EXPERTS = 9
+HISTORY = st.integers(2, 6).flatmap(
+    lambda slots: st.tuples(
+        st.just(slots),
+        st.lists(st.lists(st.integers(0, EXPERTS - 1), min_size=1, max_size=slots, unique=True), max_size=40),
+    )
+)
+
+
+def run(table, events, worst):
+    """Plays events and checks each victim against `worst(resident, seen)`, which names the one to go."""
+    seen = []
+    for chosen in events:
+        resident = set(table.resident)
+        admission = table.begin(chosen)
+        seen.append(chosen)
+        for loser in admission.evicted:
+            assert loser == worst(resident - set(chosen), seen)
+            resident.discard(loser)
+        for placement in admission.misses:
+            table.commit(placement)
+
+
+@settings(max_examples=150, deadline=None)
+@given(HISTORY)
+def test_lru_empties_the_expert_chosen_longest_ago(history):
+    slots, events = history
+
+    def worst(candidates, seen):
+        last = {expert: (t, place) for t, chosen in enumerate(seen) for place, expert in enumerate(chosen)}
+        return min(candidates, key=last.__getitem__)
+
+    run(ResidencyTable(EXPERTS, slots), events, worst)
+
+
+@settings(max_examples=150, deadline=None)
+@given(HISTORY)
+def test_lfu_empties_the_least_used_counting_old_uses_less(history):
+    slots, events = history
+    half_life = 3.0
+
+    def worst(candidates, seen):
+        heat, last = dict.fromkeys(range(EXPERTS), 0.0), {}
+        for t, chosen in enumerate(seen):
+            for place, expert in enumerate(chosen):
+                heat[expert] += 0.5 ** ((len(seen) - t) / half_life)
+                last[expert] = (t, place)
+        least = min(heat[expert] for expert in candidates)
+        tied = [expert for expert in candidates if heat[expert] <= least * (1 + 1e-12)]
+        return min(tied, key=last.__getitem__)
+
+    run(ResidencyTable(EXPERTS, slots, AgedLeastFrequentlyUsed(half_life)), events, worst)
+
+
+def test_the_gain_is_scaled_down_long_before_it_overflows(monkeypatch):
+    monkeypatch.setattr(eviction, "_HEAT_CEILING", 4.0)
+    small = ResidencyTable(4, 2, AgedLeastFrequentlyUsed(1.0))
+    monkeypatch.undo()
+    large = ResidencyTable(4, 2, AgedLeastFrequentlyUsed(1.0))
+    for chosen in ([0], [0, 1], [2], [0], [3], [1], [0, 2], [3], [1]) * 3:
+        monkeypatch.setattr(eviction, "_HEAT_CEILING", 4.0)
+        a = small.begin(chosen)
+        monkeypatch.undo()
+        b = large.begin(chosen)
+        assert a.evicted == b.evicted
+        for table, admission in ((small, a), (large, b)):
+            for placement in admission.misses:
+                table.commit(placement)
+    assert small.reals[small.GAIN] <= 8.0 < large.reals[large.GAIN]
+
+
+def test_a_touch_counts_half_after_the_half_life():
+    table = ResidencyTable(3, 3, make_eviction("lfu"))
+    table.eviction.touch(table, 0)
+    for _ in range(LFU_HALF_LIFE):
+        table.eviction.end_event(table)
+    table.eviction.touch(table, 1)
+    assert table.heat[1] == pytest.approx(2 * table.heat[0])
+
+
+def test_an_unknown_eviction_is_refused():
+    with pytest.raises(UsageError, match="unknown eviction 'random': choose one of lru, lfu"):
+        make_eviction("random")

@@ -1,0 +1,1 @@
+"""From numbers to cells: colours, Braille, sparklines, the sections of an answer."""

@@ -1,0 +1,267 @@
+"""The engine: one thread that owns MLX, loads, answers and publishes snapshots. The only module here that meets MLX.
+
+Orders come through a queue and are carried out between tokens. While an answer is made the engine publishes some six
+snapshots a second; a second thread, which never touches MLX, publishes progress where the first is inside one long call
+(loading, a chunk of a prompt, a token that waits for the drive).
+"""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.conversation.context import context_watch
+from moe_mlx_tui.engine.gauge_reader import GaugeReader
+from moe_mlx_tui.engine.orders import Ask, Close, Configure, Order, Reset, Stop
+from moe_mlx_tui.engine.reports import explain, receipt_of
+from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE, LOADING, PREFILL, Settings, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moe_mlx.conversation.context import ContextWatch
+    from moe_mlx.conversation.session import Session
+
+#: Seconds between two snapshots of an answer, and before the second thread steps in.
+INTERVAL, STALL = 0.15, 0.25
+REMARKS = 20
+#: Seconds after which the screen's thread has to let this one go on; Python's own 5 ms are a whole small token.
+SWITCH = 0.001
+
+
+class Engine:
+    """Owns the model. `submit` and `latest` may be used from any thread."""
+
+    live = True
+
+    def __init__(self, args: argparse.Namespace, opener: Callable[..., Session] | None = None) -> None:
+        self._thread = threading.Thread(target=self._run, name="moe-mlx-engine", daemon=True)
+        self.args, self._opener = args, opener
+        self.listeners: list[Callable[[Snapshot], None]] = []
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._waiting: deque[Order] = deque()
+        self._halt = threading.Event()
+        self._stopped_turns: set[str] = set()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._began = self._published = time.perf_counter()
+        self._now = Snapshot(activity="starting")
+        self._latest = self._now
+        self._parts: list[str] = []
+        self._gauges: GaugeReader | None = None
+        self._session: Session | None = None
+        self._context: ContextWatch | None = None
+        self._closing = False
+        #: Why nothing was loaded.
+        self.failure: Exception | None = None
+        #: Publishes nothing while an answer is made; only for measuring what publishing costs.
+        self.quiet = False
+        self._turn = ""
+
+    @property
+    def latest(self) -> Snapshot:
+        """The latest snapshot."""
+        return self._latest
+
+    def start(self) -> None:
+        """Begins to load."""
+        self._thread.start()
+
+    def submit(self, order: Order) -> None:
+        """Hands an order over; a stop takes effect at the next token, everything else in turn."""
+        if isinstance(order, Stop):
+            self._stopped_turns.add(order.turn)
+            if self._turn == order.turn:
+                self._halt.set()
+            return
+        if isinstance(order, Close):
+            self._closing = True
+            self._halt.set()
+        self._orders.put(order)
+
+    def close(self) -> None:
+        """Stops the answer under way, ends the thread and waits for it (ten seconds at most)."""
+        if self._thread.is_alive():
+            self.submit(Close())
+            self._thread.join(10)
+        self._over.set()
+
+    def _run(self) -> None:
+        """Loads, then carries out orders until told to close."""
+        sys.setswitchinterval(SWITCH)
+        threading.Thread(target=self._watch, name="moe-mlx-watch", daemon=True).start()
+        try:
+            self._session = self._load()
+        except Exception as error:
+            self.failure = error
+            self._publish(phase=FAILED, activity="", error=explain(error))
+            return
+        self._gauges = GaugeReader(self._session)
+        self._context = context_watch(self._session)
+        self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
+        try:
+            while not self._closing:
+                self._carry_out(self._waiting.popleft() if self._waiting else self._next_order())
+        finally:
+            self._session.runtime.close()
+            self._publish(phase=CLOSED)
+            self._over.set()
+
+    def _next_order(self) -> Order:
+        """Waits for an order; until it is there, a warm-up that waits for idle time goes on."""
+        from moe_mlx.history.warmup import idle
+
+        assert self._session is not None
+        idle(self._session.runtime, lambda: not self._orders.empty(), self._remark)
+        return self._orders.get()
+
+    def _load(self) -> Session:
+        from moe_mlx_tui.engine.loading import LoadProgress
+
+        self._progress = LoadProgress(self.args)
+        self._publish(phase=LOADING, activity="starting MLX")
+        if self._opener is not None:
+            return self._opener(self.args, say=self._remark)
+        import mlx_lm  # noqa: F401  (takes longer than a small model)
+
+        from moe_mlx.commands.model_arguments import open_session
+
+        self._publish(activity=f"loading {self.args.model}")
+        self._progress.measure()
+        return open_session(self.args, say=self._remark)
+
+    def _carry_out(self, order: Order) -> None:
+        if isinstance(order, Ask):
+            self._answer(order)
+        elif isinstance(order, Configure):
+            self._configure(order)
+        elif isinstance(order, Reset):
+            assert self._session is not None
+            self._session.forget()
+            self._session.runtime.reset()
+            self._publish(remark="the expert cache is empty; the next answer starts cold")
+
+    def _between_tokens(self) -> None:
+        while not self._orders.empty():
+            order = self._orders.get()
+            if isinstance(order, Configure):
+                self._configure(order)
+            else:
+                self._waiting.append(order)
+
+    def _configure(self, order: Configure) -> None:
+        session = self._session
+        assert session is not None
+        phase = self._now.phase
+        try:
+            if order.sampling:
+                session.sampling = replace(session.sampling, **order.sampling)
+            if order.routing:
+                session.runtime.set_routing(**order.routing)
+            if order.expert_cache is not None:
+                self._publish(activity=f"rebuilding the slots for {order.expert_cache}")
+                session.runtime.resize(order.expert_cache)
+                self.args.expert_cache = order.expert_cache
+        except Exception as error:
+            self._publish(phase=phase, activity="", remark=f"not changed: {explain(error)}")
+            return
+        self._publish(phase=phase, activity="", **self._in_force())
+
+    def _answer(self, ask: Ask) -> None:
+        session = self._session
+        assert session is not None
+        self._parts, self._turn = [], ask.turn
+        self._halt.clear()
+        if ask.turn in self._stopped_turns or self._closing:
+            self._halt.set()
+        assert self._gauges is not None
+        self._gauges.begin()
+        self._publish(
+            phase=PREFILL, activity="reading the prompt", done=0, total=0, unit="tokens", turn=ask.turn, at=ask.at,
+            prompt=ask.messages[-1]["content"], tokens=0, tps=0.0, receipt=None, error="",
+        )  # fmt: skip
+        try:
+            self._generate(session, ask)
+        except Exception as error:
+            session.forget()
+            self._publish(phase=IDLE, activity="", done=0, total=0, error=explain(error))
+            return
+        answer = session.last
+        assert answer is not None and self._context is not None
+        for line in self._context.remarks(answer.prompt_tokens + len(answer.tokens)):
+            self._remark(line)
+        self._publish(
+            phase=IDLE, activity="", done=0, total=0, receipt=receipt_of(answer, session), tokens=len(answer.tokens)
+        )
+
+    def _generate(self, session: Session, ask: Ask) -> None:
+        prompt = session.encode(list(ask.messages))
+        model = self._latest.model
+        if model is not None and session.tokenizer.has_thinking:
+            tail = session.tokenizer.decode(prompt[-8:])
+            if tail.rstrip().endswith(model.thinking[0]):  # the template has opened the thinking already
+                self._parts.append(model.thinking[0])
+        stream = session.answer(prompt, stop=self._halt, on_prefill=self._prefilled)
+        for count, piece in enumerate(stream, start=1):
+            self._parts.append(piece.text)
+            if not self._orders.empty():
+                self._between_tokens()
+            now = time.perf_counter()
+            if not self.quiet and (count == 1 or now - self._published >= INTERVAL):
+                self._publish(phase=DECODE, activity="", done=count, total=session.sampling.max_tokens, tokens=count)
+
+    def _prefilled(self, done: int, total: int) -> None:
+        self._publish(done=done, total=total)
+
+    def _remark(self, line: str) -> None:
+        self._publish(remark=line)
+
+    def _in_force(self) -> dict[str, Any]:
+        session = self._session
+        assert session is not None
+        runtime = session.runtime
+        names = [f.name for f in fields(session.sampling)]
+        routing = [f.name for f in fields(runtime.routing)]
+        cap = self.args.expert_cache or f"{runtime.resident_share:.0%}"
+        return {
+            "routing": runtime.routing.describe(),
+            "settings": Settings(
+                tuple((name, getattr(session.sampling, name)) for name in names),
+                tuple((name, getattr(runtime.routing, name)) for name in routing),
+                str(cap),
+            ),
+        }
+
+    def _publish(self, *, remark: str = "", **changes: Any) -> None:
+        """Makes a snapshot of everything, with these changes, and shows it to the listeners."""
+        with self._lock:
+            if remark:
+                changes["remarks"] = (*self._now.remarks, remark)[-REMARKS:]
+                changes["remark_count"] = self._now.remark_count + 1
+            self._now = replace(self._now, **changes)
+            now = time.perf_counter()
+            fresh: dict[str, Any] = {
+                "time": now - self._began,
+                "text": "".join(self._parts),
+                "queued": len(self._waiting),
+            }
+            if self._gauges is not None:
+                owner = threading.current_thread() is self._thread
+                fresh |= self._gauges.read(self._now, now - self._began, owner=owner)
+            elif self._now.phase == LOADING:
+                fresh |= self._progress.read()
+            self._latest = replace(self._now, **fresh)
+            self._published = now
+            for listener in self.listeners:
+                listener(self._latest)
+
+    def _watch(self) -> None:
+        while not self._over.wait(INTERVAL):
+            if self._latest.busy and not self.quiet and time.perf_counter() - self._published > STALL:
+                self._publish()

@@ -1,0 +1,115 @@
+"""Reads a session's counters and memory into the fields of a snapshot. Engine side."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_mlx.system.memory import MemoryReading, read_memory
+from moe_mlx_tui.engine.cell_sampler import CellSampler
+from moe_mlx_tui.engine.snapshot import DECODE, PREFILL, Memory, ModelFacts, Snapshot
+
+if TYPE_CHECKING:
+    from moe_mlx.conversation.session import Session
+
+#: Seconds that tokens a second are averaged over, and between two looks at the system's memory.
+WINDOW, MEMORY_EVERY = 2.0, 1.0
+
+
+class GaugeReader:
+    """Everything of a snapshot that is measured."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.runtime = session, session.runtime
+        self._cells = CellSampler(self.runtime)
+        self._recent: deque[tuple[float, int]] = deque()
+        self._memory: MemoryReading = read_memory()
+        self._memory_at = 0.0
+        self._mlx = (0, 0, 0)
+        self.begin()
+
+    def facts(self, args: argparse.Namespace) -> ModelFacts:
+        """Returns what does not change about the model."""
+        layers, tokenizer = self.runtime.source.layers, self.session.tokenizer
+        thinking = ("<think>", "</think>")
+        if tokenizer.has_thinking:
+            thinking = (tokenizer.think_start, tokenizer.think_end)
+        tools = ("<tool_call>", "</tool_call>")
+        if tokenizer.has_tool_calling and tokenizer.tool_call_start and tokenizer.tool_call_end:
+            tools = (tokenizer.tool_call_start, tokenizer.tool_call_end)
+        return ModelFacts(
+            name=Path(str(args.model)).name,
+            family=str(self.runtime.config.get("model_type", "")),
+            experts=tuple(layer.experts for layer in layers),
+            top_k=tuple(layer.top_k for layer in layers),
+            expert_bytes=tuple(layer.expert_nbytes for layer in layers),
+            thinking=thinking,
+            tools=tools,
+        )
+
+    def begin(self) -> None:
+        """Notes where an answer's counts begin."""
+        self._decode, self._prefill = self.runtime.stats.decode, self.runtime.stats.prefill
+        self._layers = self.runtime.ledger.layer_totals()
+        self._recent.clear()
+
+    def read(self, now: Snapshot, seconds: float, *, owner: bool) -> dict[str, Any]:
+        """Returns the measured fields.
+
+        Args:
+            now: The snapshot to be completed.
+            seconds: Since the engine started.
+            owner: Whether this is the thread that owns MLX; only it may ask MLX for its memory.
+        """
+        runtime = self.runtime
+        pairs = [
+            (hits - before[0], misses - before[1])
+            for (hits, misses), before in zip(runtime.ledger.layer_totals(), self._layers, strict=True)
+        ]
+        running = runtime.stats.decode
+        fields: dict[str, Any] = {
+            **self._cells.sample(),
+            "slots_per_layer": tuple(runtime.slots_per_layer),
+            "layer_hits": tuple(hits for hits, _ in pairs),
+            "layer_misses": tuple(misses for _, misses in pairs),
+            "running": running,
+            "answer": running - self._decode,
+            "prefill": runtime.stats.prefill - self._prefill,
+            "memory": self._read_memory(seconds, owner=owner),
+        }
+        if now.phase == PREFILL and now.total:
+            fields["done"] = now.done + self._inside_chunk(now)
+        if now.phase == DECODE:
+            fields["tps"] = self._tokens_a_second(seconds, now.tokens)
+        return fields
+
+    def _inside_chunk(self, now: Snapshot) -> int:
+        """Tokens' worth of the prompt chunk under way, told by the layers it has passed."""
+        chunk = min(self.session.caching.prefill_step_size, max(0, now.total - now.done - 1))
+        passed = (self.runtime.counter.last_index + 1) / len(self.runtime.layers)
+        return int(chunk * passed) if passed < 1 else 0
+
+    def _tokens_a_second(self, seconds: float, tokens: int) -> float:
+        recent = self._recent
+        recent.append((seconds, tokens))
+        while len(recent) > 2 and seconds - recent[0][0] > WINDOW:
+            recent.popleft()
+        (since, before), (until, after) = recent[0], recent[-1]
+        return (after - before) / (until - since) if until > since else 0.0
+
+    def _read_memory(self, seconds: float, *, owner: bool) -> Memory:
+        if seconds - self._memory_at >= MEMORY_EVERY:
+            self._memory, self._memory_at = read_memory(), seconds
+        if owner:
+            import mlx.core as mx
+
+            self._mlx = (mx.get_active_memory(), mx.get_cache_memory(), self.session.kv_nbytes)
+        active, cached, kv_cache = self._mlx
+        read, plan = self._memory, self.runtime.plan
+        return Memory(
+            expert_slots=self.runtime.expert_cache_bytes, resident_weights=plan.resident_weights, kv_cache=kv_cache,
+            active=active, cached=cached, footprint=read.footprint, free=read.available, total=read.total,
+            swap=read.swap_used,
+        )  # fmt: skip

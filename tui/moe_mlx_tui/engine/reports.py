@@ -1,0 +1,36 @@
+"""What the engine says of an answer: its receipt, or what went wrong and what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe_mlx.errors import MoeMlxError
+from moe_mlx_tui.engine.snapshot import Receipt
+
+if TYPE_CHECKING:
+    from moe_mlx.conversation.session import Answer, Session
+
+
+def explain(error: BaseException) -> str:
+    """Returns an error as a message with its next step; ours have theirs already."""
+    if isinstance(error, MoeMlxError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: lower the expert cache (Ctrl+P, expert cache 25%), or start a new session"
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"{line} ({type(error).__name__}). The prompt cache was thrown away; send the message again, "
+        "or start a new session."
+    )
+
+
+def receipt_of(answer: Answer, session: Session) -> Receipt:
+    """Returns what an answer took."""
+    return Receipt(
+        tokens=len(answer.tokens), seconds=answer.seconds, tps=answer.generation_tps,
+        prompt_tokens=answer.prompt_tokens, reused_tokens=answer.reused_tokens, prompt_tps=answer.prompt_tps,
+        finish=answer.finish_reason, refilled=answer.refilled, hit_rate=answer.decode.hit_rate,
+        swapped_share=answer.decode.swapped_share, bytes_read=answer.decode.disk_bytes,
+        prompt_bytes_read=answer.prefill.bytes_read, wait_seconds=answer.decode.wait_seconds,
+        routing=session.runtime.routing.describe(),
+    )  # fmt: skip

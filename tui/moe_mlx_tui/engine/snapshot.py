@@ -1,0 +1,193 @@
+"""What the app shows, frozen: made by the engine thread (or a recording, or a socket), read by the screen.
+
+Everything is immutable and free of MLX, so a snapshot may cross threads, processes and time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.system.terminal import harmless
+
+LOADING, IDLE, PREFILL, DECODE, FAILED, CLOSED = "loading", "idle", "prefill", "decode", "failed", "closed"
+BUSY = (LOADING, PREFILL, DECODE)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What does not change while a model is loaded.
+
+    Attributes:
+        name: As shown.
+        family: The config's model type.
+        experts: Routed experts of each MoE layer.
+        top_k: Experts a token takes, by layer.
+        expert_bytes: Size of one expert, by layer.
+        thinking: Tags around thinking.
+        tools: Tags around tool calls.
+    """
+
+    name: str
+    family: str
+    experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    expert_bytes: tuple[int, ...]
+    thinking: tuple[str, str] = ("<think>", "</think>")
+    tools: tuple[str, str] = ("<tool_call>", "</tool_call>")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", harmless(self.name))
+
+    @property
+    def layers(self) -> int:
+        """How many MoE layers there are."""
+        return len(self.experts)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each layer begins in `Snapshot.cells`, and where the last one ends."""
+        places = [0]
+        for count in self.experts:
+            places.append(places[-1] + count)
+        return tuple(places)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all routed experts."""
+        return sum(count * size for count, size in zip(self.experts, self.expert_bytes, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory in bytes; 0 where it is not known."""
+
+    expert_slots: int = 0
+    resident_weights: int = 0
+    kv_cache: int = 0
+    active: int = 0
+    cached: int = 0
+    footprint: int = 0
+    free: int = 0
+    total: int = 0
+    swap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one answer took; counts are decode's unless named otherwise."""
+
+    tokens: int
+    seconds: float
+    tps: float
+    prompt_tokens: int
+    reused_tokens: int
+    prompt_tps: float
+    finish: str
+    refilled: str
+    hit_rate: float
+    swapped_share: float
+    bytes_read: int
+    prompt_bytes_read: int
+    wait_seconds: float
+    routing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Sampling, routing and cap in force, as the settings screen shows them."""
+
+    sampling: tuple[tuple[str, float | int | None], ...] = ()
+    routing: tuple[tuple[str, str | float | int | None], ...] = ()
+    expert_cache: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment.
+
+    Attributes:
+        time: Seconds since the engine started.
+        phase: One of the names at the top of this module.
+        activity: What is being waited for, in words.
+        done: Progress of `activity`.
+        total: Its end; 0 if unknown.
+        unit: "tokens" or "bytes".
+        turn: Identity of the answer under way or the last one.
+        at: Messages of the conversation (system prompt apart) before that turn's prompt.
+        prompt: The message that is being answered.
+        text: The answer so far.
+        tokens: Its tokens so far.
+        tps: Tokens a second, over the last two seconds.
+        cells: One byte per expert, layer after layer; see `cells`.
+        slots: Two bytes per expert, likewise.
+        uses: Four bytes per expert, likewise: decode steps that used it since loading or the last reset. A layer held
+            whole does not look, so it does not count.
+        reads: Four bytes per expert, likewise: how often it had to be read for that.
+        slots_per_layer: Slots of each layer.
+        layer_hits: Decode hits of each layer in this answer.
+        layer_misses: Decode misses of each layer in this answer.
+        answer: Decode totals of this answer.
+        prefill: Prefill totals of this answer.
+        running: Decode totals since loading.
+        receipt: Of the turn, once it is over.
+        error: What went wrong in the turn (or in loading), with its next step.
+        remarks: What the engine said, latest last.
+        remark_count: How many it has said in all.
+        queued: Turns waiting behind this one (several browser tabs share one engine).
+    """
+
+    time: float = 0.0
+    phase: str = LOADING
+    activity: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = "tokens"
+    model: ModelFacts | None = None
+    settings: Settings = field(default_factory=Settings)
+    turn: str = ""
+    at: int = 0
+    prompt: str = ""
+    text: str = ""
+    tokens: int = 0
+    tps: float = 0.0
+    cells: bytes = b""
+    slots: bytes = b""
+    uses: bytes = b""
+    reads: bytes = b""
+    slots_per_layer: tuple[int, ...] = ()
+    layer_hits: tuple[int, ...] = ()
+    layer_misses: tuple[int, ...] = ()
+    answer: PhaseTotals = field(default_factory=PhaseTotals)
+    prefill: PhaseTotals = field(default_factory=PhaseTotals)
+    running: PhaseTotals = field(default_factory=PhaseTotals)
+    memory: Memory = field(default_factory=Memory)
+    routing: str = ""
+    receipt: Receipt | None = None
+    error: str = ""
+    remarks: tuple[str, ...] = ()
+    remark_count: int = 0
+    queued: int = 0
+
+    def __post_init__(self) -> None:
+        # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt
+        # stay as they are: they are kept with the conversation, and made harmless where they are drawn.
+        for name in ("phase", "activity", "unit", "routing", "error"):
+            object.__setattr__(self, name, harmless(getattr(self, name)))
+        object.__setattr__(self, "remarks", tuple(map(harmless, self.remarks)))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way."""
+        return self.phase in BUSY
+
+    def counts(self, place: int) -> tuple[int, int]:
+        """Returns uses and reads of the expert at `place` in `cells`; zeros where a recording has none."""
+        uses, reads = (int.from_bytes(data[place * 4 : place * 4 + 4], "little") for data in (self.uses, self.reads))
+        return uses, reads
+
+    @property
+    def cap_share(self) -> float:
+        """Share of the routed experts that have a slot."""
+        return sum(self.slots_per_layer) / max(1, len(self.cells))

@@ -1,0 +1,1 @@
+"""What the app costs a running model, and whether it lasts."""

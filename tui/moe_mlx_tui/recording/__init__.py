@@ -1,0 +1,1 @@
+"""What the app showed, written down and played again."""

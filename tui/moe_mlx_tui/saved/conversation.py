@@ -1,0 +1,167 @@
+"""The conversation as data: messages, what an edit or another attempt takes away, its file, its exports."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.errors import StoreCorruptError, StoreMissingError
+from moe_mlx_tui.engine.snapshot import Receipt
+from moe_mlx_tui.saved.paths import write_whole
+
+VERSION = 1
+
+
+@dataclass
+class Conversation:
+    """Messages in order, user and assistant by turns; the system prompt stands apart.
+
+    Attributes:
+        ident: Name of its file.
+        system: The system prompt, or "".
+        messages: `{"role": ..., "content": ...}`.
+        receipts: By the number of the message they belong to.
+        model: What answered.
+    """
+
+    ident: str = ""
+    system: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        self.ident = self.ident or datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+
+    @property
+    def title(self) -> str:
+        """The first line that was said."""
+        for message in self.messages:
+            if message["role"] == "user":
+                return (message["content"].strip().splitlines() or [""])[0][:60]
+        return "nothing said yet"
+
+    def wire(self) -> tuple[dict[str, str], ...]:
+        """Returns the messages as the model gets them."""
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        return (*head, *(dict(message) for message in self.messages))
+
+    def say(self, text: str) -> int:
+        """Adds a message of the user's; returns how many stood before it."""
+        self.messages.append({"role": "user", "content": text})
+        return len(self.messages) - 1
+
+    def answered(self, text: str, receipt: Receipt | None) -> None:
+        """Adds the answer."""
+        self.messages.append({"role": "assistant", "content": text})
+        if receipt is not None:
+            self.receipts[len(self.messages) - 1] = receipt
+
+    def take_back_answer(self) -> bool:
+        """Takes the last answer away; False if there is none to make again."""
+        if self.messages and self.messages[-1]["role"] == "assistant":
+            self.receipts.pop(len(self.messages) - 1, None)
+            self.messages.pop()
+        return bool(self.messages)
+
+    def take_back_message(self) -> str | None:
+        """Takes the last message and its answer away; returns the message."""
+        if not self.take_back_answer():
+            return None
+        return self.messages.pop()["content"]
+
+    def to_json(self) -> str:
+        """Returns the session's file."""
+        body = {
+            "moe-mlx-session": VERSION, "ident": self.ident, "title": self.title, "model": self.model,
+            "system": self.system, "messages": self.messages,
+            "receipts": {str(place): asdict(receipt) for place, receipt in self.receipts.items()},
+        }  # fmt: skip
+        return json.dumps(body, ensure_ascii=False, indent=1)
+
+    def to_markdown(self) -> str:
+        """Returns the conversation for people."""
+        parts = [f"# {self.title}", f"*{self.model}*"]
+        if self.system:
+            parts.append(f"> {self.system}")
+        for place, message in enumerate(self.messages):
+            who = "you" if message["role"] == "user" else self.model or "assistant"
+            parts.append(f"## {who}\n\n{message['content'].strip()}")
+            if (r := self.receipts.get(place)) is not None:
+                parts.append(f"*{r.tokens} tokens, {r.tps:.1f}/s, hit {r.hit_rate:.1%}, swapped {r.swapped_share:.1%}*")
+        return "\n\n".join(parts) + "\n"
+
+
+def load(path: Path) -> Conversation:
+    """Reads a session.
+
+    Raises:
+        StoreMissingError: there is no such file.
+        StoreCorruptError: it is no session of ours.
+    """
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if body["moe-mlx-session"] != VERSION:
+            raise StoreCorruptError(f"{path} is of version {body['moe-mlx-session']}; this moe-mlx reads {VERSION}")
+        return Conversation(
+            ident=str(body["ident"]), system=str(body["system"]), model=str(body["model"]),
+            messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
+            receipts={int(place): Receipt(**receipt) for place, receipt in body["receipts"].items()},
+        )  # fmt: skip
+    except OSError as error:
+        raise StoreMissingError(f"no session at {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreCorruptError(f"{path} is no session of moe-mlx: {error}") from error
+
+
+class Sessions:
+    """The folder of saved conversations."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, conversation: Conversation) -> None:
+        """Writes a conversation; one in which nothing was said is not kept.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if conversation.messages:
+            write_whole(self.folder / f"{conversation.ident}.json", conversation.to_json())
+
+    def paths(self) -> list[Path]:
+        """Returns the files, the latest first."""
+        try:
+            return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
+        except OSError:
+            return []
+
+    def open(self, name: str) -> Conversation:
+        """Returns "latest", a session by the beginning of its name, or a file.
+
+        Raises:
+            StoreMissingError: there is none.
+        """
+        known = self.paths()
+        if name == "latest":
+            if not known:
+                raise StoreMissingError("no session has been saved yet: start one without --resume")
+            return load(known[0])
+        if Path(name).is_file():
+            return load(Path(name))
+        for path in known:
+            if path.stem.startswith(name):
+                return load(path)
+        raise StoreMissingError(
+            f"no session is called {name}: leave the name out for the latest, or pick one in the app"
+        )
+
+
+def export_name(conversation: Conversation, suffix: str) -> str:
+    """Returns a file name made of the title."""
+    slug = re.sub(r"[^a-z0-9]+", "-", conversation.title.lower()).strip("-")[:40]
+    return f"moe-mlx-{slug or 'chat'}.{suffix}"

@@ -1,0 +1,1 @@
+"""The app in a browser: one server, one tab a process, no key without a token."""
