@@ -11,8 +11,9 @@ from typing import Any
 
 from moe_mlx.errors import StoreMissingError, UnsupportedModelError, UsageError
 from moe_mlx.store import digest, is_store
-from moe_mlx.store.checkpoint import INDEX, Shards, read_json, read_shards
+from moe_mlx.store.checkpoint import INDEX, Shards, read_shards
 from moe_mlx.store.files import expanded
+from moe_mlx.store.json_files import read_json
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx.store.manifest import is_plain
 from moe_mlx_convert.errors import SourceChangedError

@@ -10,11 +10,6 @@ from typing import TextIO
 WIDTH = 30
 
 
-def size_text(nbytes: int) -> str:
-    """Returns a size for people: GB (10^9 bytes), or MB below a tenth of one."""
-    return f"{nbytes / 1e9:.3f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.3f} MB"
-
-
 class Progress:
     """Counts bytes of one pass and draws them at most ten times a second.
 

@@ -13,13 +13,14 @@ import numpy as np
 from moe_mlx.benchmark.plain import plain_times
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.errors import UsageError
-from moe_mlx.expert_cache.reading import DEFAULT_READERS, ReaderPool
+from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank, dtype_of
 from moe_mlx.store import ExpertLayer, ExpertSource, digest
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.page_cache import page_cache_use
+from moe_mlx.system.calibration import DEFAULT_READERS
 
 #: Descriptors that the plain reader holds open at most; a sample has no more files.
 MOST_FILES = 900

@@ -7,8 +7,8 @@ from pathlib import Path
 from moe_mlx.benchmark.compare import Change
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
 from moe_mlx.errors import UsageError
-from moe_mlx.planning.budget import show_bytes
 from moe_mlx.system.machine import machine_line
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render, share
 
 _HEADS = (

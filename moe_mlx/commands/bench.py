@@ -169,9 +169,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _io(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.settings import split
-    from moe_mlx.planning.budget import parse_size, show_bytes
     from moe_mlx.store.access import DIRECT, IOS
     from moe_mlx.store.probe import use_io
+    from moe_mlx.system.sizes import parse_size, show_bytes
 
     try:
         threads = sorted({int(word) for word in split(args.threads, "--threads")})

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
     from moe_mlx.store.demo import folder_named
+    from moe_mlx.system.sizes import size_text
     from moe_mlx_convert import convert
-    from moe_mlx_convert.progress import size_text
 
     summary = convert(
         folder_named(args.hf_path),

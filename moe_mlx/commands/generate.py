@@ -113,7 +113,7 @@ def _held(use: PageCacheUse | None) -> dict[str, Any] | None:
 
 def describe(session: Session, answer: Answer) -> str:
     """Returns the summary in one line, for people."""
-    from moe_mlx.planning.budget import show_bytes
+    from moe_mlx.system.sizes import show_bytes
 
     decode, runtime = answer.decode, session.runtime
     parts = [

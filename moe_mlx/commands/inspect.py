@@ -80,8 +80,8 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
+    from moe_mlx.system.sizes import size_text
     from moe_mlx_convert.checkpoint import resolve
-    from moe_mlx_convert.progress import size_text
 
     model = folder_named(args.model)
     with open_source(resolve(model, cached=True)[0], verify=False) as source:

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. Exit code 4 when no cap fits."""
     from moe_mlx.benchmark.settings import split
-    from moe_mlx.planning.budget import KV_TOKENS
     from moe_mlx.planning.forecast import CAPS, plan_caps, plan_table
+    from moe_mlx.planning.kv_cache import KV_TOKENS
 
     if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
         raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
@@ -117,8 +117,8 @@ def _shape(model: str, revision: str | None) -> ModelShape:
 
 
 def _available(args: argparse.Namespace) -> int:
-    from moe_mlx.planning.budget import parse_size
     from moe_mlx.planning.forecast import usable_memory
+    from moe_mlx.system.sizes import parse_size
 
     if args.available and args.memory:
         raise UsageError("--available and --memory contradict each other: give one")

@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     if not words:
         raise UsageError("no command: write it after --, as in `moe-mlx rig --memory 2GB -- moe-mlx generate ...`")
 
-    from moe_mlx.planning.budget import parse_size
     from moe_mlx.rig.cgroup import Limits, device_of, why_not
     from moe_mlx.rig.limited import drop_cached, run_limited, store_in
+    from moe_mlx.system.sizes import parse_size
 
     if (reason := why_not()) is not None:
         raise UsageError(f"the rig cannot run here: {reason}")
@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
 def _rate_like(chip: str | None, weight_rate: str | None) -> int | None:
     if chip is None:
         return None
-    from moe_mlx.planning.budget import parse_size, show_bytes
     from moe_mlx.planning.chips import chip_named
     from moe_mlx.system.calibration import read_calibration
+    from moe_mlx.system.sizes import parse_size, show_bytes
 
     found = chip_named(chip)
     stored = read_calibration()
@@ -124,8 +124,8 @@ def _make(words: Sequence[str]) -> int:
 
     from dataclasses import replace
 
-    from moe_mlx.planning.budget import show_bytes
     from moe_mlx.rig.random_store import make_checkpoint, scaled
+    from moe_mlx.system.sizes import show_bytes
     from moe_mlx.system.talk import Talk
 
     given = {name: getattr(args, name) for name in Shape.__dataclass_fields__ if getattr(args, name) is not None}

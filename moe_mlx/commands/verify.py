@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verifies and prints the report."""
+    from moe_mlx.system.sizes import size_text
     from moe_mlx_convert import verify
-    from moe_mlx_convert.progress import size_text
 
     report = verify(args.store)
     store = one_line(report.store)

@@ -23,8 +23,8 @@ from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.loading.attachment import runtime_of
-from moe_mlx.planning.budget import show_bytes
 from moe_mlx.store import TensorSpec
+from moe_mlx.system.sizes import show_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.planning.budget import KV_TOKENS, first_value
+from moe_mlx.planning.kv_cache import KV_TOKENS, first_value
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session

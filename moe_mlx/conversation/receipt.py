@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.counts.ledger import Stats
 from moe_mlx.counts.totals import PhaseTotals
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.audit import AuditSummary

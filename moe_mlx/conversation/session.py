@@ -30,7 +30,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.tokenizer import apply_template
-from moe_mlx.planning.budget import head_width
+from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.system.terminal import sound
 
 __all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]

@@ -14,8 +14,9 @@ from moe_mlx.evaluation.replay import Replayed, distances_of, replay
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.table import show_table
 from moe_mlx.evaluation.trace import Trace, load_trace
-from moe_mlx.planning.budget import parse_cap, show_bytes, slots_for_bytes, slots_for_share
+from moe_mlx.planning.budget import parse_cap, slots_for_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
+from moe_mlx.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from moe_mlx.store import ExpertLayer

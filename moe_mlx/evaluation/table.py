@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from moe_mlx.evaluation.results import Row
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 
 _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token", "swapped", "stay")
 

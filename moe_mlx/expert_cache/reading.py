@@ -16,11 +16,10 @@ from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.residency import QUARANTINED, Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
+from moe_mlx.system.calibration import DEFAULT_READERS
 
 #: A disk that sleeps wakes up in seconds; a read longer than this ends the turn instead of hanging it.
 STALL_SECONDS = 60.0
-#: Reads in flight at once. One SSD queue is filled by a handful; more only adds switching (`moe-mlx bench io`).
-DEFAULT_READERS = 4
 
 
 class SlotMemory(Protocol):

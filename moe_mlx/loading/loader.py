@@ -16,7 +16,7 @@ from moe_mlx.counts.ledger import Ledger
 from moe_mlx.errors import MoeMlxWarning, UsageError
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.expert_cache.layer import LayerCache, StepCounter
-from moe_mlx.expert_cache.reading import DEFAULT_READERS, ReaderPool
+from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.expert_cache.switch import CappedSwitch
@@ -30,7 +30,8 @@ from moe_mlx.loading.lora import apply_adapters
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build, replace_module
 from moe_mlx.loading.tokenizer import load_tokenizer
-from moe_mlx.planning.budget import KV_TOKENS, MemoryPlan, kv_bytes, kv_element_bytes, parse_cap, plan_memory
+from moe_mlx.planning.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA, Prefetch, check_prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, check_share, curves_of, shared_by
 from moe_mlx.routing.exact import Exact
@@ -42,6 +43,7 @@ from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.store.files import expanded
 from moe_mlx.store.probe import use_io
 from moe_mlx.store.resolve import resolve
+from moe_mlx.system.calibration import DEFAULT_READERS
 from moe_mlx.system.memory import recommended_bytes
 
 

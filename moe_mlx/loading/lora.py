@@ -9,9 +9,9 @@ from typing import Any
 from mlx import nn
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError, UsageError
-from moe_mlx.store.checkpoint import read_json
 from moe_mlx.store.files import expanded
 from moe_mlx.store.header import read
+from moe_mlx.store.json_files import read_json
 
 #: Matrices of a higher rank are larger than the weights they adapt; they are made before any file contradicts them.
 MOST_RANK = 4096

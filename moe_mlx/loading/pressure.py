@@ -14,8 +14,8 @@ from pathlib import Path
 
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.planning.budget import show_bytes
 from moe_mlx.system.memory import read_memory, read_sysctl
+from moe_mlx.system.sizes import show_bytes
 
 #: Seconds between looks; a look costs some file reads.
 LOOK_SECONDS = 1.0

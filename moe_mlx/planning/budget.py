@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from moe_mlx.errors import DoesNotFitError, StoreCorruptError, UsageError
+from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.store import ExpertLayer
+from moe_mlx.system.sizes import parse_size, show_bytes
 
-KV_TOKENS = 8192
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MLX_CACHE_SHARE, _MLX_CACHE_FLOOR, _MLX_CACHE_CEILING = 0.05, 64 * 10**6, 10**9
 #: Left to the interpreter, activations and fragmentation when the cap is chosen for the user.
 _HEADROOM_SHARE = 0.08
@@ -45,26 +42,6 @@ class MemoryPlan:
         return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache + self.extra
 
 
-def show_bytes(count: float) -> str:
-    """Returns bytes for people: "7.9 MB", "4.0 GB" (powers of ten)."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{int(count)} B"
-
-
-def parse_size(text: str) -> int:
-    """Returns the bytes in "4GB", "512 MiB" or "1000000".
-
-    Raises:
-        UsageError: it is no size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if not match or match[2].lower() not in _UNITS:
-        raise UsageError(f"{text!r} is no size: write bytes with a unit, such as 4GB or 512MB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
 def parse_cap(value: str | int) -> Cap:
     """Returns the cap in "auto", "50%", "4GB" or a number of bytes.
 
@@ -92,61 +69,6 @@ def parse_cap(value: str | int) -> Cap:
         return Cap(nbytes=parse_size(text))
     except UsageError as error:
         raise UsageError(f"expert_cache {error}; or give 'auto' or a share such as 50%") from None
-
-
-def first_value(config: Mapping[str, Any], *names: str) -> Any:
-    """Returns what a config, or its language model's, has under the first of some names that is set; else None."""
-    for scope in (config, config.get("text_config"), config.get("llm_config")):
-        for name in names:
-            if isinstance(scope, Mapping) and scope.get(name) is not None:
-                return scope[name]
-    return None
-
-
-def _count(config: Mapping[str, Any], *names: str) -> int:
-    """Returns the first of some counts that a config has, 0 where it has none.
-
-    Raises:
-        StoreCorruptError: it is no count.
-    """
-    value = first_value(config, *names)
-    if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
-        raise StoreCorruptError(f"config.json has {names[0]} = {str(value)[:80]}: a count is needed. Fetch it again.")
-    return value or 0
-
-
-def kv_element_bytes(config: Mapping[str, Any]) -> int:
-    """Returns the bytes of one element of the KV cache: what the model computes in."""
-    return 4 if str(first_value(config, "torch_dtype", "dtype")).endswith("float32") else 2
-
-
-def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
-    """Estimates the KV cache of `tokens` positions from a config, every layer taken as full attention.
-
-    Latent attention (kv_lora_rank) keeps one compressed vector and the rotary key a position.
-
-    Raises:
-        StoreCorruptError: the config has something else where a count should be.
-    """
-    layers = _count(config, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
-    if rank := _count(config, "kv_lora_rank"):
-        return layers * tokens * (rank + _count(config, "qk_rope_head_dim")) * element_bytes
-    heads = _count(config, "num_attention_heads", "n_heads", "n_head") or 1
-    kv_heads = _count(config, "num_key_value_heads", "n_kv_heads") or heads
-    return 2 * layers * kv_heads * head_width(config) * tokens * element_bytes
-
-
-def head_width(config: Mapping[str, Any]) -> int:
-    """Returns the width of an attention head, 0 where a config does not tell or attention is latent.
-
-    Raises:
-        StoreCorruptError: the config has something else where a count should be.
-    """
-    if _count(config, "kv_lora_rank"):
-        return 0
-    heads = _count(config, "num_attention_heads", "n_heads", "n_head") or 1
-    hidden = _count(config, "hidden_size", "d_model", "n_embd", "model_dim")
-    return _count(config, "head_dim") or hidden // heads
 
 
 def mlx_cache_bytes(available: int) -> int:

@@ -7,19 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe_mlx.errors import DoesNotFitError
-from moe_mlx.planning.budget import (
-    Cap,
-    MemoryPlan,
-    kv_bytes,
-    kv_element_bytes,
-    mlx_cache_bytes,
-    parse_cap,
-    plan_memory,
-    show_bytes,
-)
+from moe_mlx.planning.budget import Cap, MemoryPlan, mlx_cache_bytes, parse_cap, plan_memory
+from moe_mlx.planning.kv_cache import kv_bytes, kv_element_bytes
 from moe_mlx.planning.prediction import Rates, StepTime, assumed_miss_rate, step_time
 from moe_mlx.planning.shape import ModelShape
 from moe_mlx.planning.slot_share import Curve, shared_by
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
 
 CAPS = ("12.5%", "25%", "37.5%", "50%", "75%", "100%")

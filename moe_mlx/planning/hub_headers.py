@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
 from moe_mlx.planning.shape import ModelShape, looked_up
 from moe_mlx.store import manifest
-from moe_mlx.store.checkpoint import read_json
 from moe_mlx.store.header import Entry
+from moe_mlx.store.json_files import read_json
 from moe_mlx.store.locate import Located, locate
 
 if TYPE_CHECKING:

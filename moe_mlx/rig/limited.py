@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.planning.budget import show_bytes
 from moe_mlx.rig.cgroup import Limits
 from moe_mlx.store.files import drop_pages, open_regular
+from moe_mlx.system.sizes import show_bytes
 
 #: Enters the groups and becomes the command, so that every byte it ever takes is counted.
 _ENTER = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'

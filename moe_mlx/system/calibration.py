@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError, UsageError
-from moe_mlx.expert_cache.reading import DEFAULT_READERS
 from moe_mlx.system.folders import user_folder
+
+#: Reads in flight at once. One SSD queue is filled by a handful; more only adds switching (`moe-mlx bench io`).
+DEFAULT_READERS = 4
 
 
 @dataclass(frozen=True, slots=True)

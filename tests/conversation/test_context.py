@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moe_mlx.conversation.context import ContextWatch, context_tokens
-from moe_mlx.planning.budget import KV_TOKENS
+from moe_mlx.planning.kv_cache import KV_TOKENS
 
 
 @pytest.mark.parametrize(

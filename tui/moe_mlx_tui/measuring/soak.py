@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from moe_mlx.planning.budget import show_bytes
 from moe_mlx.system.memory import read_memory
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.app import ChatApp
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Configure, Stop

@@ -9,7 +9,7 @@ from textual.markup import escape
 from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.drawing.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
 from moe_mlx_tui.engine.snapshot import ModelFacts, Receipt

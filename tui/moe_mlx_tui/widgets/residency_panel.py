@@ -7,7 +7,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.drawing.cells import (
     ABSENT,
     AGE_EDGES,

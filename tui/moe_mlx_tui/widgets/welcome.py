@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.engine.snapshot import FAILED, LOADING, ModelFacts, Snapshot
 
 
