@@ -12,7 +12,9 @@ import numpy as np
 
 from moe_mlx.benchmark.plain import plain_times
 from moe_mlx.benchmark.results import Spread
+from moe_mlx.benchmark.sample import Event
 from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank, dtype_of
@@ -22,20 +24,10 @@ from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.system.calibration import DEFAULT_READERS
 
-#: Descriptors that the plain reader holds open at most; a sample has no more files.
-MOST_FILES = 900
 #: A reader count is enough when it reaches this much of the best rate.
 _ENOUGH = 0.95
 
 PLAIN, DEMAND, CHECKED, LOADED = "plain preadv", "demand path", "demand path + digest", "mx.load + assignment"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Experts of one layer that are read together, as the misses of a decode step are."""
-
-    index: int
-    experts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +45,6 @@ class IoRow:
     event_ms: tuple[float, float]
     io: str = CACHED
     page_cache: float | None = None
-
-
-def sample_events(source: ExpertSource, batch: int, nbytes: int, seed: int = 0) -> list[Event]:
-    """Returns events over random layers, no expert twice, of about `nbytes` in all.
-
-    Only layers laid out like the first take part, so that one bank serves them all.
-    """
-    first = source.layers[0]
-    layers = [layer for layer in source.layers if layer.tensors == first.tensors]
-    rng = np.random.default_rng(seed)
-    events: list[Event] = []
-    for layer in layers:
-        order = rng.permutation(layer.experts).tolist()
-        events += [Event(layer.index, tuple(order[at : at + batch])) for at in range(0, len(order) - batch + 1, batch)]
-    picked = [events[place] for place in rng.permutation(len(events))]
-    most = min(max(1, nbytes // (batch * first.expert_nbytes)), MOST_FILES // batch)
-    return picked[: int(most)]
 
 
 class Bench:
@@ -112,7 +87,7 @@ class Bench:
         """Times the runtime's own path: a reader pool into the slots, digests checked or not."""
         pool = ReaderPool(self.source, threads)
         before, self.source.verify = self.source.verify, check
-        table = ResidencyTable(self.layer.experts, self.batch)
+        table = ResidencyTable(self.layer.experts, self.batch, LeastRecentlyUsed())
         times = []
         try:
             for event in self.events:

@@ -8,13 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from moe_mlx.benchmark.sample import Event
 from moe_mlx.errors import UsageError
 from moe_mlx.store import ByteRange, ExpertSource
-
-if TYPE_CHECKING:
-    from moe_mlx.benchmark.disk import Event
 
 
 def plain_times(

@@ -186,8 +186,9 @@ def _io(args: argparse.Namespace) -> int:
 
     from dataclasses import asdict
 
-    from moe_mlx.benchmark.disk import DEMAND, Bench, enough_readers, measure, sample_events
+    from moe_mlx.benchmark.disk import DEMAND, Bench, enough_readers, measure
     from moe_mlx.benchmark.io_report import io_table
+    from moe_mlx.benchmark.sample import sample_events
     from moe_mlx.store import open_source
     from moe_mlx.store.resolve import resolve
     from moe_mlx.system.calibration import calibration_path, store_calibration

@@ -89,14 +89,12 @@ def line_mode(args: argparse.Namespace) -> int:
 
 def _next_line(session: Session, interactive: bool) -> str:
     """Reads a line; until it is there, a warm-up that waits for idle time goes on."""
-    from moe_mlx.history.warmup import idle
-
     warmup = session.runtime.warmup
     if warmup is None or not warmup.pending:
         return input("> " if interactive else "").strip()
     if interactive:
         print("> ", end="", flush=True)
-    idle(session.runtime, lambda: bool(select.select([sys.stdin], [], [], 0)[0]), lambda line: None)
+    session.runtime.warm_while_idle(lambda: bool(select.select([sys.stdin], [], [], 0)[0]), lambda line: None)
     return input().strip()
 
 

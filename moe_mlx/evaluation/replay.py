@@ -18,7 +18,7 @@ from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import LayerTrace, Trace
-from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.routing.policy import RoutingPolicy, choose, finite_range
 
@@ -99,7 +99,7 @@ def replay(trace: Trace, setting: Setting, slots: Sequence[int]) -> Replayed:
 
 def distances_of(layer: LayerTrace) -> array[int]:
     """Returns the reuse distances of exact routing, `[E + 1]`, as `ResidencyTable` counts them."""
-    table = ResidencyTable(layer.experts, layer.experts)
+    table = ResidencyTable(layer.experts, layer.experts, LeastRecentlyUsed())
     for chosen in layer.exact_choices():
         table.count(chosen, ())
     return table.distances

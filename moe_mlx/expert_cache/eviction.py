@@ -1,4 +1,4 @@
-"""Which slot gives way when an expert must come in. Two policies, one protocol; ties go to the lower slot.
+"""Which slot gives way when an expert must come in. Two policies; ties go to the lower slot.
 
 Judged on recorded traces with Belady beside them (`moe-mlx simulate`); see `DEFAULT_EVICTION` for the choice.
 """
@@ -7,32 +7,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Protocol
 
 from moe_mlx.errors import UsageError
-
-if TYPE_CHECKING:
-    from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
 
 #: Touches after which one touch counts half as much (aged LFU), in tokens of one layer.
 LFU_HALF_LIFE = 128
 #: Above this the heats are scaled down together, long before a double overflows.
 _HEAT_CEILING = 1e100
-
-
-class Eviction(Protocol):
-    """Chooses victims. Hears of every touch, and of no eviction but the ones it decided."""
-
-    name: str
-
-    def touch(self, table: ResidencyTable, expert: int) -> None:
-        """Notes that `expert` was chosen in the running event."""
-
-    def end_event(self, table: ResidencyTable) -> None:
-        """Notes that one token (or one prompt chunk) has been seen by this layer."""
-
-    def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
-        """Returns the slot to empty: never one touched after clock `since`, never one in `protect`; -1 if none."""
 
 
 def _least_recent(used: array[int], since: int, protect: Collection[int]) -> int:

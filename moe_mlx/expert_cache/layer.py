@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
 from moe_mlx.counts.ledger import DECODE, EventLog
 from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
+from moe_mlx.expert_cache.graph import GraphDecode
 from moe_mlx.expert_cache.reading import ReaderPool
-from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank
+from moe_mlx.expert_cache.steps import DecodeEvent, StepCounter
 from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
 from moe_mlx.store import ExpertLayer
 
@@ -24,74 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx import nn
-
-    from moe_mlx.expert_cache.eviction import Eviction
-    from moe_mlx.native.bridge import NativeLayer
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeEvent:
-    """One token in one layer, as `eval` scores it and a trace keeps it.
-
-    Attributes:
-        index: MoE ordinal of the layer.
-        step: Number of the model call.
-        scores: float32 `[E]`, what the model ranks by; it and the next two empty where no adapter knows the router.
-        raw: float32 `[E]`, the same before groups were masked.
-        weigh: float32 `[E]`, what the model weighs by.
-        exact: The model's own choice in its own order.
-        touched: The experts used, distinct, in touch order.
-    """
-
-    index: int
-    step: int
-    scores: Scores
-    raw: Scores
-    weigh: Scores
-    exact: tuple[int, ...]
-    touched: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class StepCounter:
-    """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
-
-    step: int = 0
-    last_index: int = -1
-    thread: int = 0
-    on_begin: list[Callable[[], None]] = field(default_factory=list)
-    _of_thread: ClassVar[threading.local] = threading.local()
-
-    @classmethod
-    def latest(cls) -> StepCounter | None:
-        """Returns the counter of the model that this thread called last, if that model is still there."""
-        called: Callable[[], StepCounter | None] = getattr(cls._of_thread, "counter", lambda: None)
-        return called()
-
-    def enter(self, index: int, *, alone: bool = True) -> int:
-        """Returns the number of the call under way, as MoE layer `index` is entered.
-
-        Args:
-            index: MoE ordinal.
-            alone: Whether the layer has slots to share, so that no other thread may be in the middle of a call.
-
-        Raises:
-            UsageError: another thread has called the model meanwhile.
-        """
-        if index <= self.last_index or self.last_index < 0:
-            self.step += 1
-            self._of_thread.counter, self.thread = weakref.ref(self), threading.get_ident()
-            for call in self.on_begin:
-                call()
-        if alone:
-            self.check_thread()
-        self.last_index = index
-        return self.step
-
-    def check_thread(self) -> None:
-        """Raises UsageError where another thread has begun a call in the middle of this thread's."""
-        if self.thread != threading.get_ident():
-            raise UsageError(TWO_THREADS)
 
 
 class LayerCache:
@@ -110,7 +42,7 @@ class LayerCache:
         self._host_ns = 0
         #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
         self.router: Callable[[mx.array], mx.array] | None = None
-        self.native: NativeLayer | None = None  # set while decode runs in the graph
+        self.native: GraphDecode | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self._event = threading.RLock()
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
@@ -150,7 +82,7 @@ class LayerCache:
         return [expert for expert in experts if expert < self.table.experts]
 
     @property
-    def in_graph(self) -> NativeLayer | None:
+    def in_graph(self) -> GraphDecode | None:
         """What runs the next decode step in the graph; None where Python does, as it must for a recorder."""
         return self.native if self.native is not None and self.recorder is None and self.native.ready else None
 

@@ -10,10 +10,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from moe_mlx.errors import SlotsBusyError
-from moe_mlx.expert_cache.eviction import Eviction, make_eviction
 
 #: A clock no event reaches: such a slot is never a victim.
 QUARANTINED = 1 << 62
@@ -40,6 +39,21 @@ class Admission:
     hits: tuple[int, ...]
     misses: tuple[Placement, ...]
     evicted: tuple[int, ...]
+
+
+class Eviction(Protocol):
+    """Chooses victims. Hears of every touch, and of no eviction but the ones it decided."""
+
+    name: str
+
+    def touch(self, table: ResidencyTable, expert: int) -> None:
+        """Notes that `expert` was chosen in the running event."""
+
+    def end_event(self, table: ResidencyTable) -> None:
+        """Notes that one token (or one prompt chunk) has been seen by this layer."""
+
+    def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
+        """Returns the slot to empty: never one touched after clock `since`, never one in `protect`; -1 if none."""
 
 
 class ResidencyTable:
@@ -71,11 +85,11 @@ class ResidencyTable:
     GAIN: ClassVar[int] = 0
     RANGE_SUM: ClassVar[int] = 1
 
-    def __init__(self, experts: int, slots: int, eviction: Eviction | None = None) -> None:
+    def __init__(self, experts: int, slots: int, eviction: Eviction) -> None:
         if not 0 < slots <= experts:
             raise ValueError(f"{slots} slots for {experts} experts")
         self.experts, self.slots = experts, slots
-        self.eviction = eviction or make_eviction("lru")
+        self.eviction = eviction
         self.slot_of = array("i", [-1]) * experts
         self.owner = array("i", [-1]) * slots
         self.used = array("q", [0]) * slots

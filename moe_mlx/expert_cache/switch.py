@@ -117,7 +117,7 @@ class CappedSwitch(nn.Module):
         """Lets the next layer's router guess from this layer's router input, where decode prefetches; else nothing."""
         cache = self.cache
         native = cache.in_graph
-        if native is not None and native.following is not None:
+        if native is not None:
             native.look_ahead(x if cache.aside is None and x.size == x.shape[-1] else None)
 
     def routes(self, indices_rows: int) -> bool:

@@ -7,15 +7,14 @@ whole before the first answer, or not at all: the same history gives the same an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from moe_mlx.errors import ExpertReadError, UsageError
+from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.history.file import History
-
-if TYPE_CHECKING:
-    from moe_mlx.expert_cache.layer import LayerCache
-    from moe_mlx.loading.runtime import Runtime
 
 #: "on": whole, before `load` returns. "idle": in steps that a front end asks for, under exact routing only.
 WARM_WAYS = ("off", "on", "idle")
@@ -32,6 +31,23 @@ def check_warm(warm: str) -> str:
     return warm
 
 
+@dataclass
+class WarmCounts:
+    """What warm-up has read of a model since loading or the last reset; in no other count.
+
+    Attributes:
+        experts: How many experts.
+        nbytes: Bytes of those.
+    """
+
+    experts: int = 0
+    nbytes: int = 0
+
+    def reset(self) -> None:
+        """Empties both."""
+        self.experts = self.nbytes = 0
+
+
 class Warmup:
     """What is left to be read in, hottest first, a few experts of one layer at a time.
 
@@ -39,12 +55,20 @@ class Warmup:
         experts: How many experts it has read.
     """
 
-    def __init__(self, runtime: Runtime, history: History, say: Callable[[str], None]) -> None:
-        self.runtime, self._say, self.experts = runtime, say, 0
-        self._step = runtime.counter.step
-        width = runtime.pool.readers
+    def __init__(
+        self,
+        layers: Sequence[LayerCache],
+        history: History,
+        pool: ReaderPool,
+        counter: StepCounter,
+        counts: WarmCounts,
+        say: Callable[[str], None],
+    ) -> None:
+        self._counter, self._counts, self._say, self.experts = counter, counts, say, 0
+        self._step = counter.step
+        width = pool.readers
         rounds: list[list[tuple[LayerCache, list[int]]]] = []
-        for cache, layer in zip(runtime.layers, history, strict=True):
+        for cache, layer in zip(layers, history, strict=True):
             hot = [] if cache.full else layer.hottest()[: cache.table.slots]
             for place, start in enumerate(range(0, len(hot), width)):
                 if place == len(rounds):
@@ -56,7 +80,7 @@ class Warmup:
     @property
     def pending(self) -> bool:
         """Whether there is something left that may still be read: not once a step has run."""
-        if self._left and self.runtime.counter.step != self._step:
+        if self._left and self._counter.step != self._step:
             self._left.clear()
         return bool(self._left)
 
@@ -72,7 +96,7 @@ class Warmup:
             return
         older = table.hottest()
         try:
-            self.runtime.warmed_bytes += cache.fill(wanted)
+            self._counts.nbytes += cache.fill(wanted)
         except ExpertReadError as error:
             self._left.clear()
             self._say(f"warm-up ends early: {error}")
@@ -80,7 +104,7 @@ class Warmup:
         table.touch([*reversed(wanted), *reversed(older)])
         read = sum(table.slot_of[expert] >= 0 for expert in wanted)
         self.experts += read
-        self.runtime.warmed += read
+        self._counts.experts += read
 
     def finish(self) -> None:
         """Reads all that is left."""
@@ -90,25 +114,3 @@ class Warmup:
     def summary(self) -> str:
         """Returns one line for people; empty where nothing was read."""
         return f"warmed {self.experts} experts from history" if self.experts else ""
-
-
-def idle(runtime: Runtime, wanted_elsewhere: Callable[[], bool], say: Callable[[str], None]) -> None:
-    """Goes on with a warm-up that waits for idle time, until it is done or something better is to be done.
-
-    Args:
-        runtime: Of the model.
-        wanted_elsewhere: Asked between batches; True ends it at once, for good if a step then runs.
-        say: Gets one line when it is done.
-    """
-    warmup = runtime.warmup
-    if warmup is None or not warmup.pending:
-        return
-    if any(cache.lossy for cache in runtime.layers):  # the routing was changed since
-        runtime.warmup = None
-        return
-    while warmup.pending and not wanted_elsewhere():
-        with runtime.lock:
-            warmup.step()
-    if not warmup.pending and (line := warmup.summary()):
-        runtime.warmup = None
-        say(line)

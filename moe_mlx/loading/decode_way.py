@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from moe_mlx.counts.ledger import EventLog
 from moe_mlx.counts.reads import BUCKETS, DEPTHS
 from moe_mlx.errors import UsageError
+from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode, NativeLayer
 from moe_mlx.planning.prefetch import Prefetch
-
-if TYPE_CHECKING:
-    from moe_mlx.loading.runtime import Runtime
 
 DECODE_WAYS = ("auto", "native", "readback")
 #: Overrides `auto`, for a machine where one way is to be used throughout.

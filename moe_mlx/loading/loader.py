@@ -15,10 +15,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from moe_mlx.counts.ledger import Ledger
 from moe_mlx.errors import MoeMlxWarning, UsageError
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
-from moe_mlx.expert_cache.layer import LayerCache, StepCounter
+from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank
+from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.expert_cache.switch import CappedSwitch
 from moe_mlx.families.registry import adapt
 from moe_mlx.history.file import check_history
@@ -211,7 +212,7 @@ def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:
     past = None if runtime.history is None else runtime.history.past
     if warm == "off" or past is None:
         return
-    warmup = Warmup(runtime, past, say)
+    warmup = Warmup(runtime.layers, past, runtime.pool, runtime.counter, runtime.warm_counts, say)
     if warm == "on":
         warmup.finish()
         if line := warmup.summary():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -14,19 +15,18 @@ from moe_mlx.counts.ledger import Ledger, Stats
 from moe_mlx.counts.reads import ReadTotals
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.eviction import make_eviction
-from moe_mlx.expert_cache.layer import LayerCache, StepCounter
+from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.expert_cache.steps import StepCounter
+from moe_mlx.history.keeper import HistoryKeeper
+from moe_mlx.history.warmup import WarmCounts, Warmup
+from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.planning.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.planning.slot_share import Curve, shared_by
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource
 from moe_mlx.system.memory import recommended_bytes
-
-if TYPE_CHECKING:
-    from moe_mlx.history.keeper import HistoryKeeper
-    from moe_mlx.history.warmup import Warmup
-    from moe_mlx.native.bridge import NativeDecode
 
 
 @dataclass
@@ -47,8 +47,7 @@ class Runtime:
         prefetch: How decode in the graph reads ahead; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
         warmup: What is left of a warm-up that waits for idle time.
-        warmed: Experts that warm-up has read since loading or the last reset, which no other count includes.
-        warmed_bytes: Bytes of those.
+        warm_counts: What warm-up has read since loading or the last reset.
         curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
     """
 
@@ -70,8 +69,7 @@ class Runtime:
     prefetch: Prefetch | None = None
     history: HistoryKeeper | None = None
     warmup: Warmup | None = None
-    warmed: int = 0
-    warmed_bytes: int = 0
+    warm_counts: WarmCounts = field(default_factory=WarmCounts)
     curves: tuple[Curve, ...] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -88,6 +86,16 @@ class Runtime:
     def io_reason(self) -> str:
         """Why that way, in a few words."""
         return self.source.access.reason
+
+    @property
+    def warmed(self) -> int:
+        """Experts that warm-up has read since loading or the last reset, which no other count includes."""
+        return self.warm_counts.experts
+
+    @property
+    def warmed_bytes(self) -> int:
+        """Bytes of those."""
+        return self.warm_counts.nbytes
 
     @property
     def slots_per_layer(self) -> list[int]:
@@ -172,7 +180,8 @@ class Runtime:
                 self.native.forget_hints()
             if self.history is not None:
                 self.history.absorb()
-            self.warmup, self.warmed, self.warmed_bytes = None, 0, 0
+            self.warmup = None
+            self.warm_counts.reset()
             for cache in self.layers:
                 cache.spans.clear()
                 cache.selected = cache.observed = None
@@ -258,6 +267,26 @@ class Runtime:
         cache.rebuild(slots, make_eviction(self.evict))
         with suppress(ExpertReadError):
             self.filled_bytes += cache.fill_whole() if every else cache.fill(hottest)
+
+    def warm_while_idle(self, wanted_elsewhere: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Goes on with a warm-up that waits for idle time, until it is done or something better is to be done.
+
+        Args:
+            wanted_elsewhere: Asked between batches; True ends it at once, for good if a step then runs.
+            say: Gets one line when it is done.
+        """
+        warmup = self.warmup
+        if warmup is None or not warmup.pending:
+            return
+        if any(cache.lossy for cache in self.layers):  # the routing was changed since
+            self.warmup = None
+            return
+        while warmup.pending and not wanted_elsewhere():
+            with self.lock:
+                warmup.step()
+        if not warmup.pending and (line := warmup.summary()):
+            self.warmup = None
+            say(line)
 
     def fill_whole_layers(self) -> None:
         """Reads in every expert of the layers that have a slot for each."""

@@ -5,15 +5,13 @@ It also guards what could not be tried where this was written: a GPU's view of s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import ExpertReadError
-
-if TYPE_CHECKING:
-    from moe_mlx.loading.runtime import Runtime
+from moe_mlx.loading.runtime import Runtime
 
 #: Tokens decoded each way: the second meets slots that the first filled. The third is left out where a token may read
 #: more than `CHEAP_BYTES`, to keep loading quick.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed
 from moe_mlx.expert_cache.layer import LayerCache
@@ -12,10 +13,7 @@ from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
-
-if TYPE_CHECKING:
-    from moe_mlx.native.bridge import NativeDecode
-
+from moe_mlx.store import ExpertSource
 
 PolicyNumbers = tuple[int, float, int, int, float]
 
@@ -38,9 +36,17 @@ def address_of(memory: array[Any]) -> int:
     return memory.buffer_info()[0]
 
 
-def bind(decode: NativeDecode, cache: LayerCache) -> Any:
-    """Returns a handle on a layer as it is now; it goes stale when the layer gets another table or bank."""
-    source = decode.source
+def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: ExpertSource, cache: LayerCache) -> Any:
+    """Returns a handle on a layer as it is now; it goes stale when the layer gets another table or bank.
+
+    Args:
+        module: The primitive's extension.
+        runtime: Its streams and fault, of this model.
+        reader: Its reader threads.
+        hints: Its threads that read ahead; None where nothing does.
+        source: Where the experts lie.
+        cache: The layer.
+    """
     spec, table, log = cache.spec, cache.table, cache.log
     files: dict[Path, int] = {}
     ranges, digests = array("q"), bytearray()
@@ -56,9 +62,9 @@ def bind(decode: NativeDecode, cache: LayerCache) -> Any:
         table.last, table.distances,
     )  # fmt: skip
     logged = (log.rows, log.reals, log.written)
-    handle = decode.module.Layer(
-        runtime=decode.runtime,
-        reader=decode.reader,
+    handle = module.Layer(
+        runtime=runtime,
+        reader=reader,
         layer=spec.layer,
         tensors=[tensor.name for tensor in spec.tensors],
         tensor_nbytes=[tensor.nbytes for tensor in spec.tensors],
@@ -76,6 +82,6 @@ def bind(decode: NativeDecode, cache: LayerCache) -> Any:
         stall_seconds=cache.pool.stall_seconds,
         keep=(shared, logged),
     )
-    if decode.hints is not None:
-        handle.use(decode.hints)
+    if hints is not None:
+        handle.use(hints)
     return handle

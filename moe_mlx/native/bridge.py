@@ -21,7 +21,8 @@ import mlx.core as mx
 from moe_mlx.counts.ledger import EventLog
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.expert_cache.layer import LayerCache, StepCounter
+from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.native.binding import PolicyNumbers, address_of, bind, numbers_of
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.policy import RoutingPolicy
@@ -219,7 +220,8 @@ class NativeLayer:
         cache = self.cache
         if (self._of[0] is not cache.table) or (self._of[1] is not cache.bank):
             cache.claim()
-            self._handle = bind(self.decode, cache)
+            decode = self.decode
+            self._handle = bind(decode.module, decode.runtime, decode.reader, decode.hints, decode.source, cache)
             self._of = (cache.table, cache.bank)
         return self._handle
 

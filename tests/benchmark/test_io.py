@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.benchmark import calibration
-from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers, sample_events
+from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers
 from moe_mlx.benchmark.results import Spread
+from moe_mlx.benchmark.sample import sample_events
 from moe_mlx.cli import main
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.store import open_source

@@ -7,6 +7,7 @@ import pytest
 
 from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.lifetime import lifetime, residence
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 
 
@@ -42,7 +43,7 @@ def test_a_full_layer_misses_each_expert_once():
 
 def test_lifetime_is_a_mean_over_stays():
     rng = np.random.default_rng(3)
-    table = ResidencyTable(8, 4)
+    table = ResidencyTable(8, 4, LeastRecentlyUsed())
     misses, began, stays = [], {}, []
     for token in range(60):
         admission = table.begin(rng.permutation(8)[:2].tolist())

@@ -5,6 +5,7 @@ import pytest
 
 from moe_mlx.evaluation.replay import replay_layer
 from moe_mlx.evaluation.trace import LayerTrace
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.routing.exact import Exact
 
@@ -34,7 +35,7 @@ def run(table: ResidencyTable, rows: np.ndarray) -> tuple[int, int]:
 
 
 def test_uses_and_reads_add_up_to_hits_and_misses():
-    table, rows = ResidencyTable(EXPERTS, 5), steps(1)
+    table, rows = ResidencyTable(EXPERTS, 5, LeastRecentlyUsed()), steps(1)
     hits, misses = run(table, rows)
     assert list(table.uses) == np.bincount(rows.reshape(-1), minlength=EXPERTS).tolist()
     assert (sum(table.uses), sum(table.reads)) == (hits + misses, misses)
@@ -44,18 +45,22 @@ def test_uses_and_reads_add_up_to_hits_and_misses():
 @pytest.mark.parametrize("seed", range(3))
 def test_one_pass_gives_the_misses_of_every_cap(seed: int):
     rows = steps(seed)
-    table = ResidencyTable(EXPERTS, TOP_K)
+    table = ResidencyTable(EXPERTS, TOP_K, LeastRecentlyUsed())
     run(table, rows)
     none = np.zeros((TOKENS, EXPERTS), dtype=np.float32)
     layer = LayerTrace(EXPERTS, TOP_K, 1, none, none, none, rows, rows)
     for slots in range(TOP_K, EXPERTS + 1):
-        replayed = replay_layer(layer, ResidencyTable(EXPERTS, slots), Exact())
+        replayed = replay_layer(layer, ResidencyTable(EXPERTS, slots, LeastRecentlyUsed()), Exact())
         assert sum(table.distances[slots:]) == replayed.misses.sum(), slots
 
 
 def test_another_table_goes_on_counting():
     rows = steps(4)
-    one, first, second = ResidencyTable(EXPERTS, 5), ResidencyTable(EXPERTS, 5), ResidencyTable(EXPERTS, 9)
+    one, first, second = (
+        ResidencyTable(EXPERTS, 5, LeastRecentlyUsed()),
+        ResidencyTable(EXPERTS, 5, LeastRecentlyUsed()),
+        ResidencyTable(EXPERTS, 9, LeastRecentlyUsed()),
+    )
     run(one, rows)
     run(first, rows[:150])
     second.take_counts(first)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from moe_mlx import eviction
 from moe_mlx.errors import UsageError
-from moe_mlx.expert_cache.eviction import LFU_HALF_LIFE, AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import LFU_HALF_LIFE, AgedLeastFrequentlyUsed, LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
 
 EXPERTS = 9
@@ -41,7 +41,7 @@ def test_lru_empties_the_expert_chosen_longest_ago(history):
         last = {expert: (t, place) for t, chosen in enumerate(seen) for place, expert in enumerate(chosen)}
         return min(candidates, key=last.__getitem__)
 
-    run(ResidencyTable(EXPERTS, slots), events, worst)
+    run(ResidencyTable(EXPERTS, slots, LeastRecentlyUsed()), events, worst)
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moe_mlx.errors import SlotsBusyError
-from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.routing.cache_prior import CachePrior
@@ -20,7 +20,7 @@ def bring(table, chosen, protect=()):
 
 
 def test_hits_and_misses_are_judged_before_anything_moves():
-    table = ResidencyTable(6, 2)
+    table = ResidencyTable(6, 2, LeastRecentlyUsed())
     bring(table, [0, 1])
     admission = table.begin([2, 0])  # 1 gives way, though 0 is the older of the two
     assert admission.hits == (0,)
@@ -29,7 +29,7 @@ def test_hits_and_misses_are_judged_before_anything_moves():
 
 
 def test_a_slot_under_way_belongs_to_nobody():
-    table = ResidencyTable(4, 2)
+    table = ResidencyTable(4, 2, LeastRecentlyUsed())
     (placement,) = table.begin([3]).misses
     assert table.resident == []
     assert table.slot_of[3] == -1
@@ -38,7 +38,7 @@ def test_a_slot_under_way_belongs_to_nobody():
 
 
 def test_a_failed_read_leaves_an_empty_slot_that_goes_first():
-    table = ResidencyTable(4, 2)
+    table = ResidencyTable(4, 2, LeastRecentlyUsed())
     bring(table, [0])
     lost, kept = table.begin([1]).misses[0], 0
     table.forget(lost.slot)
@@ -48,14 +48,14 @@ def test_a_failed_read_leaves_an_empty_slot_that_goes_first():
 
 
 def test_the_heaviest_is_touched_first_and_goes_first():
-    table = ResidencyTable(6, 3)
+    table = ResidencyTable(6, 3, LeastRecentlyUsed())
     bring(table, [4, 2, 0])  # descending weight
     assert bring(table, [5]).evicted == (4,)
     assert bring(table, [3]).evicted == (2,)
 
 
 def test_an_event_larger_than_the_layer_is_refused_and_leaves_a_sound_table():
-    table = ResidencyTable(6, 2)
+    table = ResidencyTable(6, 2, LeastRecentlyUsed())
     bring(table, [0])
     with pytest.raises(SlotsBusyError, match="3 experts need slots, and only 2 are there"):
         table.begin([1, 2, 3])
@@ -65,7 +65,7 @@ def test_an_event_larger_than_the_layer_is_refused_and_leaves_a_sound_table():
 
 
 def test_protected_slots_stay():
-    table = ResidencyTable(6, 2)
+    table = ResidencyTable(6, 2, LeastRecentlyUsed())
     bring(table, [0, 1])
     slot = table.slot_of[0]
     assert bring(table, [2], protect={slot}).evicted == (1,)
@@ -81,13 +81,13 @@ def test_reset_is_a_new_table():
     table.count([0, 1], [1])
     table.rows[3] = 7
     table.reset()
-    fresh = ResidencyTable(5, 3)
+    fresh = ResidencyTable(5, 3, LeastRecentlyUsed())
     for name in ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS):
         assert getattr(table, name) == getattr(fresh, name), name
 
 
 def test_a_stalled_read_keeps_its_slot_through_a_reset():
-    table = ResidencyTable(8, 3)
+    table = ResidencyTable(8, 3, LeastRecentlyUsed())
     (miss,) = table.begin([4]).misses
     table.quarantine(miss.slot)
     table.reset()
@@ -99,12 +99,12 @@ def test_a_stalled_read_keeps_its_slot_through_a_reset():
 
 
 def test_the_range_is_a_running_mean_that_counts_its_own_token():
-    table = ResidencyTable(4, 2)
+    table = ResidencyTable(4, 2, LeastRecentlyUsed())
     assert [table.observe_range(span) for span in (4.0, 2.0, 3.0)] == [4.0, 3.0, 3.0]
 
 
 def test_a_layer_ranks_with_the_mean_of_prompt_and_decode_tokens():
-    table = ResidencyTable(4, 2)
+    table = ResidencyTable(4, 2, LeastRecentlyUsed())
     cache = LayerCache(SimpleNamespace(), table, None, None, CachePrior(0.5, 0), None, None, None)
     cache.spans = [np.array([4.0, 8.0], dtype=np.float32)]
     raw = np.array([0, 1, 2, 3], dtype=np.float32)
@@ -115,4 +115,4 @@ def test_a_layer_ranks_with_the_mean_of_prompt_and_decode_tokens():
 def test_slots_must_be_between_one_and_all():
     for slots in (0, 5):
         with pytest.raises(ValueError, match="slots for 4 experts"):
-            ResidencyTable(4, slots)
+            ResidencyTable(4, slots, LeastRecentlyUsed())

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_mlx.errors import SlotsBusyError
-from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
 
 EXPERTS = 10
@@ -68,7 +68,7 @@ def test_any_history_leaves_a_sound_table(history, evict):
 @given(histories())
 def test_nothing_is_evicted_while_a_slot_is_empty(history):
     slots, events = history
-    table = ResidencyTable(EXPERTS, slots)
+    table = ResidencyTable(EXPERTS, slots, LeastRecentlyUsed())
     for chosen, *_ in events:
         empty = slots - len(table.resident)
         admission = table.begin(chosen)

@@ -13,7 +13,6 @@ from moe_mlx.cli import main
 from moe_mlx.commands import model_arguments
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.history.file import LayerHistory, write_history
-from moe_mlx.history.warmup import idle
 from moe_mlx.store.demo import demo_path
 from moe_mlx.store.identity import identity_of
 from moe_mlx_convert import convert
@@ -150,15 +149,15 @@ def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path,
     runtime = session.runtime
     assert (runtime.warmed, runtime.warmup.pending) == (0, True)
     batches = iter([False, False, True])
-    idle(runtime, lambda: next(batches), said.append)
+    runtime.warm_while_idle(lambda: next(batches), said.append)
     assert runtime.warmed == 2 * runtime.pool.readers
     assert [len(cache.table.resident) for cache in runtime.layers][:3] == [4, 4, 0], "the hottest of every layer first"
     cold = talk()
     assert ask(session) == ask(cold)
     assert not runtime.warmup.pending
-    idle(runtime, lambda: pytest.fail("asked although nothing is left"), said.append)
+    runtime.warm_while_idle(lambda: pytest.fail("asked although nothing is left"), said.append)
     other = talk(history=tmp_path / "history", warm="idle")
-    idle(other.runtime, lambda: False, said.append)
+    other.runtime.warm_while_idle(lambda: False, said.append)
     assert other.runtime.warmed == sum(other.runtime.slots_per_layer)
     assert said[-1] == f"warmed {other.runtime.warmed} experts from history"
 
@@ -167,7 +166,7 @@ def test_a_policy_that_turns_lossy_ends_the_idle_warm_up(talk: Open, tmp_path: P
     remembered(talk, tmp_path / "history")
     runtime = talk(history=tmp_path / "history", warm="idle").runtime
     runtime.set_routing(routing="cache-prior")
-    idle(runtime, lambda: False, said.append)
+    runtime.warm_while_idle(lambda: False, said.append)
     assert (runtime.warmed, runtime.warmup) == (0, None)
 
 

@@ -126,9 +126,10 @@ class _Runtime:
 
 
 def test_the_sampler_tells_used_arrived_evicted_and_age():
+    from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
     from moe_mlx.expert_cache.residency import ResidencyTable
 
-    table = ResidencyTable(8, 4)
+    table = ResidencyTable(8, 4, LeastRecentlyUsed())
     sampler = CellSampler(_Runtime(_Layer(table, 2)))
 
     def use(*experts):
@@ -151,7 +152,7 @@ def test_the_sampler_tells_used_arrived_evicted_and_age():
     assert cells[3] == OLDEST and "more than" in describe(cells[3])
     counted = Snapshot(**sampled)
     assert [counted.counts(place) for place in (0, 2, 4, 7)] == [(1, 1), (602, 1), (601, 1), (0, 0)]
-    full = ResidencyTable(2, 2)
+    full = ResidencyTable(2, 2, LeastRecentlyUsed())
     for placed in full.begin([0, 1]).misses:
         full.commit(placed)
     assert CellSampler(_Runtime(_Layer(full, 1))).sample()["cells"] == bytes([HELD, HELD])

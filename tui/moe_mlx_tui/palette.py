@@ -6,12 +6,30 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-if TYPE_CHECKING:
-    from moe_mlx_tui.base_app import MoeApp
+from moe_mlx_tui.engine.orders import Source
+
+
+class PaletteApp(Protocol):
+    """What the palette asks of the app."""
+
+    ACTIONS: ClassVar[tuple[tuple[str, str, str], ...]]
+    source: Source
+
+    async def run_action(self, action: str) -> bool:
+        """Runs one of the app's actions by name."""
+
+    def set_cap(self, expert_cache: str) -> None:
+        """Changes the cap."""
+
+    def set_routing(self, **changes: object) -> None:
+        """Changes the routing."""
+
+    def set_sampling(self, **changes: object) -> None:
+        """Changes the sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +41,7 @@ class Entry:
     call: Callable[[], Any]
 
 
-def entries(app: MoeApp) -> Iterator[Entry]:
+def entries(app: PaletteApp) -> Iterator[Entry]:
     """Yields what can be done, the most wanted first."""
     for name, text, action in app.ACTIONS:
         yield Entry(name, text, partial(app.run_action, action))
@@ -47,7 +65,7 @@ _VALUES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def typed(app: MoeApp, query: str) -> Iterator[Entry]:
+def typed(app: PaletteApp, query: str) -> Iterator[Entry]:
     """Yields the commands that `query` spells out with a value."""
     for pattern, text, kind in _VALUES:
         match = re.fullmatch(pattern, query.strip().lower())
@@ -71,11 +89,8 @@ class Actions(Provider):
     """What Ctrl+P offers."""
 
     @property
-    def _app(self) -> MoeApp:
-        from moe_mlx_tui.base_app import MoeApp
-
-        assert isinstance(self.app, MoeApp)
-        return self.app
+    def _app(self) -> PaletteApp:
+        return cast(PaletteApp, self.app)
 
     async def discover(self) -> Hits:
         """Yields everything."""

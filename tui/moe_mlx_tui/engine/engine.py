@@ -115,10 +115,8 @@ class Engine:
 
     def _next_order(self) -> Order:
         """Waits for an order; until it is there, a warm-up that waits for idle time goes on."""
-        from moe_mlx.history.warmup import idle
-
         assert self._session is not None
-        idle(self._session.runtime, lambda: not self._orders.empty(), self._remark)
+        self._session.runtime.warm_while_idle(lambda: not self._orders.empty(), self._remark)
         return self._orders.get()
 
     def _load(self) -> Session:

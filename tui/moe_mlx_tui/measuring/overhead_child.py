@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx_tui.app import ChatApp
 from moe_mlx_tui.engine.cell_sampler import CellSampler
@@ -28,7 +29,7 @@ LAYERS, EXPERTS, TOP_K, TOKENS_A_FRAME = 48, 128, 8, 2
 def frames(count: int) -> Iterator[Snapshot]:
     """Yields a model of 48 x 128 at half its experts as it decodes: real tables, a skewed choice of experts."""
     rng = random.Random(7)
-    tables = [ResidencyTable(EXPERTS, EXPERTS // 2) for _ in range(LAYERS)]
+    tables = [ResidencyTable(EXPERTS, EXPERTS // 2, LeastRecentlyUsed()) for _ in range(LAYERS)]
     spec = SimpleNamespace(top_k=TOP_K)
     runtime: Any = SimpleNamespace(layers=[SimpleNamespace(table=table, spec=spec) for table in tables])
     sampler = CellSampler(runtime)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
-import os
 import shlex
 import sys
 import tempfile
@@ -32,7 +30,7 @@ def serve(args: argparse.Namespace) -> int:
     from moe_mlx_tui.engine.engine import Engine
     from moe_mlx_tui.engine.shared_engine import SharedEngine
     from moe_mlx_tui.web.gate import Gate, is_loopback, new_token
-    from moe_mlx_tui.web.tab import OPTIONS
+    from moe_mlx_tui.web.tab_options import TabOptions
 
     token = None if is_loopback(args.host) else new_token()
     gate = Gate(token)
@@ -64,7 +62,7 @@ def serve(args: argparse.Namespace) -> int:
         engine = Engine(args)
         shared = SharedEngine(engine, path)
         engine.listeners.append(shared.wake)
-        os.environ[OPTIONS] = json.dumps({"system": args.system_prompt, "ascii": args.ascii, "theme": args.theme})
+        TabOptions(args.system_prompt, args.ascii, args.theme).hand_over()
         command = shlex.join([sys.executable, "-m", "moe_mlx_tui.web.tab", str(path)])
         server = GatedServer(command, host=args.host, port=args.port, title="moe-mlx")
         asyncio.set_event_loop(asyncio.new_event_loop())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,17 +9,15 @@ from moe_mlx_tui.app import ChatApp
 from moe_mlx_tui.engine.snapshot import CLOSED, Snapshot
 from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.web.remote_source import RemoteSource
-
-#: JSON with system prompt, ascii and theme; set by the server.
-OPTIONS = "MOE_MLX_TAB"
+from moe_mlx_tui.web.tab_options import TabOptions
 
 
 def main(path: str) -> int:
     """Runs one tab's app."""
-    options = json.loads(os.environ.get(OPTIONS, "{}"))
+    options = TabOptions.of_environment()
     source = RemoteSource(Path(path))
-    talk = Conversation(system=options.get("system") or "")
-    app = ChatApp(source, conversation=talk, plain=bool(options.get("ascii")), theme_name=options.get("theme"))
+    talk = Conversation(system=options.system or "")
+    app = ChatApp(source, conversation=talk, plain=options.ascii, theme_name=options.theme)
 
     def ended(snapshot: Snapshot) -> None:
         if snapshot.phase == CLOSED and app.is_running:

@@ -1,0 +1,77 @@
+"""The model call under way: its number, whose thread makes it, and what a recorder is told of a decode step."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from moe_mlx.errors import TWO_THREADS, UsageError
+from moe_mlx.routing.policy import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeEvent:
+    """One token in one layer, as `eval` scores it and a trace keeps it.
+
+    Attributes:
+        index: MoE ordinal of the layer.
+        step: Number of the model call.
+        scores: float32 `[E]`, what the model ranks by; it and the next two empty where no adapter knows the router.
+        raw: float32 `[E]`, the same before groups were masked.
+        weigh: float32 `[E]`, what the model weighs by.
+        exact: The model's own choice in its own order.
+        touched: The experts used, distinct, in touch order.
+    """
+
+    index: int
+    step: int
+    scores: Scores
+    raw: Scores
+    weigh: Scores
+    exact: tuple[int, ...]
+    touched: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class StepCounter:
+    """Numbers the model calls: a call begins when a layer comes round that is not behind the last one seen."""
+
+    step: int = 0
+    last_index: int = -1
+    thread: int = 0
+    on_begin: list[Callable[[], None]] = field(default_factory=list)
+    _of_thread: ClassVar[threading.local] = threading.local()
+
+    @classmethod
+    def latest(cls) -> StepCounter | None:
+        """Returns the counter of the model that this thread called last, if that model is still there."""
+        called: Callable[[], StepCounter | None] = getattr(cls._of_thread, "counter", lambda: None)
+        return called()
+
+    def enter(self, index: int, *, alone: bool = True) -> int:
+        """Returns the number of the call under way, as MoE layer `index` is entered.
+
+        Args:
+            index: MoE ordinal.
+            alone: Whether the layer has slots to share, so that no other thread may be in the middle of a call.
+
+        Raises:
+            UsageError: another thread has called the model meanwhile.
+        """
+        if index <= self.last_index or self.last_index < 0:
+            self.step += 1
+            self._of_thread.counter, self.thread = weakref.ref(self), threading.get_ident()
+            for call in self.on_begin:
+                call()
+        if alone:
+            self.check_thread()
+        self.last_index = index
+        return self.step
+
+    def check_thread(self) -> None:
+        """Raises UsageError where another thread has begun a call in the middle of this thread's."""
+        if self.thread != threading.get_ident():
+            raise UsageError(TWO_THREADS)
