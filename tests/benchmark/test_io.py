@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from moe_mlx.benchmark import calibration
 from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.benchmark.sample import sample_events
@@ -15,6 +14,7 @@ from moe_mlx.cli import main
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.store import open_source
 from moe_mlx.store.probe import use_io
+from moe_mlx.system import calibration
 from moe_mlx.system.calibration import read_calibration, readers_for, store_calibration
 
 

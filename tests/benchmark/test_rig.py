@@ -11,9 +11,9 @@ from pathlib import Path
 import mlx_lm
 import pytest
 
-from moe_mlx.benchmark import cgroup
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
+from moe_mlx.rig import cgroup
 from moe_mlx.rig.random_store import SHAPES, Shape, make_checkpoint, scaled
 
 MOE_MLX = [sys.executable, "-m", "moe_mlx"]

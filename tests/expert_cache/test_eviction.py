@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_mlx import eviction
 from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache import eviction
 from moe_mlx.expert_cache.eviction import LFU_HALF_LIFE, AgedLeastFrequentlyUsed, LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
 

@@ -75,7 +75,7 @@ def test_at_the_floor_it_refuses_and_the_session_stays_usable(checkpoint: Path):
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool, monkeypatch: pytest.MonkeyPatch):
-    from moe_mlx import serving
+    from moe_mlx.conversation import serving
 
     talk, _, weather, said = open_session(checkpoint, 6)
     prompt = talk.encode([{"role": "user", "content": "what is a fox"}])

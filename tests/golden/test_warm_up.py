@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import moe_mlx
-from moe_mlx import history_keeper
 from moe_mlx.cli import main
 from moe_mlx.commands import model_arguments
 from moe_mlx.conversation.session import Sampling, Session
+from moe_mlx.history import keeper
 from moe_mlx.history.file import LayerHistory, write_history
 from moe_mlx.store.demo import demo_path
 from moe_mlx.store.identity import identity_of
@@ -206,7 +206,7 @@ def test_a_damaged_history_is_one_line_and_written_anew(talk: Open, tmp_path: Pa
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(talk: Open, tmp_path: Path, said: list[str], monkeypatch):
-    monkeypatch.setattr(history_keeper, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "EVERY_SECONDS", 0.0)
     (tmp_path / "file").write_text("in the way")
     session = talk(history=tmp_path / "file" / "below")
     assert ask(session) == ask(talk())

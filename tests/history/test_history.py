@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from moe_mlx import history
 from moe_mlx.errors import UsageError
+from moe_mlx.history import file as history
 from moe_mlx.history.file import LayerHistory, NoHistoryError, history_path, read_history, write_history
 from moe_mlx.store import ExpertLayer, TensorSpec
 

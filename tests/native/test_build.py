@@ -10,7 +10,8 @@ import pytest
 
 import moe_mlx
 from moe_mlx.errors import UsageError
-from moe_mlx.native import build, choose
+from moe_mlx.loading import decode_way
+from moe_mlx.native import build
 from tests.native.conftest import loaded
 
 
@@ -58,17 +59,17 @@ def test_a_cache_that_cannot_be_written(fresh: Path, tiny: Callable[..., Path], 
 
 
 def test_a_failed_self_check(native: Any, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choose, "self_check", lambda runtime: "self-check: the logits differ")
+    monkeypatch.setattr(decode_way, "self_check", lambda runtime: "self-check: the logits differ")
     assert way(tiny()) == ("readback", "self-check: the logits differ")
 
 
 def test_what_is_chosen_and_why(native: Any, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(choose.VARIABLE, raising=False)
+    monkeypatch.delenv(decode_way.VARIABLE, raising=False)
     assert way(tiny()) == ("native", "self-check passed")
     assert way(tiny(), "native") == ("native", "as asked")
     assert way(tiny(), "readback") == ("readback", "as asked")
     assert way(tiny(), cap="100%")[0] == "readback"
-    monkeypatch.setenv(choose.VARIABLE, "readback")
+    monkeypatch.setenv(decode_way.VARIABLE, "readback")
     assert way(tiny())[0] == "readback"
     with pytest.raises(UsageError, match="unknown decode 'fast'"):
         way(tiny(), "fast")

@@ -16,12 +16,12 @@ import mlx_lm
 import pytest
 
 import moe_mlx
-from moe_mlx.benchmark import calibration
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
 from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.planning.budget import mlx_cache_bytes
 from moe_mlx.planning.prefetch import plan_prefetch
 from moe_mlx.store import open_source
+from moe_mlx.system import calibration
 from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
 from tests.native.test_equal import CAPS, FAMILIES, POLICIES, same, talk

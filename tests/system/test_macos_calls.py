@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from moe_mlx import memory, pressure
+from moe_mlx.loading import pressure
 from moe_mlx.store import durable
+from moe_mlx.system import memory
 
 F_FULLFSYNC = 51  # <sys/fcntl.h>
 

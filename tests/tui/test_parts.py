@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
-from moe_mlx_tui import painting
+from moe_mlx_tui.drawing import painting
 from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, OLDEST, USED, census, describe
 from moe_mlx_tui.drawing.lean_output import compact
 from moe_mlx_tui.drawing.sections import SAID, THOUGHT, TOOL, split, spoken, tool_body, tool_title
