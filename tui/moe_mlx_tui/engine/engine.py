@@ -93,8 +93,15 @@ class Engine:
         self._over.set()
 
     def _run(self) -> None:
-        """Loads, then carries out orders until told to close."""
+        before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
+        try:
+            self._live()
+        finally:
+            sys.setswitchinterval(before)
+
+    def _live(self) -> None:
+        """Loads, then carries out orders until told to close."""
         threading.Thread(target=self._watch, name="moe-mlx-watch", daemon=True).start()
         try:
             self._session = self._load()
