@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full nightly check format wheel clean
+.PHONY: chat test test-full coverage nightly check format wheel clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -13,6 +13,10 @@ test: $(VENV)/.dev
 
 test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Which lines of the runtime, the converter and the app the fast tests run; C++ and child processes are not counted.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 # Two to three hours; docs/promises.md says what each line holds.
 nightly: $(VENV)/.dev
@@ -46,4 +50,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt .ci/venv
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

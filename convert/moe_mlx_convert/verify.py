@@ -12,9 +12,9 @@ from typing import Any
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.store import StoreSource, digest, is_store
 from moe_mlx.store.files import open_regular
+from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.layout import StoredFile, expert_header
 from moe_mlx.store.manifest import NAME
-from moe_mlx.store.snapshot import real_store
 from moe_mlx.store.store import read_manifest
 from moe_mlx_convert.progress import Progress
 from moe_mlx_convert.workers import default_workers, each

@@ -47,7 +47,7 @@ class IoRow:
     page_cache: float | None = None
 
 
-class Bench:
+class DiskBench:
     """Reads the same events in several ways.
 
     Args:
@@ -133,7 +133,7 @@ class Bench:
 
 
 def measure(
-    bench: Bench, threads: Sequence[int], trials: int, *, cold: bool, progress: Callable[[str], None]
+    bench: DiskBench, threads: Sequence[int], trials: int, *, cold: bool, progress: Callable[[str], None]
 ) -> list[IoRow]:
     """Times every way at every thread count, the ways alternating trial by trial."""
     stored = not bench.source.in_place
@@ -164,7 +164,7 @@ def measure(
     return rows
 
 
-def _warm(bench: Bench, trial: int) -> None:
+def _warm(bench: DiskBench, trial: int) -> None:
     """Brings the sample into the page cache once; reading keeps it there."""
     if trial == 0:
         bench.demand(DEFAULT_READERS, check=False)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.benchmark.settings import Setting
+from moe_mlx.benchmark.settings import BenchSetting
 from moe_mlx.counts.reads import ReadStats
 from moe_mlx.errors import UsageError
 from moe_mlx.store.access import CACHED
@@ -71,7 +71,7 @@ class Row:
         page_cache_twice: What it held of those that had a slot: the same bytes in memory twice.
     """
 
-    setting: Setting
+    setting: BenchSetting
     ran: str
     decode_tps: Spread
     prefill_tps: Spread
@@ -161,4 +161,4 @@ def _row(row: dict[str, Any]) -> Row:
         "reads": ReadStats, "page_cache": PageCacheUse, "page_cache_twice": PageCacheUse,
     }  # fmt: skip
     made = {name: kind(**row[name]) for name, kind in parts.items() if row.get(name) is not None}
-    return Row(**{**row, **spreads, **made, "setting": Setting(**row["setting"])})
+    return Row(**{**row, **spreads, **made, "setting": BenchSetting(**row["setting"])})

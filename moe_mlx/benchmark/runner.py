@@ -14,7 +14,7 @@ import mlx.core as mx
 from moe_mlx.benchmark.profile import profiled
 from moe_mlx.benchmark.prompts import Tokens, random_tokens, read_prompt_file
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
-from moe_mlx.benchmark.settings import Setting
+from moe_mlx.benchmark.settings import BenchSetting
 from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.planning.prediction import Predictor
@@ -48,7 +48,7 @@ class Bench:
     """
 
     folder: Path
-    settings: tuple[Setting, ...]
+    settings: tuple[BenchSetting, ...]
     prompt_tokens: int
     generate: int
     trials: int
@@ -159,12 +159,12 @@ def _load_baseline(bench: Bench, baseline: str, progress: Callable[[str], None])
     progress(f"loading the baseline, {baseline}")
     if baseline == "mlx-lm":
         return load_mlx_lm(bench.baseline_model or bench.folder)
-    everything = Setting("100%", "exact", None, "auto", "cached", "warm")
+    everything = BenchSetting("100%", "exact", None, "auto", "cached", "warm")
     return load_setting(bench.folder, everything, lambda line: None)
 
 
 def _measure(
-    bench: Bench, setting: Setting, subject: Subject, reference: Subject | None, held: int, tokens: Tokens,
+    bench: Bench, setting: BenchSetting, subject: Subject, reference: Subject | None, held: int, tokens: Tokens,
     predictor: Predictor | None, progress: Callable[[str], None],
 ) -> Row:  # fmt: skip
     ours: list[Trial] = []

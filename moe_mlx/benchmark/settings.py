@@ -17,7 +17,7 @@ PAGES = ("warm", "cold", "dropped")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class BenchSetting:
     """One row of a bench.
 
     Attributes:
@@ -64,7 +64,7 @@ def split(text: str, what: str, allowed: Sequence[str] | None = None) -> list[st
 
 def sweep(
     caps: str, routings: str, lambdas: str, decodes: str, ios: str, pages: str, prefetches: str = "off"
-) -> list[Setting]:
+) -> list[BenchSetting]:
     """Returns every combination of the lists that differs from the others.
 
     Routing is not looked at where everything is resident, so caps of 100% are measured once, exactly routed.
@@ -78,7 +78,7 @@ def sweep(
             strengths.append(RoutingSettings(route_lambda=float(word)).route_lambda)
         except ValueError:
             raise UsageError(f"--route-lambda: {word!r} is no number from 0 to 1") from None
-    found: dict[str, Setting] = {}
+    found: dict[str, BenchSetting] = {}
     for cap in split(caps, "--expert-cache"):
         everything = parse_cap(cap).share == 1.0
         for routing in ["exact"] if everything else split(routings, "--routing", POLICIES):
@@ -87,6 +87,6 @@ def sweep(
                     for io in split(ios, "--io", IOS):
                         for state in split(pages, "--page-cache", PAGES):
                             for ahead in ["off"] if everything else split(prefetches, "--prefetch", PREFETCHES):
-                                setting = Setting(cap, routing, strength, decode, io, state, ahead)
+                                setting = BenchSetting(cap, routing, strength, decode, io, state, ahead)
                                 found.setdefault(setting.key, setting)
     return list(found.values())

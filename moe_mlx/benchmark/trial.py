@@ -15,7 +15,7 @@ from mlx import nn
 from mlx_lm import stream_generate
 
 from moe_mlx.benchmark.prompts import Tokens
-from moe_mlx.benchmark.settings import Setting
+from moe_mlx.benchmark.settings import BenchSetting
 from moe_mlx.counts.reads import ReadStats
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
@@ -55,14 +55,14 @@ class Subject:
         mx.clear_cache()
 
 
-def unsupported(setting: Setting) -> str | None:
+def unsupported(setting: BenchSetting) -> str | None:
     """Returns why a setting cannot be measured, or None."""
     if setting.prefetch == "on" and setting.decode == "readback":
         return "prefetch=on: reading back does not read ahead"
     return None
 
 
-def load_setting(folder: Path, setting: Setting, say: Callable[[str], None], **options: Any) -> Subject:
+def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None], **options: Any) -> Subject:
     """Loads a model as a setting says.
 
     Raises:
@@ -131,7 +131,7 @@ def run_trial(subject: Subject, tokens: Tokens, generate: int, *, step_size: int
         tokens: Prompt, and what decode is led along.
         generate: Tokens to decode; an end-of-sequence token does not end it.
         step_size: Prompt tokens at a time.
-        pages: The page cache, as `Setting.pages`; dropping it between tokens is not counted as decoding.
+        pages: The page cache, as `BenchSetting.pages`; dropping it between tokens is not counted as decoding.
 
     Raises:
         UsageError: decode ended early.

@@ -186,7 +186,7 @@ def _io(args: argparse.Namespace) -> int:
 
     from dataclasses import asdict
 
-    from moe_mlx.benchmark.disk import DEMAND, Bench, enough_readers, measure
+    from moe_mlx.benchmark.disk import DEMAND, DiskBench, enough_readers, measure
     from moe_mlx.benchmark.io_report import io_table
     from moe_mlx.benchmark.sample import sample_events
     from moe_mlx.store import open_source
@@ -198,7 +198,7 @@ def _io(args: argparse.Namespace) -> int:
     talk, rows = Talk(), []
     with open_source(resolve(args.io_model)) as source:
         batch = args.batch or source.layers[0].top_k
-        bench = Bench(source, sample_events(source, batch, nbytes))
+        bench = DiskBench(source, sample_events(source, batch, nbytes))
         try:
             for io in ios:
                 access = use_io(source, io)

@@ -7,7 +7,7 @@ from pathlib import Path
 from moe_mlx.errors import StoreMissingError
 from moe_mlx.store.demo import DEMO, demo_path
 from moe_mlx.store.files import expanded
-from moe_mlx.store.snapshot import real_store
+from moe_mlx.store.hub_snapshot import real_store
 
 #: What mlx-lm downloads of a repository, and all that a store of ours may list.
 PATTERNS = [

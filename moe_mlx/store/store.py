@@ -16,9 +16,9 @@ from moe_mlx.store.checkpoint import CheckpointSource
 from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.families import expert_count, family_of, top_k
 from moe_mlx.store.files import drop_pages, open_regular
+from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.layout import Manifest, expert_file
-from moe_mlx.store.snapshot import real_store
 from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, Bench, IoRow, enough_readers
+from moe_mlx.benchmark.disk import CHECKED, DEMAND, PLAIN, DiskBench, IoRow, enough_readers
 from moe_mlx.benchmark.results import Spread
 from moe_mlx.benchmark.sample import sample_events
 from moe_mlx.cli import main
@@ -22,7 +22,7 @@ from moe_mlx.system.calibration import read_calibration, readers_for, store_cali
 def test_plain_and_demand_read_the_same(store: Path, checkpoint: Path, threads: int):
     for folder in (store, checkpoint):
         with open_source(folder) as source:
-            bench = Bench(source, sample_events(source, 2, 10**9))
+            bench = DiskBench(source, sample_events(source, 2, 10**9))
             wanted = bytearray(source.layers[0].expert_nbytes)
             last = bench.events[-1]
             for read in (lambda: bench.plain(threads), lambda: bench.demand(threads, check=True)):  # noqa: B023
@@ -56,7 +56,7 @@ def test_the_yardstick_of_direct_reads_reads_every_byte_and_copies_none(
         with open_source(folder) as source:
             if use_io(source, "direct").way != "direct":
                 pytest.skip(source.access.reason)
-            bench = Bench(source, sample_events(source, 2, 10**9))
+            bench = DiskBench(source, sample_events(source, 2, 10**9))
             monkeypatch.setattr(os, "preadv", counted)
             assert len(bench.plain(threads)) == len(bench.events)
             monkeypatch.undo()

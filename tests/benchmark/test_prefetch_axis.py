@@ -11,7 +11,7 @@ from moe_mlx.benchmark.compare import compare
 from moe_mlx.benchmark.grading import keep_rates, prefetch_gain
 from moe_mlx.benchmark.report import bench_table
 from moe_mlx.benchmark.results import BenchResult, Spread, read_result
-from moe_mlx.benchmark.settings import Setting, sweep
+from moe_mlx.benchmark.settings import BenchSetting, sweep
 from moe_mlx.benchmark.trial import unsupported
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
@@ -22,7 +22,9 @@ from moe_mlx.system.calibration import read_calibration
 
 def test_rows_without_it_keep_their_names():
     off, on = sweep("50%", "exact", "0.1", "native", "cached", "warm", "off,on")
-    assert off.key == Setting("50%", "exact", None, "native", "cached", "warm").key == "50% exact native cached warm"
+    assert (
+        off.key == BenchSetting("50%", "exact", None, "native", "cached", "warm").key == "50% exact native cached warm"
+    )
     assert on.key == "50% exact native cached warm prefetch-on"
     assert [setting.prefetch for setting in sweep("100%", "exact", "0.1", "auto", "cached", "warm", "off,on")] == [
         "off"

@@ -12,8 +12,8 @@ from huggingface_hub.utils import filter_repo_objects
 import moe_mlx
 from moe_mlx.errors import StoreCorruptError, StoreError, StoreMissingError
 from moe_mlx.store import open_source
+from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.resolve import PATTERNS
-from moe_mlx.store.snapshot import real_store
 from moe_mlx_convert import convert, verify
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 

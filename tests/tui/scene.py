@@ -14,9 +14,9 @@ from moe_mlx_tui.engine.snapshot import (
     PREFILL,
     Memory,
     ModelFacts,
-    Receipt,
     Settings,
     Snapshot,
+    TurnReceipt,
 )
 from moe_mlx_tui.saved.conversation import Conversation
 
@@ -130,7 +130,7 @@ def decode(turn: str, frame: int = 40, text: str = "", model: ModelFacts | None 
 
 def over(before: Snapshot, finish: str = "stop") -> Snapshot:
     """The end of an answer."""
-    receipt = Receipt(
+    receipt = TurnReceipt(
         before.tokens, 1.4, 87.0, 2048, 1500, 512.0, finish, "", before.answer.hit_rate, before.answer.swapped_share,
         before.answer.bytes_read, 8_300_000, 0.08, "cache-prior lambda 0.1",
     )  # fmt: skip

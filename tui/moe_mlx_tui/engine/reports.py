@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx_tui.engine.snapshot import Receipt
+from moe_mlx_tui.engine.snapshot import TurnReceipt
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Answer, Session
@@ -24,9 +24,9 @@ def explain(error: BaseException) -> str:
     )
 
 
-def receipt_of(answer: Answer, session: Session) -> Receipt:
+def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
     """Returns what an answer took."""
-    return Receipt(
+    return TurnReceipt(
         tokens=len(answer.tokens), seconds=answer.seconds, tps=answer.generation_tps,
         prompt_tokens=answer.prompt_tokens, reused_tokens=answer.reused_tokens, prompt_tps=answer.prompt_tps,
         finish=answer.finish_reason, refilled=answer.refilled, hit_rate=answer.decode.hit_rate,

@@ -75,7 +75,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class TurnReceipt:
     """What one answer took; counts are decode's unless named otherwise."""
 
     tokens: int
@@ -164,7 +164,7 @@ class Snapshot:
     running: PhaseTotals = field(default_factory=PhaseTotals)
     memory: Memory = field(default_factory=Memory)
     routing: str = ""
-    receipt: Receipt | None = None
+    receipt: TurnReceipt | None = None
     error: str = ""
     remarks: tuple[str, ...] = ()
     remark_count: int = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
-from moe_mlx_tui.engine.snapshot import Memory, ModelFacts, Receipt, Settings, Snapshot
+from moe_mlx_tui.engine.snapshot import Memory, ModelFacts, Settings, Snapshot, TurnReceipt
 
 VERSION = 1
 _NAMES = tuple(f.name for f in fields(Snapshot))
@@ -76,7 +76,7 @@ def decode(row: Mapping[str, Any], before: Snapshot | None) -> Snapshot:
             elif name == "model":
                 changes[name] = None if value is None else ModelFacts(**{k: _frozen(v) for k, v in value.items()})
             elif name == "receipt":
-                changes[name] = None if value is None else Receipt(**value)
+                changes[name] = None if value is None else TurnReceipt(**value)
             elif name == "settings":
                 changes[name] = Settings(**{k: _frozen(v) for k, v in value.items()})
             elif name in _NAMES:

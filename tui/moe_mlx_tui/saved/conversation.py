@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
-from moe_mlx_tui.engine.snapshot import Receipt
+from moe_mlx_tui.engine.snapshot import TurnReceipt
 from moe_mlx_tui.saved.paths import write_whole
 
 VERSION = 1
@@ -31,7 +31,7 @@ class Conversation:
     ident: str = ""
     system: str = ""
     messages: list[dict[str, str]] = field(default_factory=list)
-    receipts: dict[int, Receipt] = field(default_factory=dict)
+    receipts: dict[int, TurnReceipt] = field(default_factory=dict)
     model: str = ""
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
         return len(self.messages) - 1
 
-    def answered(self, text: str, receipt: Receipt | None) -> None:
+    def answered(self, text: str, receipt: TurnReceipt | None) -> None:
         """Adds the answer."""
         self.messages.append({"role": "assistant", "content": text})
         if receipt is not None:
@@ -110,7 +110,7 @@ def load(path: Path) -> Conversation:
         return Conversation(
             ident=str(body["ident"]), system=str(body["system"]), model=str(body["model"]),
             messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
-            receipts={int(place): Receipt(**receipt) for place, receipt in body["receipts"].items()},
+            receipts={int(place): TurnReceipt(**receipt) for place, receipt in body["receipts"].items()},
         )  # fmt: skip
     except OSError as error:
         raise StoreMissingError(f"no session at {path}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from textual.widgets.markdown import MarkdownStream
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.drawing.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
-from moe_mlx_tui.engine.snapshot import ModelFacts, Receipt
+from moe_mlx_tui.engine.snapshot import ModelFacts, TurnReceipt
 
 _NO_TAGS = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
 
@@ -95,7 +95,7 @@ class AnswerView(Vertical):
         if body.source != self._written[place]:
             await body.update(self._written[place])
 
-    async def finish(self, receipt: Receipt | None, error: str = "") -> None:
+    async def finish(self, receipt: TurnReceipt | None, error: str = "") -> None:
         """Writes the receipt, or what went wrong."""
         if error:
             await self.mount(Static(Content.assemble(("✗ ", "bold $error"), error), classes="error"))
@@ -114,7 +114,7 @@ class AnswerView(Vertical):
                 await stream.stop()
 
 
-def receipt_line(receipt: Receipt) -> Content:
+def receipt_line(receipt: TurnReceipt) -> Content:
     """Returns an answer's figures in a line or two."""
     finish = {"stop": "", "length": " · cut at max tokens", "cancelled": " · stopped"}.get(receipt.finish, "")
     kept = f" ({receipt.reused_tokens} kept)" if receipt.reused_tokens else ""
