@@ -20,6 +20,7 @@ SLACK_PER_FILE = 4_608
 SLACK = 256_000
 #: What the folder's name ends with until the store is whole.
 UNFINISHED = ".partial"
+FINDER_FILES = (".DS_Store", ".localized")
 
 
 class Destination:
@@ -96,11 +97,11 @@ class Destination:
             )
 
     def files(self) -> list[Path]:
-        """Returns every file, and every link, that the `.partial` folder holds already."""
+        """Returns every file, and every link, that the `.partial` folder holds already, but for what Finder adds."""
         found = []
         for folder, folders, names in os.walk(self.partial):
             inside = Path(folder)
-            found += [inside / name for name in names]
+            found += [inside / name for name in names if not of_finder(name)]
             found += [inside / name for name in folders if (inside / name).is_symlink()]
         return sorted(found)
 
@@ -161,6 +162,11 @@ class Destination:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def of_finder(name: str) -> bool:
+    """Returns whether macOS writes files of that name by itself: a folder's view, and what its disk cannot store."""
+    return name in FINDER_FILES or name.startswith("._")
 
 
 def _is_folder(path: Path) -> bool:

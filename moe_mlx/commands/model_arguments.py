@@ -47,6 +47,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="read experts through the page cache, or past it (direct) so that no byte is held twice (default: cached)",
     )
     cache.add_argument(
+        "--wired",
+        metavar="LIMIT",
+        default="auto",
+        help="memory that macOS keeps in place for the GPU: auto (what the plan holds and a margin), max, off, or bytes "
+        "(default: auto)",
+    )
+    cache.add_argument(
         "--decode",
         choices=("auto", "native", "readback"),
         default="auto",
@@ -181,6 +188,7 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         prefetch_extra=getattr(args, "prefetch_extra", 0),
         readers=readers,
         io=getattr(args, "io", CACHED),
+        wired=getattr(args, "wired", "auto"),
         verify_reads=not args.no_verify,
         adapter_path=args.adapter_path,
         revision=args.revision,

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     lines = plan_caps(
         shape, available, rates, kv_tokens=kv_tokens, caps=caps, lossy=args.routing == "cache-prior",
         miss_rate=args.miss_rate, known=_measured(args.measured, args.routing),
-        curves=curves,
+        curves=curves, comfortable=_comfortable(args),
     )  # fmt: skip
     if args.json:
         print(json.dumps({
@@ -132,6 +132,14 @@ def _available(args: argparse.Namespace) -> int:
     from moe_mlx.system.memory import recommended_bytes
 
     return recommended_bytes()
+
+
+def _comfortable(args: argparse.Namespace) -> int | None:
+    if args.available or args.memory:
+        return None
+    from moe_mlx.system.metal import comfortable_bytes
+
+    return comfortable_bytes()
 
 
 def _rates(args: argparse.Namespace) -> Rates:

@@ -31,6 +31,7 @@ from moe_mlx.loading.lora import apply_adapters
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build, replace_module
 from moe_mlx.loading.tokenizer import load_tokenizer
+from moe_mlx.loading.wiring import check_wired, hold_wired_limit
 from moe_mlx.planning.budget import MemoryPlan, parse_cap, plan_memory
 from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA, Prefetch, check_prefetch, plan_prefetch
@@ -46,6 +47,7 @@ from moe_mlx.store.probe import use_io
 from moe_mlx.store.resolve import resolve
 from moe_mlx.system.calibration import DEFAULT_READERS
 from moe_mlx.system.memory import recommended_bytes
+from moe_mlx.system.metal import comfortable_bytes
 
 
 def load(
@@ -67,6 +69,7 @@ def load(
     warm: str = "off",
     readers: int = DEFAULT_READERS,
     io: str = CACHED,
+    wired: str = "auto",
     verify_reads: bool = True,
     adapter_path: str | None = None,
     tokenizer_config: dict[str, Any] | None = None,
@@ -104,6 +107,8 @@ def load(
         io: "cached", or "direct": past the page cache (O_DIRECT on Linux; F_NOCACHE on macOS, where pages that are
             cached already are still taken from there). A file system that refuses is read through the page cache,
             which is asked to forget the bytes after each read; `runtime_of(model).io_way` says what happens.
+        wired: Memory that macOS keeps in place for the GPU: "auto" for what the plan holds and a margin, "max" for all
+            that the system recommends, bytes ("9GB"), or "off". Set at loading; mlx-lm does not change it from then on.
         verify_reads: Whether every expert read from a store is checked against its digest.
         adapter_path: A LoRA adapter on attention, router or dense weights.
         tokenizer_config: Passed to mlx-lm's tokenizer loading.
@@ -124,6 +129,7 @@ def load(
     make_eviction(evict)
     check_decode(decode)
     check_prefetch(prefetch, prefetch_extra)
+    check_wired(wired)
     _check_whole("readers", readers)
     if max_kv_size is not None:
         _check_whole("max_kv_size", max_kv_size)
@@ -148,13 +154,14 @@ def load(
             resident_weights=source.resident_nbytes,
             kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
             available=available,
+            comfortable=comfortable_bytes(),
             per_layer_extra=_bounce_bytes(access, readers, decode, ahead) + (0 if ahead is None else ahead.nbytes),
         )
         keeper = open_history(history, source, remark)
         curves = None if share == "even" else _curves(keeper, source, remark)
         plan = shared_by(plan, source.layers, curves)
         mx.set_cache_limit(plan.mlx_cache)
-        _hold_wired_limit()
+        hold_wired_limit(plan.total, wired)
         model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
         runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
         runtime.curves = curves
@@ -219,12 +226,6 @@ def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:
             say(line)
     elif not any(cache.lossy for cache in runtime.layers):
         runtime.warmup = warmup
-
-
-def _hold_wired_limit() -> None:
-    """Wires up to what the system recommends, once: mlx-lm sets and restores the same limit around each answer."""
-    if mx.metal.is_available():
-        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
 
 def _is_demo(path_or_repo: str | Path) -> bool:

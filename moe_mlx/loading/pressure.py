@@ -1,7 +1,8 @@
 """Memory pressure: between tokens the cap shrinks by itself, and grows back when the pressure ends.
 
 Linux tells through the control group's room and its stall figures (PSI, kernel documentation accounting/psi), macOS
-through `kern.memorystatus_vm_pressure_level` (1 normal, 2 warning, 4 critical).
+through `kern.memorystatus_vm_pressure_level` (1 normal, 2 warning, 4 critical): a warning asks for memory, and only a
+critical level that lasts ends an answer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from moe_mlx.system.sizes import show_bytes
 LOOK_SECONDS = 1.0
 #: Seconds without pressure before a step back up, so that the cap does not swing.
 CALM_SECONDS = 20.0
+#: macOS's level 2 is a hint, given for minutes on a Mac in use: one step in so many seconds, and no answer ends for it.
+HINT_SECONDS = 30.0
+#: Seconds that macOS's level 4 has to last at the floor before an answer ends.
+LASTING_SECONDS = 10.0
+_CRITICAL = 4
 #: A step shrinks the cap to this share of itself.
 STEP = 0.75
 #: Less room than this share of the total is pressure; twice as much is calm.
@@ -38,10 +44,24 @@ def psi_some(path: Path = Path("/proc/pressure/memory")) -> float:
     return next((float(part.partition("=")[2]) for part in fields if part.startswith("avg10=")), 0.0)
 
 
+def _level() -> int:
+    return int.from_bytes(read_sysctl("kern.memorystatus_vm_pressure_level")[:4], "little")
+
+
+def only_a_hint() -> bool:
+    """Returns whether the pressure is macOS's warning, which asks for memory and threatens nothing yet."""
+    return sys.platform == "darwin" and 1 < _level() < _CRITICAL
+
+
+def patience() -> float:
+    """Returns the seconds that pressure has to last at the floor before an answer ends."""
+    return LASTING_SECONDS if sys.platform == "darwin" else 0.0
+
+
 def under_pressure() -> bool | None:
     """Returns True under memory pressure, False when calm, None in between."""
     if sys.platform == "darwin":
-        level = int.from_bytes(read_sysctl("kern.memorystatus_vm_pressure_level")[:4], "little")
+        level = _level()
         return None if level == 0 else level > 1
     memory = read_memory()
     share = memory.available / memory.total if memory.total else 1.0
@@ -60,14 +80,20 @@ class PressureWatch:
         say: Gets one line at each change.
         sense: What tells pressure; `under_pressure` but in tests.
         clock: Seconds; monotonic.
+        hint: What tells pressure that only asks.
+        patience: What tells how many seconds pressure lasts at the floor before an answer ends.
     """
 
     runtime: Runtime
     say: Callable[[str], None]
     sense: Callable[[], bool | None] = under_pressure
     clock: Callable[[], float] = time.monotonic
+    hint: Callable[[], bool] = only_a_hint
+    patience: Callable[[], float] = patience
     _looked: float = field(default=-1e9)
     _pressed: float = field(default=-1e9)
+    _shrunk: float = field(default=-1e9)
+    _at_floor: float | None = None
     _asked: int | None = None
 
     def between_tokens(self) -> None:
@@ -81,22 +107,30 @@ class PressureWatch:
             return
         self._looked = now
         pressure = self.sense()
+        if not pressure:
+            self._at_floor = None
         if pressure:
             self._pressed = now
-            self._shrink()
+            hint = self.hint()
+            if not hint or now - self._shrunk >= HINT_SECONDS:
+                self._shrink(now, hint)
         elif pressure is False and self._asked is not None and now - self._pressed >= CALM_SECONDS:
             self._pressed = now
             self._grow()
 
-    def _shrink(self) -> None:
+    def _shrink(self, now: float, hint: bool) -> None:
         runtime = self.runtime
         have = runtime.expert_cache_bytes
         floor = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
         if have <= floor:
+            self._at_floor = now if hint or self._at_floor is None else self._at_floor
+            if hint or now - self._at_floor < self.patience():
+                return
             raise DoesNotFitError(
                 f"memory pressure goes on with the expert cache at its floor of {show_bytes(floor)} (top_k experts a "
                 "layer): close other programs, or choose a smaller model"
             )
+        self._shrunk = now
         self._asked = self._asked or have
         runtime.resize(max(floor, int(have * STEP)))
         self.say(f"memory pressure: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")

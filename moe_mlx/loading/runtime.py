@@ -26,7 +26,8 @@ from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.planning.slot_share import Curve, shared_by
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource
-from moe_mlx.system.memory import recommended_bytes
+from moe_mlx.system.memory import room_beside
+from moe_mlx.system.metal import comfortable_bytes
 
 
 @dataclass
@@ -226,8 +227,9 @@ class Runtime:
             resident_weights=self.plan.resident_weights,
             kv_cache=self.plan.kv_cache,
             per_layer_extra=self.plan.extra,
-            available=self.plan.resident_weights + self.expert_cache_bytes + recommended_bytes(),
+            available=room_beside(self.plan.resident_weights + self.expert_cache_bytes),
             held=self.expert_cache_bytes,
+            comfortable=comfortable_bytes(),
         )
         return shared_by(plan, self.source.layers, self.curves)
 

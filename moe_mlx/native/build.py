@@ -72,10 +72,22 @@ def find_compiler() -> list[str]:
         NativeUnavailableError: there is none.
     """
     named = shlex.split(os.environ.get("CXX", ""))
+    if sys.platform == "darwin" and not named:
+        _check_command_line_tools()
     for command in [named] if named else [["clang++"], ["g++"], ["c++"]]:
         if shutil.which(command[0]):
             return command
     raise NativeUnavailableError(f"no C++ compiler ({named[0] if named else 'clang++ or g++'})")
+
+
+def _check_command_line_tools() -> None:
+    """Without them /usr/bin/clang++ is a shim that opens a dialogue to install them, at each load."""
+    try:
+        found = subprocess.run(["/usr/bin/xcode-select", "-p"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return  # another macOS than the documented one: the compiler's own answer counts
+    if found.returncode:
+        raise NativeUnavailableError("Apple's Command Line Tools are not installed (xcode-select --install)")
 
 
 def _package_folder(name: str) -> Path:

@@ -113,6 +113,7 @@ def plan_memory(
     available: int,
     per_layer_extra: int = 0,
     held: int = 0,
+    comfortable: int | None = None,
 ) -> MemoryPlan:
     """Chooses the slots of each layer.
 
@@ -125,6 +126,7 @@ def plan_memory(
         per_layer_extra: Bytes, over all layers, of staging and audit buffers.
         held: Bytes that experts have already: no smaller cache is refused for want of room, least of all under
             memory pressure.
+        comfortable: Memory, in bytes, that a cap of "auto" keeps within though more may be used; None for no such.
 
     Raises:
         DoesNotFitError: below top_k slots a layer, or above what memory holds; names both ends.
@@ -158,7 +160,10 @@ def plan_memory(
             raise refuse(f"an expert cache of {show_bytes(cap.nbytes)} is too small")
         slots = slots_for_bytes(layers, cap.nbytes)
     else:
-        slots = slots_for_bytes(layers, max(floor, ceiling - available * _HEADROOM_SHARE))
+        spare = available * _HEADROOM_SHARE
+        if comfortable is not None:
+            spare = max(spare, available - comfortable)
+        slots = slots_for_bytes(layers, max(floor, ceiling - spare))
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")

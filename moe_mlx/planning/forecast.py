@@ -67,6 +67,7 @@ def plan_caps(
     miss_rate: float | None = None,
     known: Sequence[tuple[float, float]] = (),
     curves: Sequence[Curve] | None = None,
+    comfortable: int | None = None,
 ) -> list[CapPlan]:
     """Plans every cap; "auto" is what the loader would choose.
 
@@ -80,13 +81,14 @@ def plan_caps(
         miss_rate: Taken for every cap instead of the assumed one.
         known: Measured (share, miss rate) points.
         curves: What slots are shared by; evenly by default.
+        comfortable: What "auto" keeps within; as `plan_memory`.
     """
     lines = []
     kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
     for text in caps:
         fits, why_not = True, ""
         try:
-            plan = _plan(shape, parse_cap(text), kv, available)
+            plan = _plan(shape, parse_cap(text), kv, available, comfortable)
         except DoesNotFitError as error:
             fits, why_not = False, str(error)
             try:
@@ -105,8 +107,11 @@ def plan_caps(
     return lines
 
 
-def _plan(shape: ModelShape, cap: Cap, kv: int, available: int) -> MemoryPlan:
-    return plan_memory(shape.layers, cap, resident_weights=shape.resident_nbytes, kv_cache=kv, available=available)
+def _plan(shape: ModelShape, cap: Cap, kv: int, available: int, comfortable: int | None = None) -> MemoryPlan:
+    return plan_memory(
+        shape.layers, cap, resident_weights=shape.resident_nbytes, kv_cache=kv, available=available,
+        comfortable=comfortable,
+    )  # fmt: skip
 
 
 def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -11,6 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+LIBC.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+MS_INVALIDATE = 2  # <sys/mman.h>, on macOS and Linux alike
 
 #: Buffers that one preadv takes on every POSIX system (_XOPEN_IOV_MAX).
 MOST_BUFFERS = 16
@@ -71,10 +79,32 @@ def open_regular(path: Path | str, flags: int = 0, dir_fd: int | None = None) ->
 def drop_pages(fd: int, offset: int = 0, nbytes: int = 0) -> None:
     """Asks the system to forget the cached pages that a range touches (`nbytes` 0: to the end of the file).
 
-    Nothing happens where it cannot be asked.
+    Linux takes advice on a descriptor; macOS forgets what a shared mapping is told to invalidate. Nothing happens where
+    neither can be asked.
     """
-    if hasattr(os, "posix_fadvise"):
-        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
-        stop = -(-(offset + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE if nbytes else start
-        with contextlib.suppress(OSError):
+    start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+    stop = -(-(offset + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE if nbytes else start
+    with contextlib.suppress(OSError):
+        if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_DONTNEED)
+        else:
+            size = os.fstat(fd).st_size
+            invalidate(fd, start, min(stop, size) - start if nbytes else size - start)
+
+
+def invalidate(fd: int, offset: int, nbytes: int) -> None:
+    """Invalidates the cached pages of a range of an open file, which begins on a page.
+
+    Raises:
+        OSError: From the operating system.
+    """
+    if nbytes <= 0:
+        return
+    address = LIBC.mmap(None, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap")
+    try:
+        if LIBC.msync(address, nbytes, MS_INVALIDATE) != 0:
+            raise OSError(ctypes.get_errno(), "msync")
+    finally:
+        LIBC.munmap(address, nbytes)

@@ -9,17 +9,14 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from moe_mlx.store.files import LIBC
 from moe_mlx.store.source import ExpertSource
 
 #: Experts looked at; beyond it every n-th is, which keeps the answer within milliseconds for any model.
 MOST_EXPERTS = 512
 #: mincore's answer for a page, with what other systems than Linux add to it, to whether the page is there.
 _INCORE = bytes(answer & 1 for answer in range(256))
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +84,14 @@ def cached_nbytes(fd: int, offset: int, nbytes: int) -> int | None:
     if stop <= offset:
         return 0
     pages = ctypes.create_string_buffer(-(-(stop - start) // mmap.PAGESIZE))
-    address = _LIBC.mmap(None, stop - start, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
+    address = LIBC.mmap(None, stop - start, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap")
     try:
-        if _LIBC.mincore(address, stop - start, pages) != 0:
+        if LIBC.mincore(address, stop - start, pages) != 0:
             raise OSError(ctypes.get_errno(), "mincore")
     finally:
-        _LIBC.munmap(address, stop - start)
+        LIBC.munmap(address, stop - start)
     in_core = pages.raw.translate(_INCORE)
     outside = in_core[0] * (offset - start) + in_core[-1] * (start + len(in_core) * mmap.PAGESIZE - stop)
     return in_core.count(1) * mmap.PAGESIZE - outside

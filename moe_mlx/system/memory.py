@@ -151,8 +151,18 @@ def _read_darwin() -> MemoryReading:
 
 def recommended_bytes() -> int:
     """Returns the memory the system recommends for MLX: Metal's working-set size, else what is available now."""
-    import mlx.core as mx
+    from moe_mlx.system.metal import working_set_bytes
 
-    if mx.metal.is_available():
-        return int(mx.device_info()["max_recommended_working_set_size"])
-    return read_memory().available
+    limit = working_set_bytes()
+    return read_memory().available if limit is None else limit
+
+
+def room_beside(held: int) -> int:
+    """Returns the memory MLX may have in all, where `held` bytes are its own already.
+
+    Metal's working set is of the whole process, so nothing is added to it; what is available now is without `held`.
+    """
+    from moe_mlx.system.metal import working_set_bytes
+
+    limit = working_set_bytes()
+    return held + recommended_bytes() if limit is None else limit

@@ -196,3 +196,30 @@ def test_standard_error_may_be_closed(source: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("sys.stderr", None)
     convert(str(source), tmp_path / "store")
     assert verify(tmp_path / "store").ok
+
+
+def test_what_finder_adds_neither_blocks_resuming_nor_is_touched(source: Path, tmp_path: Path) -> None:
+    class Interrupted(Fs):
+        """The third file cannot be made."""
+
+        made = 0
+
+        def create(self, path: Path) -> int:
+            self.made += 1
+            if self.made == 3:
+                raise OSError(errno.EIO, "gone")
+            return super().create(path)
+
+    with pytest.raises(MoeMlxError):
+        convert(str(source), tmp_path / "model", fs=Interrupted(), workers=1)
+    partial = tmp_path / "model.partial"
+    folders = [partial, *(path for path in partial.rglob("*") if path.is_dir())]
+    for folder in folders:
+        (folder / ".DS_Store").write_bytes(b"view")
+        (folder / "._config.json").write_bytes(b"what an exFAT disk cannot store")
+    convert(str(source), tmp_path / "model", workers=1)
+    store = tmp_path / "model"
+    assert (store / ".DS_Store").read_bytes() == b"view"
+    assert not verify(store).damage
+    with open_source(store) as opened:
+        assert opened.layers

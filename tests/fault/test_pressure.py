@@ -1,12 +1,14 @@
 """Memory pressure between tokens: the cap shrinks to its floor, refuses there, grows back; answers stay exact."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import moe_mlx
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import DoesNotFitError
+from moe_mlx.loading import pressure
 from moe_mlx.loading.pressure import CALM_SECONDS, PressureWatch, psi_some
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
@@ -121,7 +123,7 @@ def test_it_grows_back_from_any_floor(tmp_path: Path, family: str):
 def test_it_shrinks_where_nothing_at_all_is_left(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     talk, watch, weather, said = open_session(checkpoint, 1)
     asked = talk.runtime.slots_per_layer
-    monkeypatch.setattr("moe_mlx.loading.runtime.recommended_bytes", lambda: 0)
+    monkeypatch.setattr("moe_mlx.system.memory.recommended_bytes", lambda: 0)
     weather.pressure = True
     watch.between_tokens()
     assert talk.runtime.slots_per_layer < asked
@@ -139,3 +141,44 @@ def test_psi_is_read_and_its_absence_is_calm(tmp_path: Path):
     )
     assert psi_some(file) == 12.5
     assert psi_some(tmp_path / "none") == 0.0
+
+
+def test_a_warning_of_macos_is_one_step_in_a_while_and_ends_no_answer(checkpoint: Path):
+    _, watch, weather, said = open_session(checkpoint, 1)
+    watch.hint, weather.pressure = (lambda: True), True
+    for _ in range(7):  # every 5 seconds
+        watch.between_tokens()
+    assert len(said) == 2
+    for _ in range(100):
+        watch.between_tokens()
+    floor = [layer.top_k for layer in watch.runtime.source.layers]
+    assert watch.runtime.slots_per_layer == floor
+
+
+def test_a_critical_level_has_to_last(checkpoint: Path):
+    _, watch, weather, _ = open_session(checkpoint, 1)
+    watch.patience, weather.pressure = (lambda: 12.0), True
+    floor = [layer.top_k for layer in watch.runtime.source.layers]
+    while watch.runtime.slots_per_layer != floor:
+        watch.between_tokens()
+    watch.between_tokens()  # the floor is met
+    weather.pressure = None
+    watch.between_tokens()  # and left in peace: what comes next has to last anew
+    weather.pressure = True
+    for _ in range(3):
+        watch.between_tokens()
+    with pytest.raises(DoesNotFitError, match="floor"):
+        watch.between_tokens()
+
+
+@pytest.mark.parametrize(("level", "hint"), [(1, False), (2, True), (4, False)])
+def test_which_level_only_asks(level: int, hint: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pressure, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(pressure, "read_sysctl", lambda name: level.to_bytes(4, "little"))
+    assert pressure.only_a_hint() is hint
+    assert pressure.patience() == pressure.LASTING_SECONDS
+
+
+def test_elsewhere_pressure_is_no_hint():
+    assert not pressure.only_a_hint()
+    assert pressure.patience() == 0

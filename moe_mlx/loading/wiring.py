@@ -1,0 +1,85 @@
+"""The wired limit: memory that macOS keeps in place for the GPU. One limit, held from loading on.
+
+mlx-lm sets the most that the system recommends around each answer and restores it after; with a model that leaves
+little room, memory that goes in and out of being wired is what others saw panics under. So we wire what the plan holds
+and a margin, and mlx-lm finds nothing to set.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import mlx.core as mx
+
+from moe_mlx.errors import UsageError
+from moe_mlx.planning.budget import parse_size
+from moe_mlx.system.metal import working_set_bytes
+
+WIRED = ("auto", "max", "off")
+#: Beside the plan: activations, and what MLX's allocator rounds up.
+_MARGIN_SHARE, _MARGIN_FLOOR = 0.05, 256 * 10**6
+_SETTER = "maybe_set_recommended_wired_limit"
+
+_held: list[int] = []
+
+
+def check_wired(wired: str) -> str:
+    """Returns what was asked for.
+
+    Raises:
+        UsageError: neither one of `WIRED` nor a size.
+    """
+    if wired not in WIRED:
+        try:
+            parse_size(wired)
+        except (UsageError, TypeError):
+            raise UsageError(f"wired is {wired!r}: give {', '.join(WIRED)}, or bytes such as 9GB") from None
+    return wired
+
+
+def wired_bytes(planned: int, wired: str, beside: int = 0) -> int | None:
+    """Returns the limit to set, in bytes; None where there is no Metal.
+
+    Args:
+        planned: Bytes of the whole memory plan.
+        wired: As `check_wired` takes it.
+        beside: Bytes that MLX held before the model was loaded: another model, say a baseline.
+    """
+    most = working_set_bytes()
+    if most is None:
+        return None
+    if wired == "off":
+        return 0
+    if wired == "max":
+        return most
+    asked = beside + planned + max(_MARGIN_FLOOR, int(planned * _MARGIN_SHARE)) if wired == "auto" else parse_size(wired)
+    return min(most, asked)
+
+
+def hold_wired_limit(planned: int, wired: str) -> int | None:
+    """Sets the limit while nothing is queued, and keeps mlx-lm from changing it; arguments as for `wired_bytes`.
+
+    Returns:
+        What it is now; None where there is no Metal.
+    """
+    limit = wired_bytes(planned, wired, mx.get_active_memory())
+    if limit is None:
+        return None
+    mx.synchronize()
+    mx.set_wired_limit(limit)
+    _held[:] = [limit]
+    for name in ("mlx_lm.utils", "mlx_lm.generate"):
+        setattr(import_module(name), _SETTER, _keep_it)
+    if (server := sys.modules.get("mlx_lm.server")) is not None:
+        setattr(server, _SETTER, _keep_it)
+    return limit
+
+
+def held_wired_limit() -> int | None:
+    """Returns the limit that was set; None where none was."""
+    return _held[0] if _held else None
+
+
+def _keep_it() -> None:
+    """Stands for mlx-lm's own setter: None tells it that there is no limit to restore."""

@@ -1,0 +1,35 @@
+"""What Metal says of this machine, and what macOS needs for itself. Everything answers where there is no Metal too."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+#: Left to macOS when a cap is chosen for the user, whatever the GPU may take: the larger of bytes and a share of memory.
+_MACOS_BYTES, _MACOS_SHARE = 4 * 10**9, 0.2
+#: Set to anything but 0, MLX orders CPU and GPU by spinning kernels, which do not see what the CPU writes to a bank.
+FAST_SYNCH = "MLX_METAL_FAST_SYNCH"
+
+
+def metal_info() -> dict[str, Any]:
+    """Returns what MLX tells of the GPU, asked for by name: the default device may be the CPU. Empty without Metal."""
+    import mlx.core as mx
+
+    return dict(mx.device_info(mx.Device(mx.gpu))) if mx.metal.is_available() else {}
+
+
+def working_set_bytes() -> int | None:
+    """Returns the memory that Metal recommends for the GPU, this process's own included; None without Metal."""
+    found = metal_info().get("max_recommended_working_set_size")
+    return None if found is None else int(found)
+
+
+def comfortable_bytes() -> int | None:
+    """Returns what MLX may take without starving macOS, whatever limit was raised; None without Metal."""
+    total = metal_info().get("memory_size")
+    return None if total is None else int(total) - max(_MACOS_BYTES, int(int(total) * _MACOS_SHARE))
+
+
+def fast_synch() -> bool:
+    """Returns whether MLX was told to order the GPU and the CPU by spinning kernels."""
+    return os.environ.get(FAST_SYNCH, "").strip() not in ("", "0")
