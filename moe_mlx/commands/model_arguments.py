@@ -50,7 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--wired",
         metavar="LIMIT",
         default="auto",
-        help="memory that macOS keeps in place for the GPU: auto (what the plan holds and a margin), max, off, or bytes "
+        help="memory that macOS keeps in place for the GPU: auto (the plan and a margin), max, off, or bytes "
         "(default: auto)",
     )
     cache.add_argument(

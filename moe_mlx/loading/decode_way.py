@@ -15,6 +15,7 @@ from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode, NativeLayer
 from moe_mlx.planning.prefetch import Prefetch
+from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
 DECODE_WAYS = ("auto", "native", "readback")
 #: Overrides `auto`, for a machine where one way is to be used throughout.
@@ -66,6 +67,8 @@ def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None], pre
 
 def _attach(runtime: Runtime, say: Callable[[str], None], prefetch: Prefetch | None) -> str:
     """Joins the primitive to every layer; returns why not. Hints are on during the self-check, so it covers them."""
+    if fast_synch():
+        return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
     try:
         module = build.load_native(say)
     except build.NativeUnavailableError as error:

@@ -53,7 +53,9 @@ def wired_bytes(planned: int, wired: str, beside: int = 0) -> int | None:
         return 0
     if wired == "max":
         return most
-    asked = beside + planned + max(_MARGIN_FLOOR, int(planned * _MARGIN_SHARE)) if wired == "auto" else parse_size(wired)
+    asked = (
+        beside + planned + max(_MARGIN_FLOOR, int(planned * _MARGIN_SHARE)) if wired == "auto" else parse_size(wired)
+    )
     return min(most, asked)
 
 

@@ -81,7 +81,7 @@ def choose(policy: RoutingPolicy, scores: Scores, exact: list[int], resident: Ma
     """
     if policy.lossless:
         return Choice(exact, 0, ())
-    picked = policy.rank(scores, resident, delta, len(exact))
+    picked = _own_of_equals(scores, exact, policy.rank(scores, resident, delta, len(exact)))
     chosen = set(picked.tolist())
     displaced = tuple(expert for expert in exact if expert not in chosen)
     if not displaced:
@@ -89,6 +89,27 @@ def choose(policy: RoutingPolicy, scores: Scores, exact: list[int], resident: Ma
     picked = np.sort(picked)
     ordered = picked[np.argsort(-scores[picked], kind="stable")]
     return Choice(ordered.tolist(), len(chosen.difference(exact)), displaced)
+
+
+def _own_of_equals(scores: Scores, exact: list[int], picked: Ids) -> Ids:
+    """Returns `picked` with the model's own expert wherever it was displaced by one of exactly its score.
+
+    Low precision makes equal scores common; which of them is among the first k is then the model's accident, and taking
+    another would be a change of the answer that no policy asked for.
+    """
+    chosen, own = set(picked.tolist()), set(exact)
+    displaced = [expert for expert in exact if expert not in chosen]
+    if not displaced:
+        return picked
+    kept = picked.tolist()
+    for place in sorted(range(len(kept)), key=kept.__getitem__):
+        if kept[place] in own:
+            continue
+        equal = next((expert for expert in displaced if scores[expert] == scores[kept[place]]), None)
+        if equal is not None:
+            displaced.remove(equal)
+            kept[place] = equal
+    return np.array(kept, dtype=np.intp)
 
 
 def check_top_j(top_j: int | None, k: int) -> int:

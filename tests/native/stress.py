@@ -87,7 +87,8 @@ def _step(
         if there:
             file.write(row.tobytes())
     if has_scores:
-        exact = random.permutation(np.argsort(-z, kind="stable")[:k]).tolist()
+        any_order = random.permutation(width)  # which of equal scores the model takes is its accident
+        exact = random.permutation(any_order[np.argsort(-z[any_order], kind="stable")[:k]]).tolist()
         delta = table.observe_range(finite_range(raw))
         beyond = np.ones(width - table.experts, dtype=bool)
         resident = np.append(np.frombuffer(table.slot_of, dtype=np.int32) >= 0, beyond)

@@ -192,3 +192,20 @@ def test_default_j(top_k, top_j):
 def test_bad_settings_are_refused_by_name(settings, says):
     with pytest.raises(UsageError, match=says):
         RoutingSettings(**settings)
+
+
+@pytest.mark.parametrize("make", [lambda j, k: CachePrior(0.5, j), lambda j, k: MaxRank(12, j, k)])
+def test_equal_scores_are_no_swap(make):
+    """Whichever of equal scores the model took, the policy displaces it only by another score."""
+    tied = 0
+    for z, mask, _, k, top_j, delta, rng in draws(9, masked=True):
+        shuffled = rng.permutation(len(z))
+        exact = shuffled[np.argsort(-z[shuffled], kind="stable")][:k].tolist()
+        tied += set(exact) != set(ranked(z)[:k])
+        choice = choose(make(top_j, k), z, exact, mask, delta)
+        newcomers = set(choice.experts) - set(exact)
+        assert not {z[e] for e in newcomers} & {z[e] for e in choice.displaced}
+        assert choice.swapped == len(newcomers) == len(choice.displaced)
+        nowhere = choose(make(top_j, k), z, exact, np.zeros(len(z), dtype=bool), delta)
+        assert nowhere.experts is exact
+    assert tied > DRAWS // 10

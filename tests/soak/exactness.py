@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decode", choices=("auto", "native", "readback"), default="auto")
     args = parser.parse_args()
+    mx.set_default_device(mx.cpu)
     done, wrong = run(args.cases, args.seed, args.decode)
     print(f"{done} random cases equal mlx-lm but for {wrong}")
     return 1 if wrong else 0

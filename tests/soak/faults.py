@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from random import Random
 
+import mlx.core as mx
+
 from moe_mlx.system.memory import read_memory
 from tests.soak.ordeal import DEEDS, FAULTS, FAULTS_IN_PLACE, Ordeal, Setup
 from tests.soak.subject import Subject
@@ -71,6 +73,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decode", choices=("auto", "native", "readback"), default="auto")
     args = parser.parse_args()
+    mx.set_default_device(mx.cpu)
     for name, count in run(args.minutes * 60, args.seed, args.decode).items():
         print(f"{count:8}  {name}")
     return 0

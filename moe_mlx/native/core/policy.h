@@ -64,6 +64,7 @@ class Chooser {
     for (int i = 0; i < k; i++) inside_[order_[i]] = 1;
     for (int i = 0; i < k; i++)
       if (!inside_[exact[i]]) out.displaced.push_back(i);
+    if (!out.displaced.empty()) take_own_of_equals(z, exact, k, out.displaced);
     if (out.displaced.empty()) return;
     out.experts.assign(order_.begin(), order_.begin() + k);
     std::sort(out.experts.begin(), out.experts.end(), Descending{z});
@@ -76,6 +77,19 @@ class Chooser {
   void sort(const float* z, int n) {
     std::iota(order_.begin(), order_.end(), 0);
     std::partial_sort(order_.begin(), order_.begin() + n, order_.end(), Descending{z});
+  }
+
+  // Puts the model's own expert back wherever one of exactly its score displaced it: no policy asked for that.
+  void take_own_of_equals(const float* z, const int* exact, int k, std::vector<int>& displaced) {
+    std::sort(order_.begin(), order_.begin() + k);
+    for (int i = 0; i < k; i++) {
+      if (std::find(exact, exact + k, order_[i]) != exact + k) continue;
+      const auto equal = std::find_if(displaced.begin(), displaced.end(),
+                                      [&](int place) { return z[exact[place]] == z[order_[i]]; });
+      if (equal == displaced.end()) continue;
+      order_[i] = exact[*equal];
+      displaced.erase(equal);
+    }
   }
 
   // Leaves the k chosen at the front of order_.
