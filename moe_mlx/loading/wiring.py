@@ -13,8 +13,8 @@ from importlib import import_module
 import mlx.core as mx
 
 from moe_mlx.errors import UsageError
-from moe_mlx.planning.budget import parse_size
 from moe_mlx.system.metal import working_set_bytes
+from moe_mlx.system.sizes import parse_size
 
 WIRED = ("auto", "max", "off")
 #: Beside the plan: activations, and what MLX's allocator rounds up.

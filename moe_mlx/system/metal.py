@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-#: Left to macOS when a cap is chosen for the user, whatever the GPU may take: the larger of bytes and a share of memory.
+#: Left to macOS when the cap is chosen for the user, whatever the GPU may take: bytes or a share of memory, the larger.
 _MACOS_BYTES, _MACOS_SHARE = 4 * 10**9, 0.2
 #: Set to anything but 0, MLX orders CPU and GPU by spinning kernels, which do not see what the CPU writes to a bank.
 FAST_SYNCH = "MLX_METAL_FAST_SYNCH"

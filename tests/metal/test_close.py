@@ -1,4 +1,4 @@
-"""On a GPU the gather kernels depend on the bank's size, so that logits are close there, not equal; choices are counted.
+"""On a GPU the gather kernels depend on the bank's size, so that logits are close there, not equal.
 
 Written for Metal and run on none so far.
 """
