@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.errors import MoeMlxError, one_line
 from moe_mlx.system.terminal import settle_streams
@@ -15,10 +16,12 @@ from moe_mlx.version import __version__
 
 #: verb -> one line of help. Each lives in `moe_mlx.commands.<verb>` with `add_arguments(parser)` and `run(args)`.
 VERBS: dict[str, str] = {
+    "list": "the models on this machine and known ones, and what fits of each",
     "chat": "talk to a model, its expert cache alive beside the conversation",
     "generate": "answer one prompt",
     "replay": "play a recording of the app again, without a model",
     "serve": "serve a model over HTTP: mlx_lm.server with the expert cache behind it",
+    "fetch": "download a model from the hub, and go on where it was interrupted",
     "convert": "reshard an MLX checkpoint into one file per expert",
     "verify": "re-read every digest of a store",
     "inspect": "layers, experts, sizes and what caps mean for a store or checkpoint",
@@ -27,9 +30,13 @@ VERBS: dict[str, str] = {
     "simulate": "replay a recorded trace at any cap, policy and eviction, without the model",
     "bench": "measure decode and prefill against mlx-lm itself, in one run",
     "plan": "predict from headers alone what fits and how fast, before any download",
+    "config": "the config file's path, and the settings in force",
+    "completions": "print shell completions for bash, zsh or fish",
     "rig": "run a command under a memory limit and a disk read limit",
 }
 
+#: `moe-mlx help VERB` is `moe-mlx VERB --help`.
+HELP = "help"
 INTERRUPTED = 130
 #: Set, it lets an error that nobody expected through with its traceback.
 TRACEBACK = "MOE_MLX_TRACEBACK"
@@ -41,12 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="moe-mlx",
         description="Run mixture-of-experts models larger than memory, on MLX.",
-        epilog=f"verbs:\n{verbs}\n\n`moe-mlx VERB --help` explains one.",
+        epilog=f"verbs:\n{verbs}\n\n`moe-mlx help VERB` explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"moe-mlx {__version__}")
+    parser.add_argument("--version", "-V", action="version", version=f"moe-mlx {__version__}")
     # Optional, so that an unknown option is complained about before a missing verb is.
-    parser.add_argument("verb", metavar="VERB", nargs="?", choices=VERBS, help="what to do; see below")
+    parser.add_argument("verb", metavar="VERB", nargs="?", choices=[*VERBS, HELP], help="what to do; see below")
     return parser
 
 
@@ -65,11 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help(sys.stderr)
         return 2
+    if words[0] == HELP:
+        if len(words) == 1:
+            parser.print_help()
+            return 0
+        words = [parser.parse_args(words[1:2]).verb, "--help"]
     verb = parser.parse_args(words[:1]).verb
     try:
         command = import_module(f"moe_mlx.commands.{verb}")
         verb_parser = CommandParser(prog=f"moe-mlx {verb}", description=command.__doc__)
         command.add_arguments(verb_parser)
+        apply_defaults(verb_parser, verb)
         if getattr(command, "TAKES_REST", False):
             args, rest = verb_parser.parse_known_args(words[1:])
             args.rest = rest

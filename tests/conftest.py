@@ -1,4 +1,5 @@
-"""For every test: nothing is remembered in the home folder of whoever runs them, and MLX computes on the CPU.
+"""For every test: nothing is remembered in the home folder of whoever runs them, their settings do not count, and MLX
+computes on the CPU.
 
 Golden tests compare bits, and on a GPU the gather kernels depend on the bank's size; `tests/metal` runs there, within
 tolerances.
@@ -9,4 +10,5 @@ import os
 import mlx.core as mx
 
 os.environ["MOE_MLX_HISTORY"] = "off"
+os.environ["MOE_MLX_CONFIG"] = os.devnull
 mx.set_default_device(mx.cpu)

@@ -13,22 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.plan_arguments import available_bytes
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import StoreMissingError, UsageError
 
 if TYPE_CHECKING:
     from moe_mlx.planning.prediction import Rates
     from moe_mlx.planning.shape import ModelShape
     from moe_mlx.planning.slot_share import Curve
 
-_DEFAULT_CHIP = "m4"
-#: Less is a unit left out.
-_LEAST_MEMORY = 10**6
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx plan`."""
-    parser.add_argument("model", metavar="MODEL", help="store, MLX checkpoint folder, hub repository, or demo")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="store, MLX checkpoint folder, hub repository, a known name (moe-mlx list), or demo",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
     memory = parser.add_argument_group("memory")
     memory.add_argument(
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--max-kv-size {args.max_kv_size}: give a number of tokens, 1 or more")
     kv_tokens = args.max_kv_size or KV_TOKENS
     rates = _rates(args)
-    available = _available(args)
+    available = available_bytes(args)
     curves = _curves(args)
     shape = _shape(args.model, args.revision)
     caps = split(args.expert_cache, "--expert-cache") if args.expert_cache else ["auto", *CAPS]
@@ -102,6 +103,8 @@ def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
 
 
 def _shape(model: str, revision: str | None) -> ModelShape:
+    """Returns a model's shape: of a folder, of the hub's headers, or as published where the hub cannot be reached."""
+    from moe_mlx.library.known import known_named, offer
     from moe_mlx.planning.hub_headers import hub_shape
     from moe_mlx.planning.shape import local_shape
     from moe_mlx.store.demo import DEMO, demo_path
@@ -110,28 +113,19 @@ def _shape(model: str, revision: str | None) -> ModelShape:
     if model == DEMO:
         return local_shape(demo_path())
     path = expanded(model)
+    known = None if path.exists() or revision is not None else known_named(model)
+    if known is not None and "/" not in model:
+        return known.shape
     looks_local = model.startswith((".", "/", "~")) or model.count("/") != 1
-    if path.exists() or looks_local:
-        return local_shape(path)
-    return hub_shape(model, revision)
-
-
-def _available(args: argparse.Namespace) -> int:
-    from moe_mlx.planning.forecast import usable_memory
-    from moe_mlx.system.sizes import parse_size
-
-    if args.available and args.memory:
-        raise UsageError("--available and --memory contradict each other: give one")
-    for option, given in (("--available", args.available), ("--memory", args.memory)):
-        if given and given.strip().isdecimal() and int(given) < _LEAST_MEMORY:
-            raise UsageError(f"{option} {given} is {int(given)} bytes: write a unit, such as 16GB")
-    if args.available:
-        return parse_size(args.available)
-    if args.memory:
-        return usable_memory(parse_size(args.memory))
-    from moe_mlx.system.memory import recommended_bytes
-
-    return recommended_bytes()
+    try:
+        return local_shape(path) if path.exists() or looks_local else hub_shape(model, revision)
+    except StoreMissingError as error:
+        if known is not None:
+            print(f"{error}. This is the plan of its published shape", file=sys.stderr)
+            return known.shape
+        if model.startswith((".", "/", "~")):
+            raise
+        raise StoreMissingError(f"{str(error).rstrip('.')}. {offer(model)}") from error
 
 
 def _comfortable(args: argparse.Namespace) -> int | None:
@@ -143,10 +137,10 @@ def _comfortable(args: argparse.Namespace) -> int | None:
 
 
 def _rates(args: argparse.Namespace) -> Rates:
-    from moe_mlx.planning.chips import CHIPS, chip_named
+    from moe_mlx.library.estimate import chip_here
+    from moe_mlx.planning.chips import chip_named
     from moe_mlx.planning.prediction import Rates
     from moe_mlx.system.calibration import require_calibration
-    from moe_mlx.system.machine import chip_name
 
     if args.calibrated:
         if args.chip:
@@ -154,8 +148,7 @@ def _rates(args: argparse.Namespace) -> Rates:
         return Rates.of_calibration(require_calibration())
     if args.chip:
         return Rates.of_chip(chip_named(args.chip), args.decode)
-    here = chip_name().lower().replace("apple ", "").replace(" ", "-")
-    return Rates.of_chip(CHIPS.get(here, CHIPS[_DEFAULT_CHIP]), args.decode)
+    return Rates.of_chip(chip_here(), args.decode)
 
 
 def _measured(path: Path | None, routing: str) -> list[tuple[float, float]]:

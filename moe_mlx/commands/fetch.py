@@ -1,0 +1,83 @@
+"""Download a model from the hub into its local cache. Run again, it goes on after the files that have arrived.
+
+A known name (`moe-mlx list`) stands for its repository. `moe-mlx convert` then makes a miss one checked read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import time
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from moe_mlx.errors import one_line
+
+if TYPE_CHECKING:
+    from moe_mlx.library.download import Arrived
+
+#: Seconds between two lines of progress.
+_EVERY = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `moe-mlx fetch`."""
+    parser.add_argument("model", metavar="MODEL", help="hub repository (owner/name), or a known name")
+    parser.add_argument("--revision", help="branch, tag or commit")
+    parser.add_argument("--json", action="store_true", help="progress, then the folder, as one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Downloads and prints the folder."""
+    from moe_mlx.library.download import Download
+    from moe_mlx.library.known import known_named
+
+    known = known_named(args.model)
+    repo = known.repo if known is not None and args.revision is None else args.model
+    shown = _Shown(as_json=args.json)
+    download = Download(repo, args.revision, shown.tell)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if download.stop.is_set():
+            raise KeyboardInterrupt
+        download.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        folder = download.run()
+    finally:
+        shown.talk.clear()
+    print(json.dumps({"model": repo, "folder": str(folder)}) if args.json else one_line(folder))
+    return 0
+
+
+class _Shown:
+    """Progress as a line on a terminal's standard error, or as JSON on standard output."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        from moe_mlx.system.talk import Talk
+
+        self.talk, self._json, self._at = Talk(), as_json, 0.0
+
+    def tell(self, arrived: Arrived) -> None:
+        now = time.monotonic()
+        if now - self._at < _EVERY and arrived.done < arrived.total:
+            return
+        self._at = now
+        if self._json:
+            row = {"done": arrived.done, "total": arrived.total, "bytes_per_second": arrived.rate}
+            print(json.dumps(row), flush=True)
+            return
+        self.talk.progress(arrived_line(arrived))
+
+
+def arrived_line(arrived: Arrived) -> str:
+    """Returns progress in one line."""
+    from moe_mlx.system.sizes import show_bytes
+
+    line = f"{show_bytes(arrived.done)} of {show_bytes(arrived.total)}, {show_bytes(arrived.rate)}/s"
+    if (left := arrived.seconds_left) is not None:
+        line += f", {int(left) // 60}:{int(left) % 60:02} left"
+    return line

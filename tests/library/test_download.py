@@ -1,0 +1,69 @@
+"""A model comes from a hub, tells how far it is, and goes on after an interruption with the files it has."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_mlx.rig.random_store import Shape, make_checkpoint
+from tests.library.fake_hub import FakeHub
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "name"
+    make_checkpoint(Shape(2, 8, 2, 128, 64, 2, 1, 32, 128), folder)
+    return folder
+
+
+@pytest.fixture
+def hub(checkpoint: Path):
+    hub = FakeHub(checkpoint)
+    yield hub
+    hub.close()
+
+
+def fetching(hub: FakeHub, cache: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "moe_mlx", "fetch", "owner/name", *words]
+    environment = {**os.environ, **hub.environment(cache)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_it_arrives_byte_for_byte_and_says_how_far_it_is(hub: FakeHub, checkpoint: Path, tmp_path: Path):
+    out, err = fetching(hub, tmp_path, "--json").communicate(timeout=60)
+    rows = [json.loads(line) for line in out.splitlines()]
+    folder = Path(rows.pop()["folder"])
+    assert rows[0]["done"] == 0 and rows[-1]["done"] == rows[-1]["total"], (rows, err)
+    assert rows[-1]["total"] == sum(p.stat().st_size for p in checkpoint.iterdir())
+    for path in checkpoint.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_stopped_it_keeps_what_has_arrived_and_goes_on(hub: FakeHub, checkpoint: Path, tmp_path: Path):
+    hub.slow = sorted(path.name for path in checkpoint.glob("*.safetensors"))[-1]
+    others = sum(path.stat().st_size for path in checkpoint.iterdir() if path.name != hub.slow)
+    process = fetching(hub, tmp_path, "--json")
+    for line in process.stdout:
+        if json.loads(line)["done"] >= others:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "goes on after the files" in err, err
+    assert not list(tmp_path.rglob("*.incomplete")), "half a file is left behind"
+    before, hub.slow = dict(hub.given), ""
+    out, err = fetching(hub, tmp_path, "--json").communicate(timeout=60)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows[0]["done"] == others and Path(rows[-1]["folder"]).is_dir(), err
+    again = [name for name, count in hub.given.items() if count > before[name]]
+    assert len(again) == 1 and again[0].endswith(".safetensors"), again
+
+
+def test_no_such_repository_is_one_line(hub: FakeHub, tmp_path: Path):
+    hub.repo = "owner/other"
+    process = fetching(hub, tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "") and err.count("\n") == 1 and "owner/name" in err
