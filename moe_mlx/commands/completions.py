@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
+from moe_mlx.commands.verbs import VERBS
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -38,8 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 def described_verbs() -> dict[str, tuple[str, list[Option]]]:
     """Returns each verb with its line of help and its options, read off the parsers themselves."""
-    from moe_mlx.cli import VERBS
-
     found = {}
     for verb, line in VERBS.items():
         parser = argparse.ArgumentParser(prog=f"moe-mlx {verb}")

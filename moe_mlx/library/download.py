@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import MoeMlxError, StoreMissingError
+from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.resolve import PATTERNS
-from moe_mlx.store.snapshot import real_store
 
 #: Seconds that the speed is averaged over.
 WINDOW = 5.0
@@ -115,7 +115,7 @@ class Download:
 
         download = self
 
-        class Counter(tqdm):  # type: ignore[misc]
+        class Counter(tqdm):
             def __init__(self, *args: Any, **options: Any) -> None:
                 self.in_bytes = options.get("unit") == "B"
                 super().__init__(*args, **{**options, "disable": True})

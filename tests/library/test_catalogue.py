@@ -53,7 +53,7 @@ def cache(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_mixture_of_experts_is_found(made: Path, cache: Path):
     found = {entry.name: entry for entry in find_models([made, made / "store", made / "nowhere"])}
-    assert list(found)[0] == "demo"
+    assert next(iter(found)) == "demo"
     assert {"checkpoint", "store", "damaged", "mlx/experts", "mlx/half"} <= set(found)
     assert not {"dense", "mlx/dense", "notes"} & set(found)
     store, damaged = found["store"], found["damaged"]

@@ -1,4 +1,4 @@
-"""The known models are the published ones: mlx-lm's own classes, built from each config, have the sizes of the table."""
+"""The known models are the published ones: mlx-lm's own classes, built from each config, have the table's sizes."""
 
 import math
 
