@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints path and values."""
-    from moe_mlx.library.catalogue import DEFAULT_FOLDERS
+    from moe_mlx.catalogue.found import DEFAULT_FOLDERS
     from moe_mlx.system.config import KEYS, PREFIX, config_path, defaults
     from moe_mlx.system.table import render
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from moe_mlx.errors import one_line
 
 if TYPE_CHECKING:
-    from moe_mlx.library.download import Arrived
+    from moe_mlx.catalogue.download import Arrived
 
 #: Seconds between two lines of progress.
 _EVERY = 0.2
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Downloads and prints the folder."""
-    from moe_mlx.library.download import Download
-    from moe_mlx.library.known import known_named
+    from moe_mlx.catalogue.download import Download
+    from moe_mlx.catalogue.known import known_named
 
     known = known_named(args.model)
     repo = known.repo if known is not None and args.revision is None else args.model

@@ -18,8 +18,8 @@ from moe_mlx.errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moe_mlx.library.catalogue import Entry
-    from moe_mlx.library.estimate import Estimate
+    from moe_mlx.catalogue.estimate import Estimate
+    from moe_mlx.catalogue.found import Entry
     from moe_mlx.planning.shape import ModelShape
 
 _HEADS = ["model", "family", "form", "size", "experts", "top-k", "fits", "tok/s"]
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints both tables; a model that cannot be run is told on standard error."""
-    from moe_mlx.library.catalogue import DEFAULT_FOLDERS, find_models
-    from moe_mlx.library.estimate import estimate
-    from moe_mlx.library.known import known_models
+    from moe_mlx.catalogue.estimate import estimate
+    from moe_mlx.catalogue.found import DEFAULT_FOLDERS, find_models
+    from moe_mlx.catalogue.known import known_models
     from moe_mlx.system.config import model_folders
     from moe_mlx.system.sizes import show_bytes
 

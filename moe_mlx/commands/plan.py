@@ -104,7 +104,7 @@ def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
 
 def _shape(model: str, revision: str | None) -> ModelShape:
     """Returns a model's shape: of a folder, of the hub's headers, or as published where the hub cannot be reached."""
-    from moe_mlx.library.known import known_named, offer
+    from moe_mlx.catalogue.known import known_named, offer
     from moe_mlx.planning.hub_headers import hub_shape
     from moe_mlx.planning.shape import local_shape
     from moe_mlx.store.demo import DEMO, demo_path
@@ -137,7 +137,7 @@ def _comfortable(args: argparse.Namespace) -> int | None:
 
 
 def _rates(args: argparse.Namespace) -> Rates:
-    from moe_mlx.library.estimate import chip_here
+    from moe_mlx.catalogue.estimate import chip_here
     from moe_mlx.planning.chips import chip_named
     from moe_mlx.planning.prediction import Rates
     from moe_mlx.system.calibration import require_calibration

@@ -50,7 +50,7 @@ def available_bytes(args: argparse.Namespace) -> int:
 
 def chosen_rates(args: argparse.Namespace) -> Rates:
     """Returns the rates of `--chip`, else of this machine: as measured, else of its chip."""
-    from moe_mlx.library.estimate import rates_here
+    from moe_mlx.catalogue.estimate import rates_here
     from moe_mlx.planning.chips import chip_named
     from moe_mlx.planning.prediction import Rates
 

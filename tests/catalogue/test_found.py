@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from moe_mlx.catalogue.found import find_models
 from moe_mlx.cli import main
-from moe_mlx.library.catalogue import find_models
 from moe_mlx.rig.random_store import Shape, make_checkpoint
 from moe_mlx_convert import convert
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from moe_mlx.catalogue.known import KnownModel, known_models, known_named
 from moe_mlx.cli import main
-from moe_mlx.library.known import KnownModel, known_models, known_named
 
 #: GLM's publisher rounds down; the others are within half a percent.
 ROUNDED = 0.01
