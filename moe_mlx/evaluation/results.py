@@ -10,6 +10,7 @@ from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import Setting
+from moe_mlx.system.whole_files import write_whole
 
 FORMAT, VERSION = "moe-mlx eval", 1
 
@@ -108,11 +109,9 @@ class Report:
         }  # fmt: skip
 
     def write(self) -> None:
-        """Writes the file beside itself, then renames it into place."""
+        """Writes the file, if it is to be kept in one."""
         if self.path is not None:
-            beside = self.path.with_name(self.path.name + ".part")
-            beside.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-            beside.replace(self.path)
+            write_whole(self.path, json.dumps(self.as_dict(), indent=1) + "\n")
 
     def resume(self, path: Path) -> None:
         """Goes on from a results file, or begins one.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_mlx.errors import UsageError
+from moe_mlx.system.whole_files import whole_file
 
 FORMAT, VERSION = "moe-mlx trace", 1
 Matrix = NDArray[np.float32]
@@ -112,7 +113,7 @@ class Trace:
             )
 
     def save(self, path: Path) -> None:
-        """Writes the trace beside `path`, then renames it into place."""
+        """Writes the trace, whole or not at all."""
         meta = {
             "format": FORMAT, "version": VERSION, "model": self.model, "name": self.name, "setting": self.setting,
             "slots": self.slots, "counted": self.counted,
@@ -129,10 +130,8 @@ class Trace:
                 arrays[f"raw_{index}"] = layer.raw
             if layer.weigh is not layer.scores:
                 arrays[f"weigh_{index}"] = layer.weigh
-        beside = path.with_name(path.name + ".part")
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **arrays)
-        beside.replace(path)
 
 
 def load_trace(path: Path) -> Trace:

@@ -18,6 +18,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.store import ExpertLayer
 from moe_mlx.store.files import expanded, open_regular
 from moe_mlx.system.folders import user_folder
+from moe_mlx.system.whole_files import write_whole
 
 FORMAT, VERSION = "moe-mlx history", 1
 #: Says to `load` that the history is kept in the user's own folder, or where `VARIABLE` says ("off": nowhere).
@@ -142,23 +143,14 @@ def _layer(row: Any, experts: int) -> LayerHistory:
 
 
 def write_history(path: Path, model: str, history: History) -> None:
-    """Writes the file beside its place and renames it into it; only its user may read it.
+    """Writes the file anew as a whole; only its user may read it.
 
     Raises:
         OSError: from the operating system; the old file stands.
     """
     layers = [{name: [_short(x) for x in getattr(layer, name)] for name in _FIELDS} for layer in history]
     text = json.dumps({"format": FORMAT, "version": VERSION, "model": model, "layers": layers}, separators=(",", ":"))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text + "\n")
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_whole(path, text + "\n", private=True)
 
 
 def _short(number: float) -> float | int:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 from moe_mlx.system.folders import user_folder
+from moe_mlx.system.whole_files import put_in_place
 
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
@@ -190,7 +191,7 @@ def build(say: Callable[[str], None]) -> Path:
                 with tempfile.TemporaryDirectory(dir=home.parent) as work:
                     made = _compile(compiler, mlx, nanobind, Path(work))
                     home.mkdir(mode=0o700, exist_ok=True)
-                    made.replace(target)
+                    put_in_place(made, target)
     except OSError as error:
         raise NativeUnavailableError(f"{home.parent} cannot be used: {error.strerror or error}") from None
     return target

@@ -6,12 +6,12 @@ It is read where a flag asks for it, and by `--prefetch auto`.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.folders import user_folder
+from moe_mlx.system.whole_files import write_whole
 
 #: Reads in flight at once. One SSD queue is filled by a handful; more only adds switching (`moe-mlx bench io`).
 DEFAULT_READERS = 4
@@ -101,11 +101,7 @@ def store_calibration(**measured: object) -> Calibration:
     """
     merged = replace(read_calibration() or Calibration(), **measured)  # type: ignore[arg-type]
     try:
-        path = calibration_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(asdict(merged), indent=1) + "\n")
-        beside.replace(path)
+        write_whole(calibration_path(), json.dumps(asdict(merged), indent=1) + "\n")
     except (OSError, RuntimeError) as error:
         raise MoeMlxError(
             f"the calibration was not kept: {error}. Give $XDG_CACHE_HOME a folder that can be written to."

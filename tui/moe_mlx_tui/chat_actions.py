@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
+from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import MoeApp
 from moe_mlx_tui.drawing.sections import spoken
 from moe_mlx_tui.engine.orders import Configure, Reset
 from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
-from moe_mlx_tui.saved.paths import write_whole
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import SettingsScreen
 from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
@@ -116,7 +116,7 @@ class ChatActions(MoeApp):
         """Writes the conversation to a file in the working folder."""
         path = Path.cwd() / export_name(self.talk, suffix)
         try:
-            write_whole(path, self.talk.to_json() if suffix == "json" else self.talk.to_markdown())
+            write_whole(path, self.talk.to_json() if suffix == "json" else self.talk.to_markdown(), private=True)
         except OSError as error:
             self.notify(f"not exported: {error.strerror} ({path})", severity="error", markup=False)
             return

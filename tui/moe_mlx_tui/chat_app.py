@@ -10,12 +10,13 @@ from uuid import uuid4
 from textual.widget import Widget
 
 from moe_mlx.conversation.slash import is_command, unknown
+from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.chat_actions import ChatActions
 from moe_mlx_tui.engine.orders import Ask, Source, Stop
 from moe_mlx_tui.engine.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.saved.conversation import Conversation, Sessions
-from moe_mlx_tui.saved.paths import data_folder, write_whole
+from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.prompt import Prompt
@@ -147,7 +148,7 @@ class ChatApp(ChatActions):
 
     def _write(self, path: Path, text: str) -> None:
         try:
-            write_whole(path, text)
+            write_whole(path, text, private=True)
         except OSError as error:
             self.call_from_thread(
                 partial(self.notify, markup=False),

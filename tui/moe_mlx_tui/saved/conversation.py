@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
+from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.engine.snapshot import TurnReceipt
-from moe_mlx_tui.saved.paths import write_whole
 
 VERSION = 1
 
@@ -131,7 +131,7 @@ class Sessions:
             OSError: it cannot be written.
         """
         if conversation.messages:
-            write_whole(self.folder / f"{conversation.ident}.json", conversation.to_json())
+            write_whole(self.folder / f"{conversation.ident}.json", conversation.to_json(), private=True)
 
     def paths(self) -> list[Path]:
         """Returns the files, the latest first."""

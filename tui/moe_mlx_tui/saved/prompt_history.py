@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moe_mlx_tui.saved.paths import write_whole
+from moe_mlx.system.whole_files import write_whole
 
 KEPT = 500
 
@@ -54,7 +54,7 @@ class PromptHistory:
             if self.path is not None:
                 rows = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries)
                 try:
-                    write_whole(self.path, rows)
+                    write_whole(self.path, rows, private=True)
                 except OSError:
                     self.path = None
         self._place = len(self.entries)
