@@ -20,7 +20,8 @@ def rooms() -> set[str]:
 
 
 def test_every_room_has_its_line():
-    assert set(LINES) == rooms()
+    wrong = sorted(set(LINES) ^ rooms())
+    assert not wrong, f"CONTRIBUTING.md and the tree differ: a room has one line there, with an example: {wrong}"
 
 
 @pytest.mark.parametrize("room", sorted(LINES))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult
@@ -45,7 +46,7 @@ def sampling_rate() -> int:
 class MoeApp(App[int]):
     """Shows the snapshots of a source. Without `poll` somebody else calls `tick` (tests do)."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")  # Textual would look beside the subclass
     TITLE = "moe-mlx"
     COMMANDS: ClassVar = {Actions}
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-wide"), (132, "-full")]  # noqa: RUF012
