@@ -13,13 +13,13 @@ else that calls the model. mlx-lm computes one step more than it yields; that on
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.errors import DoesNotFitError, UsageError
+from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.loading.attachment import runtime_of
@@ -85,14 +85,12 @@ class Auditor:
         for cache in self.runtime.layers:
             slots[cache.spec.tensors] = max(slots.get(cache.spec.tensors, 0), cache.spec.top_k)
         self.nbytes = sum(sum(spec.nbytes for spec in specs) * count for specs, count in slots.items())
-        plan = self.runtime.plan
-        if plan.available is not None and plan.total + self.nbytes > plan.available:
-            raise DoesNotFitError(
-                f"audit needs {show_bytes(self.nbytes)} of scratch slots beside the {show_bytes(plan.total)} planned, "
-                f"{show_bytes(plan.available)} are available: choose a smaller --expert-cache"
-            )
-        self._scratch = {specs: SlotBank(specs, count) for specs, count in slots.items()}
-        self.runtime.plan = replace(plan, extra=plan.extra + self.nbytes)
+        self.runtime.reserve(self.nbytes, f"audit needs {show_bytes(self.nbytes)} of scratch slots")
+        try:
+            self._scratch = {specs: SlotBank(specs, count) for specs, count in slots.items()}
+        except BaseException:
+            self.runtime.give_back(self.nbytes)
+            raise
         self._plain: type[nn.Module] | None = None
         self.reset()
 
@@ -123,7 +121,7 @@ class Auditor:
         """Gives the scratch slots back."""
         if self._scratch:
             self._scratch.clear()
-            self.runtime.plan = replace(self.runtime.plan, extra=self.runtime.plan.extra - self.nbytes)
+            self.runtime.give_back(self.nbytes)
 
     def due(self, inputs: Any, cache: Any) -> bool:
         """Counts decode steps and tells whether this one is audited."""

@@ -23,8 +23,6 @@ from moe_mlx.evaluation.results import Report, Row
 from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary_of
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Recorder
-from moe_mlx.expert_cache.eviction import make_eviction
-from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
 
@@ -91,18 +89,11 @@ class Evaluation:
     def apply(self, setting: Setting) -> None:
         """Puts a setting in force, from an emptied cache."""
         runtime = self.runtime
-        runtime.evict = setting.evict
+        runtime.set_eviction(setting.evict)
         runtime.resize(setting.cache)
-        for cache in runtime.layers:
-            if not cache.full and cache.table.eviction.name != setting.evict:
-                if runtime.native is not None:
-                    runtime.native.release(cache)
-                cache.table = ResidencyTable(cache.table.experts, cache.table.slots, make_eviction(setting.evict))
-        values = asdict(setting.settings())
-        runtime.set_routing(**values)
-        for cache in runtime.layers:
-            if setting.routing == "pruned" and runtime.routed:
-                cache.policy = setting.policy(cache.spec.top_k, cache.spec.experts)
+        runtime.set_routing(**asdict(setting.settings()))
+        if setting.routing == "pruned":
+            runtime.route_by(setting.policy)
         runtime.reset()
 
     def _recorder(self, keep_scores: bool) -> Recorder:
@@ -190,8 +181,7 @@ class _Watch:
 
     def __enter__(self) -> _Watch:
         self.runtime.ledger.listeners.append(self._heard)
-        for cache in self.runtime.layers:
-            cache.recorder = self.recorder
+        self.runtime.record(self.recorder)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -199,8 +189,7 @@ class _Watch:
         self.runtime.ledger.collect(closing=True)
         self.totals = self.runtime.stats.decode
         self.runtime.ledger.listeners.remove(self._heard)
-        for cache in self.runtime.layers:
-            cache.recorder = None
+        self.runtime.record(None)
 
     def lifetime(self) -> float:
         """Mean number of consecutive tokens an expert stayed resident."""

@@ -171,6 +171,16 @@ class LayerCache:
         self.full = True
         return bytes_read
 
+    def empty(self) -> None:
+        """Empties residency, running range and counts; of a layer that holds all its experts the latter two."""
+        self.spans.clear()
+        self.selected = self.observed = None
+        if self.full:
+            self.table.reset_range()
+            self.table.reset_counts()
+        else:
+            self.table.reset()
+
     def rebuild(self, slots: int, eviction: Eviction | None = None) -> None:
         """Gives the bank's memory back and makes another, empty one; no work that reads slots may be queued.
 

@@ -105,6 +105,11 @@ class ResidencyTable:
         self.unfinished: Callable[[], None] | None = None
 
     @property
+    def clock(self) -> int:
+        """The stamp of the latest touch."""
+        return self.whole[self.CLOCK]
+
+    @property
     def resident(self) -> list[int]:
         """Experts in memory, by slot."""
         return [expert for expert in self.owner if expert >= 0]
@@ -250,8 +255,14 @@ class ResidencyTable:
             self.used[slot] = QUARANTINED if self.used[slot] == QUARANTINED else 0
         for expert in range(self.experts):
             self.heat[expert] = 0.0
-        self.whole[self.CLOCK] = self.whole[self.RANGE_TOKENS] = 0
-        self.reals[self.GAIN], self.reals[self.RANGE_SUM] = 1.0, 0.0
+        self.whole[self.CLOCK] = 0
+        self.reals[self.GAIN] = 1.0
+        self.reset_range()
+
+    def reset_range(self) -> None:
+        """Empties the running range."""
+        self.whole[self.RANGE_TOKENS] = 0
+        self.reals[self.RANGE_SUM] = 0.0
 
     def reset_counts(self) -> None:
         """Empties the counts, in place."""

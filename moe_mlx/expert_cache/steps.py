@@ -71,6 +71,15 @@ class StepCounter:
         self.last_index = index
         return self.step
 
+    def begin_anew(self) -> None:
+        """Lets the next layer entered begin a call, whichever it is."""
+        self.last_index = -1
+
+    @property
+    def layers_passed(self) -> int:
+        """Layers that the call under way has entered, or the last one where none is."""
+        return self.last_index + 1
+
     def check_thread(self) -> None:
         """Raises UsageError where another thread has begun a call in the middle of this thread's."""
         if self.thread != threading.get_ident():

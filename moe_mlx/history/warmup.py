@@ -114,3 +114,46 @@ class Warmup:
     def summary(self) -> str:
         """Returns one line for people; empty where nothing was read."""
         return f"warmed {self.experts} experts from history" if self.experts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What warm-up has done while a model was loaded.
+
+    Attributes:
+        counts: What it has read; goes on with `left`.
+        left: A warm-up that waits for idle time, where there is one.
+    """
+
+    counts: WarmCounts
+    left: Warmup | None
+
+
+def warm_up(
+    layers: Sequence[LayerCache],
+    history: History | None,
+    pool: ReaderPool,
+    counter: StepCounter,
+    way: str,
+    say: Callable[[str], None],
+) -> Warmed:
+    """Fills slots with what the history says was hot, or prepares to.
+
+    Args:
+        layers: The model's, their slots empty.
+        history: What was hot; None where nothing is known.
+        pool: What reads.
+        counter: Numbers the model's calls.
+        way: One of `WARM_WAYS`; "idle" is done under exact routing only.
+        say: Gets one line.
+    """
+    counts = WarmCounts()
+    if way == "off" or history is None:
+        return Warmed(counts, None)
+    warmup = Warmup(layers, history, pool, counter, counts, say)
+    if way == "idle":
+        return Warmed(counts, None if any(cache.lossy for cache in layers) else warmup)
+    warmup.finish()
+    if line := warmup.summary():
+        say(line)
+    return Warmed(counts, None)

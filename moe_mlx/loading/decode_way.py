@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import mlx.core as mx
+from mlx import nn
 
 from moe_mlx.counts.ledger import EventLog
 from moe_mlx.counts.reads import BUCKETS, DEPTHS
 from moe_mlx.errors import UsageError
-from moe_mlx.loading.runtime import Runtime
+from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
 from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
-from moe_mlx.native.bridge import NativeDecode, NativeLayer
+from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
-DECODE_WAYS = ("auto", "native", "readback")
+DECODE_WAYS = ("auto", NATIVE, READBACK)
 #: Overrides `auto`, for a machine where one way is to be used throughout.
 VARIABLE = "MOE_MLX_DECODE"
 
@@ -34,11 +36,29 @@ def check_decode(decode: str) -> str:
     return asked
 
 
-def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None], prefetch: Prefetch | None = None) -> None:
-    """Sets `runtime.decode_way` and `runtime.decode_reason`, and `runtime.prefetch` where decode is native.
+@dataclass(frozen=True, slots=True)
+class DecodeChoice:
+    """How decode runs.
+
+    Attributes:
+        way: "native" or "readback".
+        reason: Why that way, in a few words.
+        prefetch: How it reads ahead; None where it does not.
+    """
+
+    way: str
+    reason: str
+    prefetch: Prefetch | None = None
+
+
+def choose_decode(
+    model: nn.Module, cached: CachedLayers, decode: str, say: Callable[[str], None], prefetch: Prefetch | None = None
+) -> DecodeChoice:
+    """Chooses, and lets the layers decode that way.
 
     Args:
-        runtime: A model that is loaded, its caches empty.
+        model: The model, ready to run.
+        cached: Its layers, their caches empty.
         decode: One of `DECODE_WAYS`.
         say: Gets a line before a build, and one with the choice and its reason.
         prefetch: How to read ahead, where decode is native; None to read on demand only.
@@ -47,26 +67,24 @@ def choose_decode(runtime: Runtime, decode: str, say: Callable[[str], None], pre
         UsageError: "native" was asked for and cannot be had.
     """
     decode = check_decode(decode)
-    if decode == "readback":
-        runtime.decode_reason = "as asked"
-        return
-    if decode == "auto" and all(cache.full for cache in runtime.layers):
-        runtime.decode_reason = "every expert is resident, so nothing is read back"
-        return
-    reason = _attach(runtime, say, prefetch)
-    if not reason:
-        runtime.use_decode("native")
-        runtime.decode_reason = "as asked" if decode == "native" else "self-check passed"
-        say(f"decode runs in the graph: {runtime.decode_reason}")
-    elif decode == "native":
-        raise UsageError(f"decode in the graph is not available here: {reason}")
-    else:
-        runtime.decode_reason = reason
-        say(f"decode reads back at every layer: {reason}")
+    if decode == READBACK:
+        return DecodeChoice(READBACK, "as asked")
+    if decode == "auto" and cached.whole:
+        return DecodeChoice(READBACK, "every expert is resident, so nothing is read back")
+    problem = _try_native(model, cached, say, prefetch)
+    if not problem:
+        cached.use_decode(NATIVE)
+        choice = DecodeChoice(NATIVE, "as asked" if decode == NATIVE else "self-check passed", prefetch)
+        say(f"decode runs in the graph: {choice.reason}")
+        return choice
+    if decode == NATIVE:
+        raise UsageError(f"decode in the graph is not available here: {problem}")
+    say(f"decode reads back at every layer: {problem}")
+    return DecodeChoice(READBACK, problem)
 
 
-def _attach(runtime: Runtime, say: Callable[[str], None], prefetch: Prefetch | None) -> str:
-    """Joins the primitive to every layer; returns why not. Hints are on during the self-check, so it covers them."""
+def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], None], prefetch: Prefetch | None) -> str:
+    """Joins the primitive to every layer; returns why not. Prefetch is on during the self-check, which covers it."""
     if fast_synch():
         return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
     try:
@@ -77,27 +95,23 @@ def _attach(runtime: Runtime, say: Callable[[str], None], prefetch: Prefetch | N
         return "the event log has another layout"
     if (DEPTHS, BUCKETS) != (module.READ_DEPTHS, module.READ_BUCKETS):
         return "the log of reads has another layout"
-    runtime.native = NativeDecode(module, runtime.source, runtime.pool.readers)
-    runtime.stats.read_totals.logs.append(runtime.native.read_log)
-    for cache in runtime.layers:
-        NativeLayer(runtime.native, cache)
-    unknown = runtime.native.prefetch(prefetch) if prefetch is not None else 0
-    reason = _checked(runtime)
-    runtime.native.reader.close()
-    if reason:
-        runtime.native.close()
-        runtime.native = None
+    native = NativeDecode(module, cached.source, cached.pool.readers)
+    cached.join(native)
+    unknown = native.prefetch(prefetch) if prefetch is not None else 0
+    problem = _checked(model, cached)
+    native.reader.close()
+    if problem:
+        cached.part()
     elif prefetch is not None:
-        runtime.prefetch = prefetch
         say(f"prefetch is on ({prefetch.why}): {prefetch.nbytes / 1e6:.1f} MB of staging")
         if unknown:
             say(f"prefetch: {unknown} layers get no hints, because no adapter knows their router (moe-mlx families)")
-    return reason
+    return problem
 
 
-def _checked(runtime: Runtime) -> str:
+def _checked(model: nn.Module, cached: CachedLayers) -> str:
     try:
-        return self_check(runtime)
+        return self_check(model, cached)
     except (RuntimeError, ValueError, TypeError) as error:
         mx.synchronize()
         return f"self-check: {error}"

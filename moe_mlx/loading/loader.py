@@ -4,50 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from mlx import nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from moe_mlx.counts.ledger import Ledger
-from moe_mlx.errors import MoeMlxWarning, UsageError
-from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
-from moe_mlx.expert_cache.layer import LayerCache
-from moe_mlx.expert_cache.reading import ReaderPool
-from moe_mlx.expert_cache.residency import ResidencyTable
-from moe_mlx.expert_cache.slots import SlotBank
-from moe_mlx.expert_cache.steps import StepCounter
-from moe_mlx.expert_cache.switch import CappedSwitch
-from moe_mlx.families.registry import adapt
-from moe_mlx.history.file import check_history
-from moe_mlx.history.keeper import HistoryKeeper, open_history
-from moe_mlx.history.warmup import Warmup, check_warm
+from moe_mlx.errors import MoeMlxWarning
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
+from moe_mlx.history.warmup import warm_up
+from moe_mlx.loading.assembling import assemble, read_resident
 from moe_mlx.loading.attachment import attach
-from moe_mlx.loading.decode_way import check_decode, choose_decode
-from moe_mlx.loading.lora import apply_adapters
+from moe_mlx.loading.decode_way import choose_decode
+from moe_mlx.loading.memory import hold_limits, plan_load
+from moe_mlx.loading.opening import Opened, open_model
+from moe_mlx.loading.options import Options, is_demo
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.loading.skeleton import build, replace_module
+from moe_mlx.loading.skeleton import build
 from moe_mlx.loading.tokenizer import load_tokenizer
-from moe_mlx.loading.wiring import check_wired, hold_wired_limit
-from moe_mlx.planning.budget import MemoryPlan, parse_cap, plan_memory
-from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
-from moe_mlx.planning.prefetch import DEFAULT_EXTRA, Prefetch, check_prefetch, plan_prefetch
-from moe_mlx.planning.slot_share import Curve, check_share, curves_of, shared_by
-from moe_mlx.routing.exact import Exact
+from moe_mlx.planning.prefetch import DEFAULT_EXTRA
 from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
-from moe_mlx.store import ExpertSource, open_source
-from moe_mlx.store.access import CACHED, DIRECT, DROPPED, Access
-from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
-from moe_mlx.store.files import expanded
-from moe_mlx.store.probe import use_io
-from moe_mlx.store.resolve import resolve
+from moe_mlx.store.access import CACHED
+from moe_mlx.store.demo import DEMO
 from moe_mlx.system.calibration import DEFAULT_READERS
-from moe_mlx.system.memory import recommended_bytes
-from moe_mlx.system.metal import comfortable_bytes
 
 
 def load(
@@ -125,158 +105,100 @@ def load(
         StoreError: the model is missing, incomplete or corrupt.
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
     """
-    settings = RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass)
-    make_eviction(evict)
-    check_decode(decode)
-    check_prefetch(prefetch, prefetch_extra)
-    check_wired(wired)
-    _check_whole("readers", readers)
-    if max_kv_size is not None:
-        _check_whole("max_kv_size", max_kv_size)
-    history = check_history(history)
-    check_warm(warm)
-    if check_share(share) == "measured" and history is None:
-        raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
-    if expert_cache is None:
-        expert_cache = DEMO_EXPERT_CACHE if _is_demo(path_or_repo) else "auto"
-    cap = parse_cap(expert_cache)
+    options = Options(
+        path_or_repo=path_or_repo,
+        expert_cache=expert_cache,
+        routing=RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass),
+        evict=evict,
+        decode=decode,
+        prefetch=prefetch,
+        prefetch_extra=prefetch_extra,
+        max_kv_size=max_kv_size,
+        share=share,
+        history=history,
+        warm=warm,
+        readers=readers,
+        io=io,
+        wired=wired,
+        verify_reads=verify_reads,
+        adapter_path=adapter_path,
+        tokenizer_config=tokenizer_config,
+        model_config=model_config,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=3))
-    folder = resolve(path_or_repo, revision)
-    source = open_source(folder, verify=verify_reads)
+    opened = open_model(options)
     try:
-        access = use_io(source, io)
-        available = recommended_bytes()
-        config = dict(source.config)
-        ahead = plan_prefetch(prefetch, prefetch_extra, source.layers, readers)
-        plan = plan_memory(
-            source.layers,
-            cap,
-            resident_weights=source.resident_nbytes,
-            kv_cache=kv_bytes(config, max_kv_size or KV_TOKENS, kv_element_bytes(config)),
-            available=available,
-            comfortable=comfortable_bytes(),
-            per_layer_extra=_bounce_bytes(access, readers, decode, ahead) + (0 if ahead is None else ahead.nbytes),
-        )
-        keeper = open_history(history, source, remark)
-        curves = None if share == "even" else _curves(keeper, source, remark)
-        plan = shared_by(plan, source.layers, curves)
-        mx.set_cache_limit(plan.mlx_cache)
-        hold_wired_limit(plan.total, wired)
-        model, config, switches = build(folder, source, model_config=model_config, trust_remote_code=trust_remote_code)
-        runtime = _assemble(model, config, source, switches, plan, settings, evict, readers)
-        runtime.curves = curves
-        if adapter_path is not None:
-            apply_adapters(model, adapter_path, [layer.path for layer in source.layers])
-        mx.eval(model.parameters())
-        runtime.fill_whole_layers()
-        choose_decode(runtime, decode, say or (lambda line: None), ahead)
-        if ahead is not None and runtime.prefetch is None:
-            runtime.plan = replace(plan, extra=_bounce_bytes(access, readers, decode, None))
-            if prefetch == "on":
-                remark(f"--prefetch on has no effect: decode is not in the graph ({runtime.decode_reason})")
-        tokenizer = load_tokenizer(
-            folder,
-            tokenizer_config,
-            eos_token_ids=config.get("eos_token_id"),
-            trust_remote_code=trust_remote_code,
-        )
-        runtime.stats.reset()
-        if keeper is not None:
-            keeper.watch(lambda: [cache.table for cache in runtime.layers])
-            runtime.history = keeper
-        _warm(runtime, warm, say or (lambda line: None))
+        model, tokenizer, runtime = _load(options, opened, say or (lambda line: None), remark)
     except BaseException:
-        source.close()
+        opened.source.close()
         raise
-    _remarks(runtime, folder, remark)
-    if io == DIRECT and access.way != DIRECT:
-        after = " and dropped from it after each read" if access.way == DROPPED else ""
-        remark(f"{folder.name}: experts are read through the page cache{after}: {access.reason}")
+    attach(model, runtime)
+    _remarks(runtime, opened, remark)
     return model, tokenizer
 
 
-def _check_whole(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}: give a whole number, 1 or more")
+def _load(
+    options: Options, opened: Opened, say: Callable[[str], None], remark: Callable[[str], None]
+) -> tuple[nn.Module, TokenizerWrapper, Runtime]:
+    """Goes through the stages from an opened model to its runtime; each takes what those before it returned."""
+    source = opened.source
+    planned = plan_load(options, source, remark)
+    hold_limits(planned.plan, options.wired)
+    skeleton = build(
+        opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
+    )
+    cached = assemble(skeleton, source, planned.plan, options)
+    read_resident(skeleton.model, cached)
+    chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch)
+    if planned.prefetch is not None and chosen.prefetch is None:
+        planned = planned.without_prefetch()
+        if options.prefetch == "on":
+            remark(f"--prefetch on has no effect: decode is not in the graph ({chosen.reason})")
+    tokenizer = load_tokenizer(
+        opened.folder,
+        options.tokenizer_config,
+        eos_token_ids=skeleton.config.get("eos_token_id"),
+        trust_remote_code=options.trust_remote_code,
+    )
+    cached.stats.reset()
+    past = None
+    if planned.history is not None:
+        planned.history.watch(lambda: [cache.table for cache in cached.layers])
+        past = planned.history.past
+    warmed = warm_up(cached.layers, past, cached.pool, cached.counter, options.warm, say)
+    runtime = Runtime(
+        model=skeleton.model,
+        config=skeleton.config,
+        cached=cached,
+        routing=options.routing,
+        evict=options.evict,
+        plan=planned.plan,
+        curves=planned.curves,
+        decode_reason=chosen.reason,
+        prefetch=chosen.prefetch,
+        history=planned.history,
+        warm_counts=warmed.counts,
+        warmup=warmed.left,
+    )
+    return skeleton.model, tokenizer, runtime
 
 
-def _bounce_bytes(access: Access, readers: int, decode: str, ahead: Prefetch | None) -> int:
-    """Returns what bounce buffers may take: one a thread, of Python's, of the graph's and of those that read ahead."""
-    threads = readers if decode == "readback" else 2 * readers + (0 if ahead is None else ahead.threads)
-    return access.bounce_nbytes * threads
-
-
-def _curves(
-    keeper: HistoryKeeper | None, source: ExpertSource, remark: Callable[[str], None]
-) -> tuple[Curve, ...] | None:
-    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)
-    if curves is None:
-        remark(f"slots are shared evenly: {reason}")
-    return curves
-
-
-def _warm(runtime: Runtime, warm: str, say: Callable[[str], None]) -> None:
-    past = None if runtime.history is None else runtime.history.past
-    if warm == "off" or past is None:
-        return
-    warmup = Warmup(runtime.layers, past, runtime.pool, runtime.counter, runtime.warm_counts, say)
-    if warm == "on":
-        warmup.finish()
-        if line := warmup.summary():
-            say(line)
-    elif not any(cache.lossy for cache in runtime.layers):
-        runtime.warmup = warmup
-
-
-def _is_demo(path_or_repo: str | Path) -> bool:
-    if str(path_or_repo) == DEMO:
-        return True
-    try:
-        return expanded(path_or_repo).resolve() == demo_path().resolve()
-    except OSError:
-        return False
-
-
-def _assemble(
-    model: nn.Module,
-    config: dict[str, Any],
-    source: ExpertSource,
-    switches: list[tuple[str, nn.Module]],
-    plan: MemoryPlan,
-    settings: RoutingSettings,
-    evict: str,
-    readers: int,
-) -> Runtime:
-    """Puts a capped switch in every switch's place."""
-    pool, ledger, counter = ReaderPool(source, readers), Ledger(len(source.layers)), StepCounter()
-    caches: list[LayerCache] = []
-    routed = True
-    for layer, count, (path, inner) in zip(source.layers, plan.slots, switches, strict=True):
-        bank = SlotBank(layer.tensors, count)
-        bank.install(inner)
-        table = ResidencyTable(layer.experts, count, make_eviction(evict))
-        log = ledger.logs[layer.index]
-        cache = LayerCache(layer, table, bank, pool, Exact(), log, counter, inner)
-        replace_module(model, path, CappedSwitch(cache))
-        routed = adapt(model, path) and routed
-        caches.append(cache)
-    runtime = Runtime(model, config, source, pool, ledger, counter, caches, settings, evict, plan, routed)
-    if routed:
-        runtime.set_routing()
-    attach(model, runtime)
-    return runtime
-
-
-def _remarks(runtime: Runtime, folder: Path, remark: Callable[[str], None]) -> None:
-    lossy_asked = runtime.routing.routing != "exact" and not all(cache.full for cache in runtime.layers)
+def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) -> None:
+    """Says what a user should know of how the model runs."""
+    whole = runtime.cached.whole
+    lossy_asked = runtime.routing.routing != "exact" and not whole
     if lossy_asked and not runtime.routed:
         family = runtime.config.get("model_type", "this family")
         remark(f"{family}: no routing adapter knows this model's router, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
-    if runtime.source.in_place and not _is_demo(folder) and not all(cache.full for cache in runtime.layers):
-        runs = len(runtime.source.byte_ranges(0, 0))
+    if opened.source.in_place and not is_demo(opened.folder) and not whole:
+        runs = len(opened.source.byte_ranges(0, 0))
         remark(
-            f"{folder.name}: running in place, {runs} reads an expert and no digests; "
+            f"{opened.folder.name}: running in place, {runs} reads an expert and no digests; "
             "`moe-mlx convert` makes it one checked read"
         )
+    if opened.io_remark:
+        remark(opened.io_remark)

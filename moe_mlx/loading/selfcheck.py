@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
+from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.loading.runtime import Runtime
+from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
 
 #: Tokens decoded each way: the second meets slots that the first filled. The third is left out where a token may read
 #: more than `CHEAP_BYTES`, to keep loading quick.
@@ -21,18 +22,18 @@ CHEAP_BYTES = 100_000_000
 Outcome = tuple[list[mx.array], list[tuple[Any, ...]], tuple[int, ...] | str]
 
 
-def self_check(runtime: Runtime) -> str:
+def self_check(model: nn.Module, cached: CachedLayers) -> str:
     """Compares both ways; the caches are empty before and after.
 
     Returns:
         What differs, in a few words; nothing where they agree.
     """
     try:
-        native = _run(runtime, "native")
-        readback = _run(runtime, "readback")
+        native = _run(model, cached, NATIVE)
+        readback = _run(model, cached, READBACK)
     finally:
-        runtime.use_decode("readback")
-        runtime.reset()
+        cached.use_decode(READBACK)
+        cached.empty()
     if native[2] != readback[2]:
         return f"self-check: {native[2]} in the graph, {readback[2]} read back"
     if native[1] != readback[1]:
@@ -41,27 +42,27 @@ def self_check(runtime: Runtime) -> str:
     return "" if same else "self-check: the logits differ"
 
 
-def _run(runtime: Runtime, way: str) -> Outcome:
-    runtime.use_decode(way)
-    runtime.reset()
+def _run(model: nn.Module, cached: CachedLayers, way: str) -> Outcome:
+    cached.use_decode(way)
+    cached.empty()
     logits: list[mx.array] = []
     counted: tuple[int, ...] | str
     try:
-        prompt_cache = make_prompt_cache(runtime.model)
+        prompt_cache = make_prompt_cache(model)
         queued: list[mx.array] = []
-        at_most = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
+        at_most = sum(layer.top_k * layer.expert_nbytes for layer in cached.source.layers)
         for token in range(1, TOKENS + (at_most <= CHEAP_BYTES)):
-            queued.append(runtime.model(mx.array([[token]]), cache=prompt_cache))
+            queued.append(model(mx.array([[token]]), cache=prompt_cache))
             mx.async_eval(queued[-1])  # two tokens at once in the queue, as in mlx-lm's own loop
         mx.eval(queued)
         logits = queued
-        totals = runtime.stats.decode
+        totals = cached.stats.decode
         counted = (totals.hits, totals.misses, totals.swapped, totals.bytes_read)
     except ExpertReadError as error:
         counted = str(error)
-        runtime.drain()
+        cached.drain()
     tables = [
         tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "whole", *cache.table.COUNTS))
-        for cache in runtime.layers
+        for cache in cached.layers
     ]
     return logits, tables, counted

@@ -7,6 +7,7 @@ through it as lazy arrays of the right shape that are never evaluated; where the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,24 @@ from moe_mlx.families.dbrx import stack_experts
 from moe_mlx.store import ExpertLayer, ExpertSource
 
 
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """mlx-lm's model before it has experts.
+
+    Attributes:
+        model: Its other weights lazy, its routed experts placeholders.
+        config: Its config.
+        switches: Per MoE layer the switch's module path and module.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    switches: list[tuple[str, nn.Module]]
+
+
 def build(
     folder: Path, source: ExpertSource, *, model_config: dict[str, Any] | None = None, trust_remote_code: bool = False
-) -> tuple[nn.Module, dict[str, Any], list[tuple[str, nn.Module]]]:
+) -> Skeleton:
     """Loads a model whose routed experts are placeholders.
 
     Args:
@@ -31,9 +47,6 @@ def build(
         source: The experts of that folder.
         model_config: Overrides of the config, as for mlx_lm.
         trust_remote_code: Whether a config may bring its own model file.
-
-    Returns:
-        The model (its other weights lazy), its config, and per MoE layer the switch's module path and module.
 
     Raises:
         UnsupportedModelError: mlx-lm has no such model, or changes its experts while loading.
@@ -86,7 +99,7 @@ def build(
         raise _explained(folder, error) from error
     if "sanitize" in vars(model):
         object.__delattr__(model, "sanitize")
-    return model, config, _find_switches(model, source.layers, owners)
+    return Skeleton(model, config, _find_switches(model, source.layers, owners))
 
 
 def _own_code(folder: Path, config: Mapping[str, Any], trusted: bool) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +63,10 @@ class NativeDecode:
         if module not in _REGISTERED:
             _REGISTERED.append(module)
             module.on_fault(_deliver)
+
+    def join(self, caches: Sequence[LayerCache]) -> None:
+        """Takes the model's layers, in order."""
+        self.layers = [NativeLayer(self, cache) for cache in caches]
 
     def prefetch(self, how: Prefetch) -> int:
         """Lets every layer's step read ahead for the next layer, from its next step on.
@@ -146,7 +151,6 @@ class NativeLayer:
         self.following: NativeLayer | None = None  # whose experts this layer's steps read ahead
         self.guesses = 0  # of its own experts
         self._outlook: mx.array | None = None
-        decode.layers.append(self)
 
     @property
     def ready(self) -> bool:

@@ -33,7 +33,6 @@ class MemoryPlan:
     kv_cache: int
     mlx_cache: int
     available: int | None
-    experts_total: int
     extra: int = 0
 
     @property
@@ -167,4 +166,4 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, total, per_layer_extra)
+    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra)

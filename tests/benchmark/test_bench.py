@@ -12,6 +12,7 @@ from moe_mlx.benchmark.results import BenchResult, read_result
 from moe_mlx.benchmark.settings import sweep
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
+from moe_mlx.loading.decode_way import DecodeChoice
 
 G = 6
 
@@ -157,10 +158,12 @@ def test_pages_dropped_after_every_token_change_no_count(store: Path, tmp_path: 
 
 
 def test_a_way_that_this_machine_lacks_is_skipped(store: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    def refuse(*_: object, **__: object) -> None:
-        raise UsageError("no compiler")
+    def choose(model: object, cached: object, decode: str, *_: object) -> DecodeChoice:
+        if decode == "native":
+            raise UsageError("no compiler")
+        return DecodeChoice("readback", "as asked")
 
-    monkeypatch.setattr("moe_mlx.loading.loader.choose_decode", lambda _, decode, *__: decode == "native" and refuse())
+    monkeypatch.setattr("moe_mlx.loading.loader.choose_decode", choose)
     words = ["bench", "--model", str(store), "-p", "4", "-g", "2", "-n", "1", "--baseline", "none"]
     assert main([*words, "--expert-cache", "50%", "--routing", "exact", "--decode", "native,readback"]) == 0
     assert "skipped: 50% exact native cached warm: no compiler" in capsys.readouterr().err

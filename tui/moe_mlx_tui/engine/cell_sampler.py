@@ -49,8 +49,7 @@ class CellSampler:
         resident = slots >= 0
         if table.slots == table.experts:  # the clock of a layer held whole does not run
             return np.where(resident, HELD, ABSENT).astype(np.uint8), slots
-        clock = table.whole[table.CLOCK]
-        since = clock - np.frombuffer(table.used, dtype=np.int64)[slots]
+        since = table.clock - np.frombuffer(table.used, dtype=np.int64)[slots]
         ages = NEWEST - np.searchsorted(_EDGES, since // max(1, top_k))
         ages[since < top_k] = USED
         return np.where(resident, ages, ABSENT).astype(np.uint8), slots

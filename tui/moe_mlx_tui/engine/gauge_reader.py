@@ -88,7 +88,7 @@ class GaugeReader:
     def _inside_chunk(self, now: Snapshot) -> int:
         """Tokens' worth of the prompt chunk under way, told by the layers it has passed."""
         chunk = min(self.session.caching.prefill_step_size, max(0, now.total - now.done - 1))
-        passed = (self.runtime.counter.last_index + 1) / len(self.runtime.layers)
+        passed = self.runtime.layers_passed / len(self.runtime.layers)
         return int(chunk * passed) if passed < 1 else 0
 
     def _tokens_a_second(self, seconds: float, tokens: int) -> float:

@@ -1,0 +1,206 @@
+"""The MoE layers of one model and their expert caches: what is done to all of them together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import mlx.core as mx
+
+from moe_mlx.counts.ledger import Ledger, Stats
+from moe_mlx.counts.reads import ReadTotals
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.expert_cache.steps import StepCounter
+from moe_mlx.native.bridge import NativeDecode
+from moe_mlx.routing.policy import RoutingPolicy
+from moe_mlx.store import ExpertSource
+
+NATIVE, READBACK = "native", "readback"
+
+
+class CachedLayers:
+    """Layers that share readers, a ledger and the numbering of model calls.
+
+    Attributes:
+        layers: In the order of execution.
+        source: Where experts are read from.
+        pool: Python's reader threads.
+        ledger: Joins the layers' events to steps.
+        counter: Numbers the model calls.
+        routed: Whether every layer's router is known, so that a lossy policy takes effect.
+        stats: Running totals.
+        native: What runs decode in the graph; None where that cannot be had.
+        decode_way: "native" (in the graph) or "readback".
+        lock: Held by whoever changes them between tokens.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerCache],
+        source: ExpertSource,
+        pool: ReaderPool,
+        ledger: Ledger,
+        counter: StepCounter,
+        *,
+        routed: bool,
+    ) -> None:
+        self.layers, self.source, self.pool = list(layers), source, pool
+        self.ledger, self.counter, self.routed = ledger, counter, routed
+        self.stats = Stats(ledger, ReadTotals(pool.log, lambda: source.access.way))
+        self.native: NativeDecode | None = None
+        self.decode_way = READBACK
+        self.lock = threading.RLock()
+        counter.on_begin += [ledger.collect, self._raise_untold]
+
+    @property
+    def slots_per_layer(self) -> list[int]:
+        """Slots of each layer."""
+        return [cache.table.slots for cache in self.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slot banks."""
+        return sum(cache.bank.nbytes for cache in self.layers)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every expert of every layer is resident, for good."""
+        return all(cache.full for cache in self.layers)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether some layer's policy may change a choice."""
+        return any(cache.lossy for cache in self.layers)
+
+    def drain(self) -> None:
+        """Waits for all queued work that reads slots.
+
+        What a queued step ran into is raised by the model's next call: its token, and what it left in a KV cache, would
+        be taken for good otherwise.
+        """
+        for cache in self.layers:
+            try:
+                cache.bank.settle()
+            except ExpertReadError as error:
+                if self.native is not None:
+                    self.native.untold = error
+        if self.native is not None and self.native.failed:
+            self.native.untold = self.native.recover()
+        mx.synchronize()
+        for cache in self.layers:
+            cache.table.mend()
+        if self.native is not None:
+            for native in self.native.layers:
+                native.reclaim()
+
+    def end_turn(self) -> ExpertReadError | None:
+        """Waits as `drain` does, where nobody will take a step that is queued.
+
+        Returns:
+            What such a step ran into, which is thereby told: the KV cache that it wrote to is no good.
+        """
+        self.drain()
+        return None if self.native is None else self.native.take_untold()
+
+    def _raise_untold(self) -> None:
+        if self.native is not None and (error := self.native.take_untold()) is not None:
+            raise error
+
+    def join(self, native: NativeDecode) -> None:
+        """Lets decode run in the graph from now on, should `use_decode` choose so."""
+        self.native = native
+        native.join(self.layers)
+        self.stats.read_totals.logs.append(native.read_log)
+
+    def part(self) -> None:
+        """Gives up decode in the graph."""
+        if self.native is not None:
+            self.use_decode(READBACK)
+            self.native.close()
+            self.native = None
+
+    def use_decode(self, way: str) -> None:
+        """Changes between "native", which must be joined, and "readback", between tokens."""
+        with self.lock:
+            self.drain()
+            self.ledger.collect(closing=True)
+            for place, cache in enumerate(self.layers):
+                cache.native = self.native.layers[place] if self.native is not None and way == NATIVE else None
+            self.ledger.lag = 2 if way == NATIVE else 0  # mlx-lm builds one step while another runs
+            self.decode_way = way
+
+    def route_by(self, policy_of: Callable[[int, int], RoutingPolicy]) -> None:
+        """Gives each layer the policy of its (top_k, experts), between tokens; none where a router is not known."""
+        if not self.routed:
+            return
+        with self.lock:
+            self.drain()
+            for cache in self.layers:
+                cache.policy = policy_of(cache.spec.top_k, cache.spec.experts)
+
+    def evict_by(self, name: str) -> None:
+        """Changes which expert gives way, between tokens; a layer where that is another one starts empty.
+
+        Raises:
+            UsageError: there is no such eviction.
+        """
+        with self.lock:
+            self.drain()
+            for cache in self.layers:
+                if not cache.full and cache.table.eviction.name != name:
+                    if self.native is not None:
+                        self.native.release(cache)
+                    cache.table = cache.table.resized(cache.table.slots, make_eviction(name))
+
+    def empty(self) -> None:
+        """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
+        self.end_turn()
+        if self.native is not None:
+            self.native.forget_hints()
+        for cache in self.layers:
+            cache.empty()
+        self.counter.begin_anew()
+        self.stats.reset()
+
+    def rebuild(self, index: int, slots: int, evict: str) -> None:
+        """Gives a layer another bank and rereads its hottest experts, after `drain`.
+
+        A file that cannot be read is told by the step that needs it, not here.
+
+        Raises:
+            DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
+        """
+        cache = self.layers[index]
+        every = slots == cache.table.experts
+        if slots == cache.table.slots and cache.full == every:
+            return
+        hottest = list(reversed(cache.table.hottest()[:slots]))
+        if self.native is not None:
+            self.native.release(cache)
+        cache.rebuild(slots, make_eviction(evict))
+        with suppress(ExpertReadError):
+            if every:
+                cache.fill_whole()
+            else:
+                cache.fill(hottest)
+
+    def fill_whole_layers(self) -> None:
+        """Reads in every expert of the layers that have a slot for each.
+
+        Raises:
+            ExpertReadError: an expert could not be read.
+        """
+        for cache in self.layers:
+            if cache.table.slots == cache.table.experts:
+                cache.fill_whole()
+
+    def close(self) -> None:
+        """Ends the reader threads and closes the files, after `drain`."""
+        if self.native is not None:
+            self.native.close()
+        self.pool.close()
+        self.source.close()

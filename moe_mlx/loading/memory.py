@@ -1,0 +1,86 @@
+"""Plans a model's memory before it is built: slots of each layer, buffers beside them, and MLX's own limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+
+from moe_mlx.history.keeper import HistoryKeeper, open_history
+from moe_mlx.loading.options import Options
+from moe_mlx.loading.wiring import hold_wired_limit
+from moe_mlx.planning.budget import MemoryPlan, plan_memory
+from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
+from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
+from moe_mlx.planning.slot_share import Curve, curves_of, shared_by
+from moe_mlx.store import ExpertSource
+from moe_mlx.system.memory import recommended_bytes
+from moe_mlx.system.metal import comfortable_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Where memory will go.
+
+    Attributes:
+        plan: The memory plan, buffers of `prefetch` included.
+        prefetch: How to read ahead, should decode run in the graph; None for not at all.
+        curves: What slots are shared by; None where they are shared evenly.
+        history: What adds the model's counts to its history; None where none is kept.
+        bounce_nbytes: Bytes of the bounce buffers without prefetch.
+    """
+
+    plan: MemoryPlan
+    prefetch: Prefetch | None
+    curves: tuple[Curve, ...] | None
+    history: HistoryKeeper | None
+    bounce_nbytes: int
+
+    def without_prefetch(self) -> Planned:
+        """Returns the plan of a decode that does not read ahead."""
+        return replace(self, plan=replace(self.plan, extra=self.bounce_nbytes), prefetch=None)
+
+
+def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], None]) -> Planned:
+    """Decides how many slots each layer gets.
+
+    Args:
+        options: What was asked for.
+        source: The opened model.
+        remark: Gets a line where slots are shared evenly though that was not asked for.
+
+    Raises:
+        DoesNotFitError: the expert cache is below its floor or above what memory holds.
+        StoreCorruptError: the config has no sound sizes.
+    """
+    config = dict(source.config)
+    prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
+    # One bounce buffer a thread: of Python's readers, of the graph's, and of those that read ahead.
+    bounce = source.access.bounce_nbytes
+    demand = bounce * (options.readers if options.decode == "readback" else 2 * options.readers)
+    ahead = 0 if prefetch is None else prefetch.nbytes
+    if prefetch is not None and options.decode != "readback":
+        ahead += bounce * prefetch.threads
+    plan = plan_memory(
+        source.layers,
+        options.cap,
+        resident_weights=source.resident_nbytes,
+        kv_cache=kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config)),
+        available=recommended_bytes(),
+        comfortable=comfortable_bytes(),
+        per_layer_extra=demand + ahead,
+    )
+    history = open_history(options.history_folder, source, remark)
+    curves = None
+    if options.share != "even":
+        curves, reason = curves_of(None if history is None else history.past, source.layers)
+        if curves is None:
+            remark(f"slots are shared evenly: {reason}")
+    return Planned(shared_by(plan, source.layers, curves), prefetch, curves, history, demand)
+
+
+def hold_limits(plan: MemoryPlan, wired: str) -> None:
+    """Sets MLX's limits for the rest of the process: of its buffer cache, and on Metal of what it may wire."""
+    mx.set_cache_limit(plan.mlx_cache)
+    hold_wired_limit(plan.total, wired)

@@ -1,0 +1,48 @@
+"""Opens what a name stands for: its folder, its experts, and the way they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_mlx.loading.options import Options
+from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store.access import DIRECT, DROPPED
+from moe_mlx.store.probe import use_io
+from moe_mlx.store.resolve import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model on disk.
+
+    Attributes:
+        folder: A store, or a checkpoint that runs in place.
+        source: Its experts, read as its `access` says.
+        io_remark: Why they are not read as asked; "" where they are.
+    """
+
+    folder: Path
+    source: ExpertSource
+    io_remark: str
+
+
+def open_model(options: Options) -> Opened:
+    """Finds and opens the model.
+
+    Raises:
+        UsageError: there is no such `io`.
+        StoreError: the model is missing, incomplete or corrupt.
+    """
+    folder = resolve(options.path_or_repo, options.revision)
+    source = open_source(folder, verify=options.verify_reads)
+    try:
+        access = use_io(source, options.io)
+    except BaseException:
+        source.close()
+        raise
+    remark = ""
+    if options.io == DIRECT and access.way != DIRECT:
+        after = " and dropped from it after each read" if access.way == DROPPED else ""
+        remark = f"{folder.name}: experts are read through the page cache{after}: {access.reason}"
+    return Opened(folder, source, remark)

@@ -1,0 +1,95 @@
+"""What `load` was asked for, checked before a file is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache.eviction import make_eviction
+from moe_mlx.history.file import check_history
+from moe_mlx.history.warmup import check_warm
+from moe_mlx.loading.decode_way import check_decode
+from moe_mlx.loading.wiring import check_wired
+from moe_mlx.planning.budget import Cap, parse_cap
+from moe_mlx.planning.prefetch import check_prefetch
+from moe_mlx.planning.slot_share import check_share
+from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
+from moe_mlx.store.files import expanded
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of `load`, under their own names; the routing's are one setting.
+
+    Raises:
+        UsageError: a value that cannot be taken.
+    """
+
+    path_or_repo: str | Path
+    expert_cache: str | int | None
+    routing: RoutingSettings
+    evict: str
+    decode: str
+    prefetch: str
+    prefetch_extra: int
+    max_kv_size: int | None
+    share: str
+    history: str | Path | None
+    warm: str
+    readers: int
+    io: str
+    wired: str
+    verify_reads: bool
+    adapter_path: str | None
+    tokenizer_config: dict[str, Any] | None
+    model_config: dict[str, Any] | None
+    revision: str | None
+    trust_remote_code: bool
+
+    def __post_init__(self) -> None:
+        make_eviction(self.evict)
+        check_decode(self.decode)
+        check_prefetch(self.prefetch, self.prefetch_extra)
+        check_wired(self.wired)
+        _check_whole("readers", self.readers)
+        if self.max_kv_size is not None:
+            _check_whole("max_kv_size", self.max_kv_size)
+        check_history(self.history)
+        check_warm(self.warm)
+        if check_share(self.share) == "measured" and self.history_folder is None:
+            raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
+        parse_cap(self._expert_cache)
+
+    @property
+    def history_folder(self) -> str | Path | None:
+        """Where the history is kept; None for none."""
+        return check_history(self.history)
+
+    @property
+    def cap(self) -> Cap:
+        """The expert cache; where nothing was asked for, half of the demo and `auto` for everything else."""
+        return parse_cap(self._expert_cache)
+
+    @property
+    def _expert_cache(self) -> str | int:
+        if self.expert_cache is not None:
+            return self.expert_cache
+        return DEMO_EXPERT_CACHE if is_demo(self.path_or_repo) else "auto"
+
+
+def is_demo(path_or_repo: str | Path) -> bool:
+    """Whether that is the embedded demo, by its name or its folder."""
+    if str(path_or_repo) == DEMO:
+        return True
+    try:
+        return expanded(path_or_repo).resolve() == demo_path().resolve()
+    except OSError:
+        return False
+
+
+def _check_whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}: give a whole number, 1 or more")
