@@ -25,6 +25,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from moe_mlx.native.abi import internals_of, why_not
 from moe_mlx.system.folders import user_folder
 from moe_mlx.system.whole_files import put_in_place
 
@@ -112,12 +113,16 @@ def _sources() -> list[Path]:
     return sorted(path for path in FOLDER.rglob("*") if path.suffix in {".h", ".cpp"})
 
 
-def _key(compiler: Sequence[str], mlx: Path) -> str:
-    running = hashlib.sha256()
+def _installed(package: str) -> str:
     try:
-        parts = [version("mlx"), version("nanobind")]
+        return version(package)
     except PackageNotFoundError as error:
         raise NativeUnavailableError(f"{error.name} is not installed (pip install nanobind)") from None
+
+
+def _key(compiler: Sequence[str], mlx: Path) -> str:
+    running = hashlib.sha256()
+    parts = [_installed("mlx"), _installed("nanobind")]
     parts += [str(mlx), str(sysconfig.get_config_var("SOABI")), *compiler, _version_of(compiler), *FLAGS]
     for part in parts:
         running.update(part.encode() + b"\0")
@@ -178,6 +183,8 @@ def build(say: Callable[[str], None]) -> Path:
     mlx, nanobind = _package_folder("mlx"), _package_folder("nanobind")
     if not (mlx / "include" / "mlx" / "mlx.h").exists():
         raise NativeUnavailableError(f"the installed mlx has no headers ({mlx})")
+    if reason := why_not(_installed("mlx"), _installed("nanobind"), internals_of(nanobind)):
+        raise NativeUnavailableError(reason)
     compiler = find_compiler()
     home = cache_folder() / _key(compiler, mlx)
     target = home / f"{MODULE}.so"
