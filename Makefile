@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full coverage nightly check format wheel clean
+.PHONY: chat test test-full coverage nightly check check-mac check-arm format wheel clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -25,6 +25,15 @@ nightly: $(VENV)/.dev
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode readback
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode native
 	$(BIN)/python -m tests.soak.faults --minutes 60
+
+# Compiles for macOS what is native and checks it against MLX's macOS wheels; tests/cross says what of that is proof.
+check-mac: $(VENV)/.dev
+	$(BIN)/python -m tests.cross.check_mac
+	$(BIN)/python -m pytest -m slow -rs tests/cross/test_abi.py
+
+# The arm64 Linux wheels under emulation (Debian: qemu-user-static): native against read-back. About half an hour.
+check-arm: $(VENV)/.dev
+	$(BIN)/python -m tests.cross.check_arm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
