@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.driver import Driver
 from textual.timer import Timer
 from textual.widget import Widget
 
 from moe_mlx.system.terminal import harmless
-from moe_mlx_tui.drawing.lean_output import compact
 from moe_mlx_tui.drawing.themes import EMBER, PAPER
 from moe_mlx_tui.drawing.trends import Trends
 from moe_mlx_tui.engine.orders import Source
 from moe_mlx_tui.engine.snapshot import Snapshot
-from moe_mlx_tui.hang_up import UntilHangUp
 from moe_mlx_tui.palette import Actions
 from moe_mlx_tui.screens.help import HelpScreen
+from moe_mlx_tui.screens.stats import StatsScreen
+from moe_mlx_tui.terminal_app import TerminalApp
 from moe_mlx_tui.widgets.layer_strip import LayerStrip
 from moe_mlx_tui.widgets.progress_line import ProgressLine
 from moe_mlx_tui.widgets.side_panel import SidePanel
@@ -43,7 +41,7 @@ def sampling_rate() -> int:
     return RATE_SSH if remote else RATE
 
 
-class MoeApp(App[int]):
+class MoeApp(TerminalApp):
     """Shows the snapshots of a source. Without `poll` somebody else calls `tick` (tests do)."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")  # Textual would look beside the subclass
@@ -62,17 +60,18 @@ class MoeApp(App[int]):
         ("map: in or out", "Ctrl+G; on a narrow screen it takes the conversation's place", "swap_map"),
         ("map: zoom", "z on the map: tiles, half blocks, Braille, plain", "zoom_map"),
         ("map: point at an expert", "arrows move, Esc leaves", "point"),
+        ("stats", "/stats: hits, misses, reads, waits since the model was loaded", "stats"),
         ("theme", "colours", "change_theme"),
         ("keys", "F1 or ?", "help"),
-        ("screenshot", "save the screen as SVG", "screenshot"),
+        ("screenshot", "save the screen as SVG in the folder for downloads", "screenshot"),
         ("leave", "Ctrl+Q", "leave"),
     )
 
     def __init__(
         self, source: Source, *, plain: bool = False, poll: bool = True, theme_name: str | None = None
     ) -> None:
-        super().__init__()
-        self.source, self.plain, self._poll, self._theme_name = source, plain, poll, theme_name
+        super().__init__(plain=plain)
+        self.source, self._poll, self._theme_name = source, poll, theme_name
         self.shown: Snapshot | None = None
         self.trends = Trends()
         self.sampling: Timer | None = None
@@ -94,33 +93,6 @@ class MoeApp(App[int]):
                 yield self.entry()
             yield self.side
         yield self.status
-
-    def get_driver_class(self) -> type[Driver]:
-        """Returns the platform's driver, made to say each thing once."""
-        driver = super().get_driver_class()
-        if driver.__module__ != "textual.drivers.linux_driver":
-            return driver
-
-        class LeanDriver(driver):  # type: ignore[misc, valid-type]
-            def __init__(self, *args: Any, **options: Any) -> None:
-                super().__init__(*args, **options)
-                file: Any = sys.__stderr__
-                self._file = UntilHangUp(file)
-
-            def write(self, data: str) -> None:
-                super().write(compact(data))
-
-            def start_application_mode(self) -> None:
-                # A hang-up comes with a SIGCONT, which begins once more: a second reader of the keys, or one without a
-                # terminal, would never end, and the process would outlive its window.
-                if not os.isatty(self.fileno):
-                    return
-                self.disable_input()
-                if self._writer_thread is not None:
-                    self._writer_thread.stop()
-                super().start_application_mode()
-
-        return LeanDriver
 
     def entry(self) -> Widget:
         """Returns what stands below the conversation."""
@@ -168,8 +140,7 @@ class MoeApp(App[int]):
     def watch_theme(self, theme_name: str) -> None:
         """Draws the map in the theme's colours."""
         if self.shown is not None:
-            self.side.residency.map.on_resize()
-            self.side.residency.explain()
+            self.side.residency.repaint()
 
     @property
     def narrow(self) -> bool:
@@ -209,6 +180,13 @@ class MoeApp(App[int]):
         """Shows the keys."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(live=self.source.live))
+
+    def action_stats(self) -> None:
+        """Shows the counts since the model was loaded."""
+        if self.shown is None or self.shown.model is None:
+            self.notify("There are counts when the model is loaded.", severity="warning")
+        elif not isinstance(self.screen, StatsScreen):
+            self.push_screen(StatsScreen(self.shown))
 
     def action_help_quit(self) -> None:
         """Ctrl+C where nothing is selected: says what leaves, for a stray one must not end a conversation."""

@@ -25,7 +25,7 @@ from moe_mlx_tui.widgets.prompt import Prompt
 COMMANDS = {
     "/new": "new_session",
     "/regenerate": "regenerate",
-    "/stats": "point",
+    "/stats": "stats",
     "/help": "help",
     "/quit": "leave",
     "/exit": "leave",
@@ -118,6 +118,9 @@ class ChatApp(ChatActions):
         self._remarks = snapshot.remark_count
         if self.view is None:
             return
+        if snapshot.model is not None and snapshot.model.name != self.talk.model:  # asked while it was being loaded
+            self.talk.model = snapshot.model.name
+            self.view.call(self.talk.model)
         if snapshot.phase == FAILED:
             await self._finished(self.view, snapshot)
         if self.view is None or snapshot.turn != self.turn:

@@ -33,6 +33,12 @@ class AnswerView(Vertical):
         """Who answers."""
         yield Static(Content(harmless(self.who)), classes="who")
 
+    def call(self, name: str) -> None:
+        """Says who answers, once that is known."""
+        if name != self.who:
+            self.who = name
+            self.query_one(".who", Static).update(Content(harmless(name)))
+
     async def show(self, text: str, facts: ModelFacts | None, *, final: bool = False) -> None:
         """Shows the answer so far; `final` ends the streams."""
         if self._done or (text == self.text and not final):
@@ -123,7 +129,6 @@ def receipt_line(receipt: TurnReceipt) -> Content:
         f"prompt {receipt.prompt_tokens}{kept}",
         f"hit {receipt.hit_rate:.0%}",
         f"swapped {receipt.swapped_share:.1%}",
-        f"agreement {1 - receipt.swapped_share:.1%}",
         f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
         f"waited {receipt.wait_seconds:.2f} s",
     ]

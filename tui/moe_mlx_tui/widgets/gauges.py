@@ -34,7 +34,7 @@ class Gauges(Widget):
 
     def _lines(self) -> list[tuple[str, str, str, str, list[float], float, str]]:
         now, trends = self._snapshot, self._trends
-        answer, running = now.answer, now.running
+        answer = now.answer
         rate = trends.read[-1] if trends.read and now.busy else 0.0
         speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
         seconds = now.receipt.wait_seconds if now.receipt else answer.wait_seconds
@@ -44,11 +44,11 @@ class Gauges(Widget):
         widest = max(max(trends.swapped, default=0.0), 0.1)
         longest = max(max(trends.wait, default=0.0), 0.2)
         nbytes = show_bytes(answer.disk_bytes + now.prefill.bytes_read)
-        swapped, agreement = f"{answer.swapped_share:.1%}", f"{1 - answer.swapped_share:.1%}"
-        hits = (f"{answer.hit_rate:.1%}", "running", f"{running.hit_rate:.1%}")
+        hits = (f"{answer.hit_rate:.1%}", "missed", f"{answer.misses:,}")
+        swapped = (f"{answer.swapped_share:.1%}", "weight moved", f"{answer.weight_moved:,.2f}")
         return [
             ("hit rate", *hits, [*trends.hit], 1.0, "$success"),
-            ("swapped", swapped, "agreement", agreement, [*trends.swapped], widest, "$warning"),
+            ("swapped", *swapped, [*trends.swapped], widest, "$warning"),
             ("tokens/s", f"{speed:.1f}", "peak", f"{peak:.1f}", [*trends.speed], peak, "$primary"),
             ("read", f"{show_bytes(rate)}/s", "this answer", nbytes, [*trends.read], fastest, "$accent"),
             ("waiting", f"{wait:.0%}", "this answer", f"{seconds:.2f} s", [*trends.wait], longest, "$error"),
@@ -71,7 +71,7 @@ class Gauges(Widget):
             if rows == 2:
                 out.append(
                     Content.assemble(
-                        (f"{second:<11}{figure:>{_LABEL - 11}}", "$foreground-disabled"), "  ", (bars[1], colour)
+                        (f"{second:<12}{figure:>{_LABEL - 12}}", "$foreground-disabled"), "  ", (bars[1], colour)
                     )
                 )
         return Content("\n").join(out)

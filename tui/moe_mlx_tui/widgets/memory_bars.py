@@ -9,7 +9,7 @@ from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.drawing.spark import meter
 from moe_mlx_tui.engine.snapshot import Memory, Snapshot
 
-_LABEL, _FIGURE = 8, 26
+_LABEL = 8
 
 
 class MemoryBars(Widget):
@@ -32,8 +32,8 @@ class MemoryBars(Widget):
             self._memory, self._experts, self._share = shown
             self.refresh()
 
-    def _bar(self, label: str, share: float, figure: str, colour: str) -> Content:
-        width = max(4, self.size.width - _LABEL - _FIGURE - 2)
+    def _bar(self, label: str, share: float, figure: str, colour: str, room: int) -> Content:
+        width = max(4, self.size.width - _LABEL - room - 2)
         full, empty = meter(share, width, self.plain)
         return Content.assemble(
             (f"{label:<{_LABEL}}", "$foreground-muted"), (full, colour), (empty, "$surface-lighten-2"), f"  {figure}"
@@ -52,10 +52,11 @@ class MemoryBars(Widget):
             rest = f"{kept} · KV {show_bytes(m.kv_cache)} · MLX {show_bytes(m.active)}"
         slots = f"{show_bytes(m.expert_slots)} of {show_bytes(self._experts)} ({self._share:.0%})"
         free = f"{show_bytes(m.free)} free, swap {show_bytes(m.swap)}"
+        room = max(len(slots), len(free))  # a figure is written out; the bars take what is left
         lines = [
-            self._bar("experts", self._share, slots, "$primary"),
-            self._bar("process", m.footprint / m.total, show_bytes(m.footprint), "$secondary"),
-            self._bar("system", 1 - m.free / m.total, free, "$foreground-muted"),
+            self._bar("experts", self._share, slots, "$primary", room),
+            self._bar("process", m.footprint / m.total, show_bytes(m.footprint), "$secondary", room),
+            self._bar("system", 1 - m.free / m.total, free, "$foreground-muted", room),
             Content.styled(rest, "$foreground-disabled"),
         ]
         return Content("\n").join(lines)

@@ -75,6 +75,12 @@ class ResidencyPanel(Vertical):
         """Names the expert under the cursor."""
         self.explain()
 
+    def repaint(self) -> None:
+        """Draws map and legend anew, in whatever colours are in force."""
+        self.map.on_resize()
+        self._written.clear()
+        self.explain()
+
     def explain(self) -> None:
         """Writes the legend and the cursor's line."""
         known = self._snapshot.model is not None
@@ -88,7 +94,7 @@ class ResidencyPanel(Vertical):
             ("#legend", self._legend() if known else Content("")),
             ("#pointer", self._pointer() if known else Content("")),
         ):
-            if self._written.get(name) != content:
+            if (before := self._written.get(name)) is None or not before.is_same(content):
                 self._written[name] = content
                 self.query_one(name, Static).update(content, layout=False)
 

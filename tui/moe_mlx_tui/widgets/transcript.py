@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
@@ -26,12 +27,43 @@ class Transcript(VerticalScroll, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._to_stick = False
+        self._width = 0
+        #: What stands at the top, and how far into it the view begins, as a share of its height; None at the end.
+        self._top: tuple[Widget, float] | None = None
 
     def stick(self) -> None:
         """Keeps to the end from now on, once there is something to scroll."""
         if self._to_stick and self.max_scroll_y > 0:
             self._to_stick = False
             self.anchor()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Remembers what stands at the top."""
+        super().watch_scroll_y(old_value, new_value)
+        if self.outer_size.width == self._width:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._top = None
+        if self.is_vertical_scroll_end:
+            return
+        for child in self.children:
+            region = child.virtual_region
+            if region.height and region.bottom > self.scroll_y:
+                self._top = (child, (self.scroll_y - region.y) / region.height)
+                return
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Lines break elsewhere at another width: what stood at the top stays there, or the end stays the end."""
+        if self.outer_size.width != self._width:
+            self._width = self.outer_size.width
+            self.call_after_refresh(self._return, self._top)
+
+    def _return(self, top: tuple[Widget, float] | None) -> None:
+        if top is not None and top[0].parent is self:
+            region = top[0].virtual_region
+            self.scroll_to(y=round(region.y + top[1] * region.height), animate=False, immediate=True)
+        self._remember()
 
     @property
     def turns(self) -> list[Widget]:

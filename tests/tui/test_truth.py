@@ -1,0 +1,247 @@
+"""Figures and colours say what is so: readable labels, whole figures, plain screens, places that are kept."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from textual.color import Color
+from textual.widgets import Static
+
+from moe_mlx_tui.chat_app import ChatApp
+from moe_mlx_tui.drawing.contrast import WANTED, contrast
+from moe_mlx_tui.drawing.plain_output import plainly
+from moe_mlx_tui.drawing.themes import EMBER, PAPER
+from moe_mlx_tui.engine.orders import Ask
+from moe_mlx_tui.engine.snapshot import Memory
+from moe_mlx_tui.screens.stats import StatsScreen
+from tests.tui import scene
+
+WIDE = (132, 40)
+
+
+def themes():
+    """Every theme that can be chosen, the terminal's own colours apart: nobody knows what they are."""
+    app = ChatApp(scene.Still(scene.idle()), home=None, poll=False)
+    known = [theme.name for theme in app.available_themes.values() if not theme.name.startswith("ansi")]
+    return sorted({*known, EMBER.name, PAPER.name})
+
+
+def screen_of(app):
+    """The screen's lines as runs of text and style."""
+    return [[*strip] for strip in app.screen._compositor.render_strips()]
+
+
+def text_of(app):
+    """The screen as text."""
+    return "\n".join("".join(text for text, _, _ in line) for line in screen_of(app))
+
+
+def faint(app):
+    """Every word that is too near to its ground, with the ratio; under a dialog the screen is dimmed on purpose."""
+    dialogs = app.screen.query(".dialog")
+    area = dialogs.first().region if dialogs else app.screen.region
+    found = []
+    for y, line in enumerate(screen_of(app)):
+        x = 0
+        for text, style, _ in line:
+            here, x = (x, y), x + len(text)
+            if here not in area or not re.search(r"\w", text) or style is None or not style.color or not style.bgcolor:
+                continue
+            front, back = (Color.from_rich_color(colour) for colour in (style.color, style.bgcolor))
+            if (ratio := contrast(front, back)) < WANTED:
+                found.append((text.strip(), round(ratio, 2)))
+    return found
+
+
+async def test_every_label_can_be_read_in_every_theme(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    found = {}
+
+    async with app.run_test(size=(132, 44)) as pilot:
+
+        async def look(name):
+            for theme in themes():
+                app.theme = theme
+                await pilot.pause()
+                if words := faint(app):
+                    found[name, theme] = words
+
+        await scene.show(app, pilot, scene.idle())
+        await scene.converse(app, pilot, text="Air scatters **blue** light.")
+        await scene.show(app, pilot, scene.over(app.shown, finish="length"))
+        await scene.show(app, pilot, replace(app.shown, remarks=("warmed 4 experts",), remark_count=1))
+        await pilot.press("ctrl+g", "tab")  # the cursor is no label
+        await look("receipt")
+        await app.run_action("settings")
+        await pilot.pause()
+        await look("settings")
+    assert len(themes()) > 15 and not found
+
+
+async def test_agreement_is_the_audit_s_word_alone(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=(132, 60)) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        snapshot = await scene.converse(app, pilot)
+        await scene.show(app, pilot, scene.over(snapshot))
+        shown = text_of(app)
+        assert app.side.query_one("#gauges").tall, "else the second figures are not drawn"
+        assert "agreement" not in shown and "running" not in shown
+        assert re.search(r"missed +160 ", shown) and re.search(r"weight moved +8\.00 ", shown), shown
+
+
+@pytest.mark.parametrize("size", [(110, 50), (132, 50), (200, 60)])
+async def test_no_figure_of_memory_is_cut(tmp_path, size):
+    model = replace(scene.facts(), expert_bytes=(829_000,) * 8)
+    memory = Memory(212_224_000, 1, 1, 1, 1, 10**8, 10**9, 25 * 10**9, 123_400_000)
+    app = scene.chat(scene.idle(model), tmp_path)
+    async with app.run_test(size=size) as pilot:
+        await scene.show(app, pilot, replace(scene.idle(model), slots_per_layer=(32,) * 8, memory=memory))
+        assert "212.2 MB of 212.2 MB (100%)" in text_of(app)
+        assert "1.0 GB free, swap 123.4 MB" in text_of(app)
+
+
+async def test_square_brackets_stay_in_every_line(tmp_path, monkeypatch):
+    """Textual reads such lines as markup: a name in brackets would be gone."""
+    monkeypatch.chdir(tmp_path)
+    model = replace(scene.facts(), name="demo[4bit]")
+    idle = replace(scene.idle(model), routing="cache-prior [x]", remarks=("kept [warm]",), remark_count=1)
+    app = scene.chat(idle, tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, idle)
+        assert "demo[4bit]" in text_of(app) and "cache-prior [x]" in text_of(app)
+        await pilot.press(*"[b]x[/b]", "enter")
+        await pilot.pause()
+        ended = scene.over(scene.decode(app.turn, 20, "An [a] answer.", model))
+        await scene.show(app, pilot, replace(ended, routing=idle.routing))
+        await app.workers.wait_for_complete()
+        shown = text_of(app)
+        for words in ("[b]x[/b]", "An [a] answer.", "kept [warm]"):
+            assert words in shown
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert "[b]x[/b]" in text_of(app)
+        await pilot.press("escape")
+        app.action_stats()
+        await pilot.pause()
+        assert "cache-prior [x]" in text_of(app)
+
+
+async def test_a_screenshot_makes_its_folder_and_says_where_it_is(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        for number in (1, 2):
+            app.action_screenshot(path=str(tmp_path / "not yet" / "there"))
+            file = tmp_path / "not yet" / "there" / f"moe-mlx-{number}.svg"
+            await pilot.pause()
+            assert file.read_text().startswith("<svg")
+            assert str(file) in [*app._notifications][-1].message
+        (tmp_path / "file").write_text("")
+        app.action_screenshot(path=str(tmp_path / "file" / "below"))
+        await pilot.pause()
+        assert "no screenshot" in [*app._notifications][-1].message
+
+
+@pytest.mark.parametrize("size", [(132, 40), (80, 24)])
+async def test_ascii_has_nothing_but_ascii(tmp_path, size):
+    app = scene.chat(scene.idle(), tmp_path, plain=True)
+    async with app.run_test(size=size) as pilot:
+        seen = {}
+
+        async def look(name):
+            await pilot.pause()
+            seen[name] = sorted({letter for letter in text_of(app) if ord(letter) > 126})
+
+        await scene.show(app, pilot, scene.loading())
+        await look("loading")
+        await scene.show(app, pilot, scene.idle())
+        await look("idle")
+        snapshot = await scene.converse(app, pilot)
+        await look("answer")
+        await scene.show(app, pilot, scene.over(snapshot, finish="length"))
+        await look("receipt")
+        for action in ("stats", "settings", "command_palette"):
+            await app.run_action(action)
+            await look(action)
+            await pilot.press("escape")
+        app.notify("a toast")
+        await look("toast")
+        await pilot.press("ctrl+g")
+        await look("map")
+        assert not any(seen.values()), seen
+
+
+def test_plain_signs_keep_letters_and_widths():
+    assert plainly("é 你 → │ ●…") == "é 你 > | *."
+    assert plainly("as it was") == "as it was"
+
+
+async def test_stats_shows_stats(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.decode("x", 40))
+        await pilot.press(*"/stats", "enter")
+        await pilot.pause()
+        assert isinstance(app.screen, StatsScreen)
+        shown = text_of(app)
+        assert re.search(r"hit +1,120 \(87\.5%\)", shown) and re.search(r"missed +160 \(12\.5%\)", shown)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not isinstance(app.screen, StatsScreen)
+
+
+async def test_what_is_sent_while_loading_is_answered_under_the_model_s_name(tmp_path):
+    app = scene.chat(scene.loading(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.loading())
+        await pilot.press(*"hello", "enter")
+        await pilot.pause()
+        assert isinstance(app.source.orders[-1], Ask)
+        await scene.show(app, pilot, scene.decode(app.turn, 20, "Hi."))
+        assert str(app.transcript.last_answer.query_one(".who", Static).content) == "demo"
+        assert app.talk.model == "demo"
+
+
+async def test_the_legend_takes_the_theme_s_colours(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.decode("x"))
+
+        def colours():
+            return {
+                style.color.get_truecolor()
+                for line in app.query_one("#legend").render_lines(app.query_one("#legend").region.reset_offset)
+                for text, style, _ in line
+                if not re.search(r"\w", text) and text.strip() and style.color
+            }
+
+        before = colours()
+        app.theme = "paper"
+        await pilot.pause()
+        assert before.isdisjoint(colours())
+
+
+async def test_a_window_made_smaller_keeps_its_place(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    words = "\n\n".join(f"Paragraph {n}. " + "word " * 30 for n in range(12))
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        for turn in range(3):
+            await app.ask(f"question {turn}")
+            await scene.show(app, pilot, scene.over(scene.decode(app.turn, 20, words)))
+        await app.workers.wait_for_complete()
+        place = app.transcript.turns[2]  # the second question
+        app.transcript.scroll_to(y=place.virtual_region.y, animate=False, immediate=True)
+        await pilot.pause()
+        for size in ((60, 20), (100, 30), (132, 40)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            await pilot.pause()
+            assert abs(app.transcript.scroll_y - place.virtual_region.y) <= 1, size
+        app.transcript.scroll_end(animate=False, immediate=True)
+        await pilot.pause()
+        await pilot.resize_terminal(60, 20)
+        await pilot.pause()
+        await pilot.pause()
+        assert app.transcript.is_vertical_scroll_end
