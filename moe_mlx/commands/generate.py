@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(session: Session, answer: Answer) -> dict[str, Any]:
-    """Returns an answer and its counts under the names that scripts read; hits and misses are decode's."""
+    """Returns an answer and its counts under the names that scripts read; decode's where nothing else is said."""
     from dataclasses import asdict
 
     import mlx.core as mx
@@ -63,6 +63,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
 
     runtime = session.runtime
     return {
+        **answer.decode.as_dict(),
         "text": answer.text,
         "tokens": list(answer.tokens),
         "finish_reason": answer.finish_reason,
@@ -73,19 +74,6 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "peak_memory_bytes": mx.get_peak_memory(),
         "expert_cache_bytes": runtime.expert_cache_bytes,
         "slots_per_layer": runtime.slots_per_layer,
-        "hits": answer.decode.hits,
-        "misses": answer.decode.misses,
-        "hit_rate": answer.decode.hit_rate,
-        "bytes_read": answer.decode.bytes_read,
-        "swapped": answer.decode.swapped,
-        "weight_moved": answer.decode.weight_moved,
-        "read_backs": answer.decode.read_backs,
-        "wait_seconds": answer.decode.wait_seconds,
-        "hinted": answer.decode.hinted,
-        "hint_hits": answer.decode.hint_hits,
-        "hint_precision": answer.decode.hint_precision,
-        "hint_recall": answer.decode.hint_recall,
-        "wasted_bytes": answer.decode.wasted_bytes,
         "reads": asdict(answer.reads),
         "io_reason": runtime.io_reason,
         "page_cache": {
@@ -98,12 +86,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "warmed": runtime.warmed,
         "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
-        "prefill": {
-            "hits": answer.prefill.hits,
-            "misses": answer.prefill.misses,
-            "bytes_read": answer.prefill.bytes_read,
-            "tokens": answer.prefill.tokens,
-        },
+        "prefill": answer.prefill.as_dict(),
     }
 
 

@@ -2,109 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.counts.ledger import Stats
-from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.counts.totals import NAMES, PhaseTotals
 from moe_mlx.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.audit import AuditSummary
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Running totals at one moment."""
-
-    decode: PhaseTotals
-    prefill: PhaseTotals
-    discarded_steps: int
-
-    @classmethod
-    def of(cls, stats: Stats) -> Snapshot:
-        """Takes one."""
-        return cls(stats.decode, stats.prefill, stats.discarded_steps)
+#: What `--json` says of the prompt.
+_OF_PROMPT = ("tokens", "hits", "misses", "bytes_read")
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What one answer took. Counts are of decode steps unless they say prompt.
+class Receipt(PhaseTotals):
+    """What one answer took: every counter of its decode steps, `tokens` only of those whose token was used.
 
     Attributes:
         routing: The routing in force, in words.
-        tokens: Decode steps whose token was used.
         discarded_steps: Steps that mlx-lm ran ahead and nobody used; their reads are counted here all the same.
-        hits: Chosen experts that were resident.
-        misses: Chosen experts that had to be read.
-        bytes_read: For those.
-        swapped: Chosen experts that exact routing would not have chosen.
-        weight_moved: Exact router weight of the displaced, summed.
-        read_backs: Times a layer's routing was read back to Python.
-        prompt_tokens: Tokens of the prompt that were computed.
-        prompt_hits: Experts a prompt's chunk needed and found.
-        prompt_misses: Experts a prompt's chunk needed and read.
-        prompt_bytes_read: For those.
+        prompt: The counters of the prompt.
         audit: What an audit found, if there was one.
-        hinted: Experts whose read ahead was begun; none without prefetch.
-        hint_hits: Misses that one of those served.
-        wasted_bytes: Bytes read ahead for nothing; beside `bytes_read`.
         warmed: Experts that warm-up had read before it, since the answer before; in no other count.
     """
 
-    routing: str
-    tokens: int
-    discarded_steps: int
-    hits: int
-    misses: int
-    bytes_read: int
-    swapped: int
-    weight_moved: float
-    read_backs: int
-    prompt_tokens: int
-    prompt_hits: int
-    prompt_misses: int
-    prompt_bytes_read: int
+    routing: str = ""
+    discarded_steps: int = 0
+    prompt: PhaseTotals = field(default_factory=PhaseTotals)
     audit: AuditSummary | None = None
-    hinted: int = 0
-    hint_hits: int = 0
-    wasted_bytes: int = 0
     warmed: int = 0
 
     @classmethod
-    def between(cls, before: Snapshot, after: Snapshot, routing: str, audit: AuditSummary | None = None) -> Receipt:
-        """Makes the receipt of what ran between two snapshots; `routing` as `RoutingSettings.describe` says it."""
-        discarded = after.discarded_steps - before.discarded_steps
-        return cls.of(after.decode - before.decode, after.prefill - before.prefill, discarded, routing, audit)
-
-    @classmethod
     def of(
-        cls, decode: PhaseTotals, prefill: PhaseTotals, discarded: int, routing: str,
-        audit: AuditSummary | None = None, warmed: int = 0,
-    ) -> Receipt:  # fmt: skip
-        """Makes a receipt of one answer's own totals."""
-        return cls(
-            routing=routing, tokens=decode.tokens - discarded, discarded_steps=discarded, hits=decode.hits,
-            misses=decode.misses, bytes_read=decode.bytes_read, swapped=decode.swapped,
-            weight_moved=decode.weight_moved, read_backs=decode.read_backs, prompt_tokens=prefill.tokens,
-            prompt_hits=prefill.hits, prompt_misses=prefill.misses, prompt_bytes_read=prefill.bytes_read, audit=audit,
-            hinted=decode.hinted, hint_hits=decode.hint_hits, wasted_bytes=decode.wasted_bytes,
-            warmed=warmed,
-        )  # fmt: skip
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits as a share of hits and misses; 0 where nothing was chosen."""
-        return self.hits / (self.hits + self.misses) if self.hits + self.misses else 0.0
-
-    @property
-    def swapped_share(self) -> float:
-        """Swapped as a share of hits and misses; 0 where nothing was chosen."""
-        return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
+        cls,
+        decode: PhaseTotals,
+        prompt: PhaseTotals,
+        discarded: int,
+        routing: str,
+        audit: AuditSummary | None = None,
+        warmed: int = 0,
+    ) -> Receipt:
+        """Makes a receipt of one answer's own totals; `routing` as `RoutingSettings.describe` says it."""
+        counts = {name: getattr(decode, name) for name in NAMES}
+        counts["tokens"] -= discarded
+        return cls(**counts, routing=routing, discarded_steps=discarded, prompt=prompt, audit=audit, warmed=warmed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns every field and both shares, for `--json`."""
-        return {**asdict(self), "hit_rate": self.hit_rate, "swapped_share": self.swapped_share}
+        """Returns every counter, the shares, and what there is beside, for `--json`."""
+        return {
+            **PhaseTotals.as_dict(self),
+            **{f"prompt_{name}": getattr(self.prompt, name) for name in _OF_PROMPT},
+            "routing": self.routing,
+            "discarded_steps": self.discarded_steps,
+            "audit": None if self.audit is None else asdict(self.audit),
+            "warmed": self.warmed,
+        }
 
     def describe(self) -> str:
         """Returns one line for people."""

@@ -7,16 +7,16 @@ Each MoE layer logs one event per model call into an `EventLog`; the `Ledger` jo
 from __future__ import annotations
 
 import threading
-from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
+from moe_mlx.counts.event_log import DECODE, PREFILL, Event, EventLog
 from moe_mlx.counts.reads import ReadStats, ReadTotals
-from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.counts.totals import LOGGED, PhaseTotals
 
-PREFILL, DECODE = 0, 1
+#: Names by `PREFILL` and `DECODE`.
 PHASES = ("prefill", "decode")
 KEPT_RECORDS = 4096
 
@@ -33,39 +33,6 @@ class StepRecord:
     complete: bool
 
 
-class EventLog:
-    """A ring of one layer's events, written by whoever runs the step, in memory the primitive can share.
-
-    Row layout, int64: `FIELDS`. `reals` holds the displaced weight of the same row. `written[0]` counts rows ever
-    written; a row is complete before the count moves.
-    """
-
-    FIELDS: ClassVar[tuple[str, ...]] = (
-        "step", "phase", "tokens", "hits", "misses", "swapped", "bytes_read", "wait_ns", "read_backs", "choices",
-        "waits", "host_ns", "hinted", "hint_hits", "wasted_bytes",
-    )  # fmt: skip
-    ROWS: ClassVar[int] = 256
-
-    def __init__(self) -> None:
-        self.rows = array("q", [0]) * (self.ROWS * len(self.FIELDS))
-        self.reals = array("d", [0.0]) * self.ROWS
-        self.written = array("q", [0])
-
-    def write(self, values: Sequence[int], weight_moved: float = 0.0) -> None:
-        """Appends one event; `values` in the order of `FIELDS`, trailing zeros left out."""
-        row = self.written[0] % self.ROWS
-        width = len(self.FIELDS)
-        padded = [*values, *(0,) * (width - len(values))]
-        self.rows[row * width : (row + 1) * width] = array("q", padded)
-        self.reals[row] = weight_moved
-        self.written[0] += 1
-
-    def read(self, number: int) -> tuple[array[int], float]:
-        """Returns event `number` (0 is the first ever written) and its displaced weight."""
-        row, width = number % self.ROWS, len(self.FIELDS)
-        return self.rows[row * width : (row + 1) * width], self.reals[row]
-
-
 class Ledger:
     """Joins the layers' events to steps, keeps totals and the latest records."""
 
@@ -78,7 +45,7 @@ class Ledger:
         self.lag = 0
         self._lock = threading.RLock()
         self._cursors = [0] * layers
-        self._open: dict[int, dict[int, tuple[array[int], float]]] = {}
+        self._open: dict[int, dict[int, Event]] = {}
         self._totals = [PhaseTotals(), PhaseTotals()]
         self._layer_totals = [[0, 0] for _ in range(layers)]
 
@@ -92,26 +59,27 @@ class Ledger:
             for layer, log in enumerate(self.logs):
                 written = log.written[0]  # read once: the primitive writes on while we read, without the GIL
                 for number in range(self._cursors[layer], written):
-                    row, moved = log.read(number)
-                    self._open.setdefault(row[0], {})[layer] = (row, moved)
+                    event = log.read(number)
+                    self._open.setdefault(event.counts["step"], {})[layer] = event
                 self._cursors[layer] = written
             for step in sorted(self._open):
                 if closing or len(self._open[step]) == len(self.logs) or step < max(self._open) - self.lag:
                     self._close(step, self._open.pop(step))
 
-    def _close(self, step: int, events: dict[int, tuple[array[int], float]]) -> None:
-        rows = [events[layer][0] for layer in sorted(events)]
-        tokens = max(row[2] for row in rows)
-        sums = [sum(row[place] for row in rows) for place in range(len(EventLog.FIELDS))]
-        phase = max(row[1] for row in rows) if all(row[1] == rows[0][1] for row in rows) else PREFILL
-        totals = PhaseTotals(
-            steps=1, tokens=tokens, hits=sums[3], misses=sums[4], swapped=sums[5], bytes_read=sums[6],
-            wait_seconds=sums[7] / 1e9, read_backs=sums[8], choices=sums[9], waits=sums[10],
-            host_seconds=sums[11] / 1e9, hinted=sums[12], hint_hits=sums[13], wasted_bytes=sums[14],
-            weight_moved=sum(moved for _, moved in events.values()),
-        )  # fmt: skip
-        hits = tuple(events[layer][0][3] if layer in events else 0 for layer in range(len(self.logs)))
-        misses = tuple(events[layer][0][4] if layer in events else 0 for layer in range(len(self.logs)))
+    def _close(self, step: int, events: dict[int, Event]) -> None:
+        counts = [event.counts for event in events.values()]
+        phases = {one["phase"] for one in counts}
+        phase = phases.pop() if len(phases) == 1 else PREFILL
+        sums: dict[str, Any] = {}
+        for logged in LOGGED:
+            amount = sum(one[logged.event_field] for one in counts)
+            sums[logged.total] = amount if logged.per == 1 else amount / logged.per
+        sums["tokens"] = max(one["tokens"] for one in counts)  # every layer sees all of them
+        totals = PhaseTotals(steps=1, weight_moved=sum(event.weight_moved for event in events.values()), **sums)
+        hits, misses = (
+            tuple(events[layer].counts[name] if layer in events else 0 for layer in range(len(self.logs)))
+            for name in ("hits", "misses")
+        )
         self._totals[phase] += totals
         if phase == DECODE:
             for layer, pair in enumerate(self._layer_totals):

@@ -1,12 +1,58 @@
-"""Sums over the steps of a phase: what every figure that is shown is made of."""
+"""Every counter, by name: the one list that event rows, totals, receipts and `--json` are made from.
+
+A counter is a field of `PhaseTotals`, and a line of the same name in `native/core/event.h`. What is logged, summed,
+shown and written follows. New ones go to the end: recordings hold totals as a list in this order.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+_NANOSECONDS = 10**9
+
+
+def hit_rate(hits: int, misses: int) -> float:
+    """Returns hits as a share of hits and misses; 0 where nothing was chosen."""
+    return hits / (hits + misses) if hits + misses else 0.0
+
+
+class ChoiceShares:
+    """Shares of what was chosen, for whoever counts hits, misses and swapped."""
+
+    __slots__ = ()
+    hits: int
+    misses: int
+    swapped: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits as a share of hits and misses; 0 where nothing was chosen."""
+        return hit_rate(self.hits, self.misses)
+
+    @property
+    def miss_rate(self) -> float:
+        """Misses as a share of hits and misses; 0 where nothing was chosen."""
+        return hit_rate(self.misses, self.hits)
+
+    @property
+    def swapped_share(self) -> float:
+        """Swapped as a share of hits and misses; 0 where nothing was chosen."""
+        return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
+
+
+def _seconds(event_field: str) -> Any:
+    """Declares seconds that an event logs as nanoseconds, under another name."""
+    return field(default=0.0, metadata={"event_field": event_field, "per": _NANOSECONDS})
+
+
+def _not_in_rows(default: float) -> Any:
+    """Declares what the integers of an event row do not hold."""
+    return field(default=default, metadata={"event_field": None})
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseTotals:
+class PhaseTotals(ChoiceShares):
     """Sums over the steps of one phase.
 
     Attributes:
@@ -27,36 +73,21 @@ class PhaseTotals:
         wasted_bytes: Bytes read ahead that no step used; beside `bytes_read`.
     """
 
-    steps: int = 0
+    steps: int = _not_in_rows(0)
     tokens: int = 0
     hits: int = 0
     misses: int = 0
     swapped: int = 0
     bytes_read: int = 0
-    wait_seconds: float = 0.0
+    wait_seconds: float = _seconds("wait_ns")
     read_backs: int = 0
-    weight_moved: float = 0.0
+    weight_moved: float = _not_in_rows(0.0)
     choices: int = 0
     waits: int = 0
-    host_seconds: float = 0.0
+    host_seconds: float = _seconds("host_ns")
     hinted: int = 0
     hint_hits: int = 0
     wasted_bytes: int = 0
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits as a share of hits and misses; 0 where nothing was chosen."""
-        return self.hits / (self.hits + self.misses) if self.hits + self.misses else 0.0
-
-    @property
-    def miss_rate(self) -> float:
-        """Misses as a share of hits and misses; 0 where nothing was chosen."""
-        return self.misses / (self.hits + self.misses) if self.hits + self.misses else 0.0
-
-    @property
-    def swapped_share(self) -> float:
-        """Swapped as a share of hits and misses; 0 where nothing was chosen."""
-        return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
 
     @property
     def hint_precision(self) -> float:
@@ -73,8 +104,31 @@ class PhaseTotals:
         """All bytes the readers were asked for: for misses, and ahead for nothing."""
         return self.bytes_read + self.wasted_bytes
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns every counter and the shares of them, under the names that scripts read."""
+        shares = ("hit_rate", "swapped_share", "hint_precision", "hint_recall")
+        return {name: getattr(self, name) for name in (*NAMES, *shares)}
+
     def __add__(self, other: PhaseTotals) -> PhaseTotals:
-        return PhaseTotals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return PhaseTotals(*(getattr(self, name) + getattr(other, name) for name in NAMES))
 
     def __sub__(self, other: PhaseTotals) -> PhaseTotals:
-        return PhaseTotals(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+        return PhaseTotals(*(getattr(self, name) - getattr(other, name) for name in NAMES))
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """How a total is logged: the name of its field in an event row, and how many of that make one."""
+
+    total: str
+    event_field: str
+    per: int = 1
+
+
+NAMES = tuple(one.name for one in fields(PhaseTotals))
+#: The totals that the integers of an event row hold, in the row's order.
+LOGGED = tuple(
+    Logged(one.name, one.metadata.get("event_field", one.name), one.metadata.get("per", 1))
+    for one in fields(PhaseTotals)
+    if one.metadata.get("event_field", one.name) is not None
+)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mlx.counts.totals import ChoiceShares
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.lifetime import lifetime
@@ -24,7 +25,7 @@ from moe_mlx.routing.policy import RoutingPolicy, choose, finite_range
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(ChoiceShares):
     """Counts of a replay, named as in `PhaseTotals`; `choices` is tokens x top-k over layers, `lifetime` in tokens."""
 
     tokens: int
@@ -39,11 +40,6 @@ class Replayed:
     def miss_rate(self) -> float:
         """Misses / (tokens x top-k), over layers."""
         return self.misses / self.choices if self.choices else 0.0
-
-    @property
-    def swapped_share(self) -> float:
-        """Swapped as a share of hits and misses."""
-        return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
 
     @property
     def bytes_per_token(self) -> float:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from mlx import nn
 
-from moe_mlx.counts.ledger import DECODE, PHASES, StepRecord
+from moe_mlx.counts.event_log import DECODE
+from moe_mlx.counts.ledger import PHASES, StepRecord
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.evaluation.answering import accuracy

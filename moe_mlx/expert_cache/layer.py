@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from moe_mlx.counts.ledger import DECODE, EventLog
+from moe_mlx.counts.event_log import DECODE, EventLog
 from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
 from moe_mlx.expert_cache.graph import GraphDecode
 from moe_mlx.expert_cache.reading import ReaderPool
@@ -143,9 +143,22 @@ class LayerCache:
                 self.bank.settle()
                 bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         self.table.count(touch_order, [placement.expert for placement in admission.misses])
-        step = self.counter.step
         hits, misses = len(admission.hits), len(admission.misses)
-        self.log.write((step, DECODE, 1, hits, misses, swapped, bytes_read, waited, 1, hits + misses, 1, host), moved)
+        self.log.write(
+            self.counter.step,
+            DECODE,
+            tokens=1,
+            hits=hits,
+            misses=misses,
+            swapped=swapped,
+            bytes_read=bytes_read,
+            wait_ns=waited,
+            read_backs=1,
+            choices=hits + misses,
+            waits=1,
+            host_ns=host,
+            weight_moved=moved,
+        )
         slot_of = self.table.slot_of
         return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mlx.counts.ledger import PREFILL
+from moe_mlx.counts.event_log import PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import Reads
 
@@ -52,7 +52,15 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     hits = int(resident[needed].sum())
     rows = chosen.size // chosen.shape[-1]
     cache.log.write(
-        (cache.counter.step, PREFILL, rows, hits, needed.size - hits, 0, bytes_read, waited, 1, int(real.sum()))
+        cache.counter.step,
+        PREFILL,
+        tokens=rows,
+        hits=hits,
+        misses=needed.size - hits,
+        bytes_read=bytes_read,
+        wait_ns=waited,
+        read_backs=1,
+        choices=int(real.sum()),
     )
     return y
 

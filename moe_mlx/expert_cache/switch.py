@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from moe_mlx.counts.ledger import DECODE, PREFILL
+from moe_mlx.counts.event_log import DECODE, PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
 
@@ -95,9 +95,9 @@ class CappedSwitch(nn.Module):
                 experts: list[int] = indices.reshape(-1).tolist()
                 self._record_exact(experts, cache.real(dict.fromkeys(experts)))
                 indices = mx.where(indices < cache.table.experts, indices, 0)
-            cache.log.write((step, DECODE, 1, indices.size, 0, 0, 0, 0, 0, indices.size))
+            cache.log.write(step, DECODE, tokens=1, hits=indices.size, choices=indices.size)
         else:
-            cache.log.write((step, PREFILL, rows, 0, 0, 0, 0, 0, 0, indices.size))
+            cache.log.write(step, PREFILL, tokens=rows, choices=indices.size)
         return cache.inner(x, indices, *args, **kwargs)
 
     def _record_exact(self, experts: list[int], distinct: list[int]) -> None:

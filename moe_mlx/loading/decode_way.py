@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.counts.ledger import EventLog
+from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import BUCKETS, DEPTHS
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
@@ -91,7 +91,7 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
         module = build.load_native(say)
     except build.NativeUnavailableError as error:
         return str(error)
-    if (len(EventLog.FIELDS), EventLog.ROWS) != (module.FIELDS, module.ROWS):
+    if ([*EventLog.FIELDS], EventLog.ROWS) != (module.EVENT_FIELDS, module.EVENT_ROWS):
         return "the event log has another layout"
     if (DEPTHS, BUCKETS) != (module.READ_DEPTHS, module.READ_BUCKETS):
         return "the log of reads has another layout"

@@ -19,7 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.counts.ledger import EventLog
+from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.layer import LayerCache

@@ -83,8 +83,10 @@ moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<i
 NB_MODULE(_moe_mlx_native, m) {
   m.attr("MLX_VERSION") = std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." +
                           std::to_string(MLX_VERSION_PATCH);
-  m.attr("FIELDS") = int(moe::Log::kFields);
-  m.attr("ROWS") = int(moe::Log::kRows);
+  nb::list event_fields;
+  for (const char* name : moe::kEventFields) event_fields.append(name);
+  m.attr("EVENT_FIELDS") = event_fields;
+  m.attr("EVENT_ROWS") = int(moe::EventLog::kRows);
   m.attr("READ_DEPTHS") = int(moe::ReadLog::kDepths);
   m.attr("READ_BUCKETS") = int(moe::ReadLog::kBuckets);
 
@@ -144,7 +146,7 @@ NB_MODULE(_moe_mlx_native, m) {
         moe::Table t{experts, slots, at<int32_t>(table[0]), at<int32_t>(table[1]), at<int64_t>(table[2]),
                      at<double>(table[3]), at<int64_t>(table[4]), at<double>(table[5]), at<int64_t>(table[6]),
                      at<int64_t>(table[7]), at<int64_t>(table[8]), at<int64_t>(table[9]), lfu, growth};
-        moe::Log l{at<int64_t>(log[0]), at<double>(log[1]), at<int64_t>(log[2])};
+        moe::EventLog l{at<moe::Event>(log[0]), at<double>(log[1]), at<int64_t>(log[2])};
         auto arrays = std::make_shared<std::vector<mlx::core::array>>();
         std::vector<char*> memory;
         for (auto bank : banks) {

@@ -76,10 +76,11 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   }
   const auto contents = in.take<unsigned char>(size_t(h.experts) * size_t(shelf.expert_nbytes()));
   std::vector<int32_t> slot_of(size_t(h.experts), -1), owner(size_t(h.slots), -1);
-  std::vector<int64_t> used(size_t(h.slots)), whole(3), rows(size_t(Log::kRows * Log::kFields)), written(1);
+  std::vector<int64_t> used(size_t(h.slots)), whole(3), written(1);
+  std::vector<Event> rows(EventLog::kRows);
   std::vector<int64_t> uses(size_t(h.experts)), reads(size_t(h.experts)), last(size_t(h.experts)),
       distances(size_t(h.experts) + 1);
-  std::vector<double> heat(size_t(h.experts)), table_reals{1, 0}, moved(Log::kRows);
+  std::vector<double> heat(size_t(h.experts)), table_reals{1, 0}, moved(EventLog::kRows);
   auto memory = std::make_shared<std::vector<std::vector<char>>>();
   std::vector<char*> blocks;
   for (int64_t n : sizes) blocks.push_back(memory->emplace_back(size_t(n * h.slots)).data());
@@ -123,12 +124,13 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     }
     same(experts, want_experts, step, "the choice");
     same(slots, want_slots, step, "the slots");
-    const int64_t* row = rows.data() + ((written[0] - 1) % Log::kRows) * Log::kFields;
-    same<int64_t>({row[3], row[4], row[5], row[6]}, want_row, step, "the counters");
-    if (row[13] < 0 || row[13] > row[4] || row[12] < row[13] || row[14] > (row[12] - row[13]) * nbytes)
+    const Event& row = rows[size_t((written[0] - 1) % EventLog::kRows)];
+    same<int64_t>({row.hits, row.misses, row.swapped, row.bytes_read}, want_row, step, "the counters");
+    if (row.hint_hits < 0 || row.hint_hits > row.misses || row.hinted < row.hint_hits ||
+        row.wasted_bytes > (row.hinted - row.hint_hits) * nbytes)
       differ(step, "what was guessed does not add up: it");
-    guesses_used += row[13];
-    same<double>({moved[size_t((written[0] - 1) % Log::kRows)]}, want_moved, step, "the weight moved");
+    guesses_used += row.hint_hits;
+    same<double>({moved[size_t((written[0] - 1) % EventLog::kRows)]}, want_moved, step, "the weight moved");
     for (size_t i = 0; i < k; i++) {
       if (experts[i] >= h.experts) continue;
       const unsigned char* whole_expert = contents.data() + experts[i] * nbytes;

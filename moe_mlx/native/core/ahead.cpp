@@ -20,7 +20,7 @@ std::shared_ptr<Hint> Ahead::find(int expert) const {
 }
 
 void Ahead::used(const std::shared_ptr<Hint>& hint) {
-  counts_.begun++, counts_.used++;
+  counts_.hinted++, counts_.hint_hits++;
   std::erase(coming_, hint);
 }
 
@@ -28,12 +28,12 @@ void Ahead::clear() {
   for (const auto& hint : coming_) {
     const auto state = hints_->cancel(hint);
     if (state == Hint::cancelled) continue;
-    counts_.begun++;
+    counts_.hinted++;
     if (state != Hint::failed) counts_.wasted_bytes += hint->shelf->expert_nbytes();
   }
   coming_.clear();
 }
 
-HintCounts Ahead::take() { return std::exchange(counts_, {}); }
+Event Ahead::take() { return std::exchange(counts_, {}); }
 
 }  // namespace moe

@@ -6,13 +6,10 @@
 #include <memory>
 #include <vector>
 
+#include "event.h"
 #include "hints.h"
 
 namespace moe {
-
-struct HintCounts {
-  int64_t begun = 0, used = 0, wasted_bytes = 0, ns = 0;
-};
 
 class Ahead {
  public:
@@ -27,14 +24,14 @@ class Ahead {
   Hint::State wait(const std::shared_ptr<Hint>& hint, double seconds) { return hints_->wait(hint, seconds); }
   void used(const std::shared_ptr<Hint>& hint);  // it has become a slot's contents
   void clear();                                  // counts what is left as read for nothing and lets go of it
-  void spent(int64_t ns) { counts_.ns += ns; }
-  HintCounts take();  // what was counted since the last call
+  void spent(int64_t ns) { counts_.host_ns += ns; }
+  Event take();  // what was counted since the last call
   void forget() { clear(), counts_ = {}; }
 
  private:
   std::shared_ptr<Hints> hints_;
   std::vector<std::shared_ptr<Hint>> coming_;
-  HintCounts counts_;
+  Event counts_;
 };
 
 }  // namespace moe

@@ -15,7 +15,7 @@ enum Phase { kDecode = 1 };
 
 }  // namespace
 
-Layer::Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, Log log, std::vector<char*> memory,
+Layer::Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, EventLog log, std::vector<char*> memory,
              std::shared_ptr<void> owner)
     : reader_(std::move(reader)), table_(std::move(table)), log_(log), memory_(std::move(memory)),
       owner_(std::move(owner)), chooser_(table_.experts) {
@@ -177,12 +177,16 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
     experts[i] = choice_.experts[i];
     slots[i] = experts[i] < table_.experts ? table_.slot_of[experts[i]] : 0;
   }
-  const int64_t swapped = int64_t(choice_.displaced.size()), misses = int64_t(misses_.size());
+  Event event;
+  event.step = step, event.phase = kDecode, event.tokens = 1;
+  event.hits = hits, event.misses = int64_t(misses_.size());
+  event.swapped = int64_t(choice_.displaced.size());
+  event.bytes_read = bytes, event.wait_ns = waited;
+  event.choices = event.hits + event.misses, event.waits = 1;
   ahead_.clear();
-  const HintCounts ahead = ahead_.take();
-  log_.write({step, kDecode, 1, hits, misses, swapped, bytes, waited, 0, hits + misses, 1,
-              now() - started - waited + ahead.ns, ahead.begun, ahead.used, ahead.wasted_bytes},
-             double(moved));
+  event.host_ns = now() - started - waited;
+  event += ahead_.take();
+  log_.write(event, double(moved));
 }
 
 }  // namespace moe

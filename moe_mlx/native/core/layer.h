@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ahead.h"
+#include "event.h"
 #include "policy.h"
 #include "reader.h"
 #include "table.h"
@@ -55,7 +56,7 @@ class Fault {
 class Layer {
  public:
   // memory: one block a tensor, slot after slot, kept by `owner`.
-  Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, Log log, std::vector<char*> memory,
+  Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, EventLog log, std::vector<char*> memory,
         std::shared_ptr<void> owner);
 
   // Writes the chosen experts in computing order and their slots; numbers beyond the experts are none and get slot 0.
@@ -87,7 +88,7 @@ class Layer {
   std::shared_ptr<Reader> reader_;
   std::shared_ptr<const Shelf> shelf_;
   Table table_;
-  Log log_;
+  EventLog log_;
   std::vector<char*> memory_;
   std::shared_ptr<void> owner_;
   Ahead ahead_;

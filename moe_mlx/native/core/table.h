@@ -1,5 +1,5 @@
-// Residency, eviction and the event log of one layer, in place on the memory of the Python objects that own them
-// (moe_mlx/expert_cache/residency.py, eviction.py, records.py): one state, whoever runs the step.
+// Residency and eviction of one layer, in place on the memory of the Python object that owns it
+// (moe_mlx/expert_cache/residency.py, eviction.py): one state, whoever runs the step.
 #pragma once
 
 #include <algorithm>
@@ -117,23 +117,6 @@ struct Table {
       gain = 1.0;
     }
     reals[0] = gain;
-  }
-
-};
-
-struct Log {
-  static constexpr int kFields = 15;
-  static constexpr int kRows = 256;
-  int64_t* rows;
-  double* reals;
-  int64_t* written;
-
-  void write(const int64_t (&values)[kFields], double weight_moved) {
-    const int64_t number = *written, row = number % kRows;
-    std::copy(values, values + kFields, rows + row * kFields);
-    reals[row] = weight_moved;
-    // A row is whole before it counts. (std::atomic_ref is missing from Apple's older standard libraries.)
-    __atomic_store_n(written, number + 1, __ATOMIC_RELEASE);
   }
 };
 

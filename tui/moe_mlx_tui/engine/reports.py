@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import MoeMlxError
@@ -25,12 +26,20 @@ def explain(error: BaseException) -> str:
 
 
 def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
-    """Returns what an answer took."""
-    return TurnReceipt(
-        tokens=len(answer.tokens), seconds=answer.seconds, tps=answer.generation_tps,
-        prompt_tokens=answer.prompt_tokens, reused_tokens=answer.reused_tokens, prompt_tps=answer.prompt_tps,
-        finish=answer.finish_reason, refilled=answer.refilled, hit_rate=answer.decode.hit_rate,
-        swapped_share=answer.decode.swapped_share, bytes_read=answer.decode.disk_bytes,
-        prompt_bytes_read=answer.prefill.bytes_read, wait_seconds=answer.decode.wait_seconds,
-        routing=session.runtime.routing.describe(),
-    )  # fmt: skip
+    """Returns what an answer took: decode's counters that a receipt shows, and what only an answer knows."""
+    shown = {field.name for field in fields(TurnReceipt)}
+    counts = {name: value for name, value in answer.decode.as_dict().items() if name in shown}
+    beside = {
+        "tokens": len(answer.tokens),
+        "seconds": answer.seconds,
+        "tps": answer.generation_tps,
+        "prompt_tokens": answer.prompt_tokens,
+        "reused_tokens": answer.reused_tokens,
+        "prompt_tps": answer.prompt_tps,
+        "finish": answer.finish_reason,
+        "refilled": answer.refilled,
+        "bytes_read": answer.decode.disk_bytes,
+        "prompt_bytes_read": answer.prefill.bytes_read,
+        "routing": session.runtime.routing.describe(),
+    }
+    return TurnReceipt(**{**counts, **beside})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
+from moe_mlx.counts.totals import hit_rate
 from moe_mlx_tui.drawing.spark import columns, spread
 from moe_mlx_tui.engine.snapshot import Snapshot
 
@@ -25,7 +26,7 @@ class LayerStrip(Widget):
     def show(self, snapshot: Snapshot) -> None:
         """Takes in a snapshot."""
         pairs = list(zip(snapshot.layer_hits, snapshot.layer_misses, strict=True))
-        rates = [hits / (hits + misses) if hits + misses else 0.0 for hits, misses in pairs]
+        rates = [hit_rate(hits, misses) for hits, misses in pairs]
         if rates != self._rates:
             self._rates, self._seen = rates, any(hits + misses for hits, misses in pairs)
             self.refresh()
