@@ -1,16 +1,19 @@
 """Builds mlx-lm's own model around our banks: its loader runs over placeholders, then the switches are swapped.
 
-`mlx_lm.utils.load_model` does everything it always does (sanitize, quantise, strict loading). Routed experts go
-through it as lazy arrays of the right shape that are never evaluated; where they end up tells which module is whose.
+`mlx_lm.utils.load_model` does everything it always does (sanitize, quantise, strict loading) but to look for weights:
+it takes a folder's name for a pattern, so it is handed the tensors of exactly the shards that were checked. Routed
+experts go through it as lazy arrays of the right shape that are never evaluated; where they end up tells which module
+is whose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
@@ -19,7 +22,43 @@ from mlx_lm.utils import _get_classes, load_model
 from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError
 from moe_mlx.expert_cache.slots import placeholders
 from moe_mlx.families.dbrx import stack_experts
-from moe_mlx.store import ExpertLayer, ExpertSource
+from moe_mlx.loading.fitting import check_fit, check_groups
+from moe_mlx.store import ExpertLayer
+
+
+class Described(Protocol):
+    """What a skeleton needs of an `ExpertSource`, or of a checkpoint that is still to be converted."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config.json."""
+
+    @property
+    def layers(self) -> tuple[ExpertLayer, ...]:
+        """Its MoE layers."""
+
+    @property
+    def expert_names(self) -> frozenset[str]:
+        """Tensors of the shards that hold routed experts."""
+
+    @property
+    def resident_shards(self) -> tuple[Path, ...]:
+        """The shards."""
+
+
+class _Weightless(type(Path())):  # type: ignore[misc]
+    """A model's folder in which mlx-lm's own search for weights, by a pattern, finds none."""
+
+    def __truediv__(self, name: Any) -> Path:
+        return Path(os.devnull, "none") if "*" in str(name) else Path(self, name)
+
+
+def read_weights(shards: Sequence[Path]) -> dict[str, mx.array]:
+    """Returns every tensor of some shards, lazy, by name."""
+    weights: dict[str, mx.array] = {}
+    for shard in shards:
+        weights |= mx.load(str(shard))
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +77,12 @@ class Skeleton:
 
 
 def build(
-    folder: Path, source: ExpertSource, *, model_config: dict[str, Any] | None = None, trust_remote_code: bool = False
+    folder: Path,
+    source: Described,
+    *,
+    model_config: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    weights: Mapping[str, mx.array] | None = None,
 ) -> Skeleton:
     """Loads a model whose routed experts are placeholders.
 
@@ -47,6 +91,7 @@ def build(
         source: The experts of that folder.
         model_config: Overrides of the config, as for mlx_lm.
         trust_remote_code: Whether a config may bring its own model file.
+        weights: Lazy tensors to load instead of those in the source's shards.
 
     Raises:
         UnsupportedModelError: mlx-lm has no such model, or changes its experts while loading.
@@ -76,13 +121,18 @@ def build(
             stack_experts(model)
             original = getattr(model, "sanitize", None)
 
-            def sanitize(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-                weights = stand_in(weights)
-                weights = original(weights) if original is not None else weights
-                _check_groups(folder, model, weights, config)
-                return weights
+            def sanitize(none: dict[str, mx.array]) -> dict[str, mx.array]:
+                found = stand_in(dict(read_weights(source.resident_shards) if weights is None else weights))
+                found = original(found) if original is not None else found
+                check_groups(folder, model, found, config)
+                return found
+
+            def load_weights(named: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
+                check_fit(folder, model, dict(named))
+                return type(model).load_weights(model, named, strict=True)
 
             object.__setattr__(model, "sanitize", sanitize)
+            object.__setattr__(model, "load_weights", load_weights)
             return model
 
         return construct, args_class
@@ -90,15 +140,18 @@ def build(
     try:
         # mlx-lm runs a model's own file past `get_model_classes`; without the key it asks us, and we run it.
         options = {**(model_config or {}), "model_file": None}
-        model, config = load_model(folder, lazy=True, model_config=options, get_model_classes=classes)
+        model, config = load_model(
+            _Weightless(folder), lazy=True, strict=False, model_config=options, get_model_classes=classes
+        )
     except MoeMlxError:
         raise
     except FileNotFoundError as error:
         raise StoreCorruptError(f"{folder}: {error}") from error
     except Exception as error:  # whatever a model file of mlx-lm makes of a config that it never saw
         raise _explained(folder, error) from error
-    if "sanitize" in vars(model):
-        object.__delattr__(model, "sanitize")
+    for own in ("sanitize", "load_weights"):
+        if own in vars(model):
+            object.__delattr__(model, own)
     return Skeleton(model, config, _find_switches(model, source.layers, owners))
 
 
@@ -129,31 +182,6 @@ def _own_classes(folder: Path, name: str) -> tuple[Any, Any]:
     code = module_from_spec(spec)
     spec.loader.exec_module(code)
     return code.Model, code.ModelArgs
-
-
-def _check_groups(folder: Path, model: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
-    """Refuses quantisation in groups of nothing: MLX divides by the group's size where a zero ends the process.
-
-    Raises:
-        StoreCorruptError: config.json names such a group, or scales that do not fit the model's shapes imply it.
-    """
-    named = config.get("quantization") or config.get("quantization_config")
-    for path, module in model.named_modules():
-        weight, scales = getattr(module, "weight", None), weights.get(f"{path}.scales")
-        if not hasattr(module, "to_quantized") or weight is None:
-            continue
-        asked = named.get(path) if isinstance(named, dict) else None
-        if isinstance(asked, dict):
-            size = asked.get("group_size", 1)
-        elif scales is not None and scales.ndim:
-            size = weight.shape[-1] // max(1, scales.shape[-1])
-        else:
-            continue
-        if size is not None and (type(size) is not int or size < 1):
-            raise StoreCorruptError(
-                f"{folder}: {path} is quantised in groups of {str(size)[:80]}; config.json does not fit the weights. "
-                "Fetch the model again."
-            )
 
 
 def _explained(folder: Path, error: Exception) -> MoeMlxError:
