@@ -54,16 +54,16 @@ class AgedLeastFrequentlyUsed:
 
     def touch(self, table: ResidencyTable, expert: int) -> None:
         """Adds the running gain to the expert's heat."""
-        table.heat[expert] += table.reals[table.GAIN]
+        table.heat[expert] += table.state.gain
 
     def end_event(self, table: ResidencyTable) -> None:
         """Lets the gain grow, which ages every earlier touch."""
-        gain = table.reals[table.GAIN] * self.growth
+        gain = table.state.gain * self.growth
         if gain > _HEAT_CEILING:
             for expert in range(table.experts):
                 table.heat[expert] /= gain
             gain = 1.0
-        table.reals[table.GAIN] = gain
+        table.state.gain = gain
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`; equal heats fall back to the least recent."""

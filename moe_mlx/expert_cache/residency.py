@@ -6,6 +6,7 @@ owner of the state, whoever runs the step.
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -41,6 +42,35 @@ class Admission:
     evicted: tuple[int, ...]
 
 
+class TableState(ctypes.Structure):
+    """The single numbers of a table, in memory that the primitive works on too.
+
+    Attributes:
+        clock: Stamp of the latest touch.
+        range_tokens: Tokens in the running range of logits.
+        stamp: The latest stamp given to `last`.
+        gain: What a touch adds to an expert's heat, for the aged LFU.
+        range_sum: Sum of the logit ranges.
+    """
+
+    _fields_ = (
+        ("clock", ctypes.c_int64),
+        ("range_tokens", ctypes.c_int64),
+        ("stamp", ctypes.c_int64),
+        ("gain", ctypes.c_double),
+        ("range_sum", ctypes.c_double),
+    )
+    clock: int
+    range_tokens: int
+    stamp: int
+    gain: float
+    range_sum: float
+
+    def tobytes(self) -> bytes:
+        """Returns all of them as they lie in memory."""
+        return bytes(self)
+
+
 class Eviction(Protocol):
     """Chooses victims. Hears of every touch, and of no eviction but the ones it decided."""
 
@@ -67,8 +97,7 @@ class ResidencyTable:
         owner: int32 `[S]`, the expert in each slot, -1 where empty.
         used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
         heat: float64 `[E]`, for the aged LFU.
-        whole: int64 `[3]`: the clock, the tokens in the running range, and the stamps given to `last`.
-        reals: float64 `[2]`: the LFU gain, and the sum of logit ranges.
+        state: Single numbers; see `TableState`.
         uses: int64 `[E]`, decode steps that used the expert.
         reads: int64 `[E]`, decode steps that had to read it for that.
         rows: int64 `[E]`, rows of prompts (of every call that is no decode step) that used it.
@@ -77,13 +106,20 @@ class ResidencyTable:
             the last entry counts first uses. With S slots under LRU, entries from S on are misses.
     """
 
-    CLOCK: ClassVar[int] = 0
-    RANGE_TOKENS: ClassVar[int] = 1
-    STAMP: ClassVar[int] = 2
+    #: Type codes of the arrays, as `array` and `struct` have them.
+    ARRAYS: ClassVar[dict[str, str]] = {
+        "slot_of": "i",
+        "owner": "i",
+        "used": "q",
+        "heat": "d",
+        "uses": "q",
+        "reads": "q",
+        "rows": "q",
+        "last": "q",
+        "distances": "q",
+    }
     #: What is counted and decides nothing; of 64-bit integers, one an expert (and one more).
     COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances")
-    GAIN: ClassVar[int] = 0
-    RANGE_SUM: ClassVar[int] = 1
 
     def __init__(self, experts: int, slots: int, eviction: Eviction) -> None:
         if not 0 < slots <= experts:
@@ -94,8 +130,7 @@ class ResidencyTable:
         self.owner = array("i", [-1]) * slots
         self.used = array("q", [0]) * slots
         self.heat = array("d", [0.0]) * experts
-        self.whole = array("q", [0, 0, 0])
-        self.reals = array("d", [1.0, 0.0])
+        self.state = TableState(gain=1.0)
         self.uses = array("q", [0]) * experts
         self.reads = array("q", [0]) * experts
         self.rows = array("q", [0]) * experts
@@ -107,7 +142,7 @@ class ResidencyTable:
     @property
     def clock(self) -> int:
         """The stamp of the latest touch."""
-        return self.whole[self.CLOCK]
+        return self.state.clock
 
     @property
     def resident(self) -> list[int]:
@@ -129,7 +164,7 @@ class ResidencyTable:
         """
         self.mend()
         self.unfinished = self._drop_halves
-        since = self.whole[self.CLOCK]
+        since = self.state.clock
         hits: list[int] = []
         absent: list[tuple[int, int]] = []
         for place, expert in enumerate(chosen, start=1):
@@ -140,7 +175,7 @@ class ResidencyTable:
                 hits.append(expert)
             else:
                 absent.append((expert, since + place))
-        self.whole[self.CLOCK] = since + len(chosen)
+        self.state.clock = since + len(chosen)
         misses: list[Placement] = []
         evicted: list[int] = []
         for expert, stamp in absent:
@@ -209,13 +244,14 @@ class ResidencyTable:
     def stamp(self, experts: Iterable[int]) -> None:
         """Notes a use of experts that `distances` are measured from, the first becoming the oldest."""
         for expert in experts:
-            self.whole[self.STAMP] += 1
-            self.last[expert] = self.whole[self.STAMP]
+            self.state.stamp += 1
+            self.last[expert] = self.state.stamp
 
     def resized(self, slots: int, eviction: Eviction | None = None) -> ResidencyTable:
         """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
         table = ResidencyTable(self.experts, slots, eviction or self.eviction)
-        table.reals[:], table.whole[:], table.heat[:] = self.reals, self.whole, self.heat
+        table.state = TableState.from_buffer_copy(self.state)
+        table.heat[:] = self.heat
         table.take_counts(self)
         return table
 
@@ -223,21 +259,21 @@ class ResidencyTable:
         """Goes on counting where another table of the same layer left off."""
         for name in self.COUNTS:
             getattr(self, name)[:] = getattr(other, name)
-        self.whole[self.STAMP] = other.whole[self.STAMP]
+        self.state.stamp = other.state.stamp
 
     def observe_range(self, span: float) -> float:
         """Adds one token's logit range and returns the running mean, this token included."""
-        self.reals[self.RANGE_SUM] += span
-        self.whole[self.RANGE_TOKENS] += 1
-        return self.reals[self.RANGE_SUM] / self.whole[self.RANGE_TOKENS]
+        self.state.range_sum += span
+        self.state.range_tokens += 1
+        return self.state.range_sum / self.state.range_tokens
 
     def touch(self, experts: Iterable[int]) -> None:
         """Renews the clocks of resident experts, the first becoming the oldest, without an event of their own."""
         for expert in experts:
             slot = self.slot_of[expert]
             if slot >= 0:
-                self.whole[self.CLOCK] += 1
-                self.used[slot] = self.whole[self.CLOCK]
+                self.state.clock += 1
+                self.used[slot] = self.state.clock
 
     def hottest(self) -> list[int]:
         """Resident experts, most worth keeping first (latest use)."""
@@ -255,14 +291,14 @@ class ResidencyTable:
             self.used[slot] = QUARANTINED if self.used[slot] == QUARANTINED else 0
         for expert in range(self.experts):
             self.heat[expert] = 0.0
-        self.whole[self.CLOCK] = 0
-        self.reals[self.GAIN] = 1.0
+        self.state.clock = 0
+        self.state.gain = 1.0
         self.reset_range()
 
     def reset_range(self) -> None:
         """Empties the running range."""
-        self.whole[self.RANGE_TOKENS] = 0
-        self.reals[self.RANGE_SUM] = 0.0
+        self.state.range_tokens = 0
+        self.state.range_sum = 0.0
 
     def reset_counts(self) -> None:
         """Empties the counts, in place."""
@@ -270,7 +306,7 @@ class ResidencyTable:
             field: array[int] = getattr(self, name)
             for place in range(len(field)):
                 field[place] = 0
-        self.whole[self.STAMP] = 0
+        self.state.stamp = 0
 
     def check(self) -> None:
         """Raises AssertionError unless slot and expert are a bijection on what is resident."""

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.counts.event_log import EventLog
-from moe_mlx.counts.reads import BUCKETS, DEPTHS
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
 from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode
+from moe_mlx.native.layout import layout_problem
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
@@ -91,10 +90,8 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
         module = build.load_native(say)
     except build.NativeUnavailableError as error:
         return str(error)
-    if ([*EventLog.FIELDS], EventLog.ROWS) != (module.EVENT_FIELDS, module.EVENT_ROWS):
-        return "the event log has another layout"
-    if (DEPTHS, BUCKETS) != (module.READ_DEPTHS, module.READ_BUCKETS):
-        return "the log of reads has another layout"
+    if problem := layout_problem(module):
+        return problem
     native = NativeDecode(module, cached.source, cached.pool.readers)
     cached.join(native)
     unknown = native.prefetch(prefetch) if prefetch is not None else 0

@@ -62,7 +62,7 @@ def _run(model: nn.Module, cached: CachedLayers, way: str) -> Outcome:
         counted = str(error)
         cached.drain()
     tables = [
-        tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "whole", *cache.table.COUNTS))
+        tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "state", *cache.table.COUNTS))
         for cache in cached.layers
     ]
     return logits, tables, counted

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed
+from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, LeastRecentlyUsed
 from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 
-PolicyNumbers = tuple[int, float, int, int, float]
+
+class PolicyNumbers(NamedTuple):
+    """A policy as the primitive takes it; `kind` as `moe::Kind`."""
+
+    kind: int
+    lam: float = 0.0
+    top_j: int = 0
+    max_rank: int = 0
+    mass: float = 0.0
 
 
-def numbers_of(policy: RoutingPolicy) -> PolicyNumbers | None:
-    """Returns a policy as the primitive takes it; None for one that is only known to Python."""
-    if isinstance(policy, Exact):
-        return 0, 0.0, 0, 0, 0.0
-    if isinstance(policy, CachePrior):
-        return 1, policy.lam, policy.top_j, 0, 0.0
-    if isinstance(policy, MaxRank):
-        return 2, 0.0, policy.top_j, policy.max_rank, 0.0
-    if isinstance(policy, Cumulative):
-        return 3, 0.0, policy.top_j, 0, policy.mass
+class EvictionNumbers(NamedTuple):
+    """An eviction as the primitive takes it."""
+
+    lfu: bool
+    growth: float = 1.0
+
+
+def policy_numbers(policy: RoutingPolicy) -> PolicyNumbers | None:
+    """Returns a policy as the primitive takes it; None for one that only Python knows."""
+    if type(policy) is Exact:
+        return PolicyNumbers(0)
+    if type(policy) is CachePrior:
+        return PolicyNumbers(1, lam=policy.lam, top_j=policy.top_j)
+    if type(policy) is MaxRank:
+        return PolicyNumbers(2, top_j=policy.top_j, max_rank=policy.max_rank)
+    if type(policy) is Cumulative:
+        return PolicyNumbers(3, top_j=policy.top_j, mass=policy.mass)
+    return None
+
+
+def eviction_numbers(eviction: Eviction) -> EvictionNumbers | None:
+    """Returns an eviction as the primitive takes it; None for one that only Python knows."""
+    if type(eviction) is LeastRecentlyUsed:
+        return EvictionNumbers(lfu=False)
+    if type(eviction) is AgedLeastFrequentlyUsed:
+        return EvictionNumbers(lfu=True, growth=eviction.growth)
     return None
 
 
@@ -46,6 +72,9 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
         hints: Its threads that read ahead; None where nothing does.
         source: Where the experts lie.
         cache: The layer.
+
+    Raises:
+        ValueError: an eviction that only Python knows.
     """
     spec, table, log = cache.spec, cache.table, cache.log
     files: dict[Path, int] = {}
@@ -56,12 +85,11 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
         if source.verify and (digest := source.digest(spec.index, expert)) is not None:
             digests += bytes.fromhex(digest)
     whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
-    lfu = table.eviction if isinstance(table.eviction, AgedLeastFrequentlyUsed) else None
-    shared = (
-        table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals, table.uses, table.reads,
-        table.last, table.distances,
-    )  # fmt: skip
-    logged = (log.rows, log.reals, log.written)
+    evict = eviction_numbers(table.eviction)
+    if evict is None:
+        raise ValueError(f"eviction {table.eviction.name} does not run in the graph")
+    arrays: dict[str, array[Any]] = {name: getattr(table, name) for name in module.TABLE_ARRAYS}
+    logged: dict[str, array[Any]] = {"rows": log.rows, "weights_moved": log.reals, "written": log.written}
     handle = module.Layer(
         runtime=runtime,
         reader=reader,
@@ -74,13 +102,16 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
         digests=bytes(digests),
         experts=table.experts,
         slots=table.slots,
-        table=[address_of(memory) for memory in shared],
-        lfu=lfu is not None,
-        growth=1.0 if lfu is None else lfu.growth,
-        log=[address_of(memory) for memory in logged],
+        table={
+            **{name: address_of(memory) for name, memory in arrays.items()},
+            "state": ctypes.addressof(table.state),
+        },
+        lfu=evict.lfu,
+        growth=evict.growth,
+        log={name: address_of(memory) for name, memory in logged.items()},
         banks=cache.bank.arrays,
         stall_seconds=cache.pool.stall_seconds,
-        keep=(shared, logged),
+        keep=(arrays, table.state, logged),
     )
     if hints is not None:
         handle.use(hints)

@@ -23,8 +23,9 @@ from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.expert_cache.steps import StepCounter
-from moe_mlx.native.binding import PolicyNumbers, address_of, bind, numbers_of
+from moe_mlx.native.binding import address_of, bind, eviction_numbers, policy_numbers
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
@@ -145,8 +146,8 @@ class NativeLayer:
         self.decode, self.cache = decode, cache
         self._handle: Any = None
         self._of: tuple[Any, Any] = (None, None)
-        self._policy: RoutingPolicy | None = None
-        self._numbers: PolicyNumbers | None = None
+        self._known: tuple[RoutingPolicy | None, Eviction | None] = (None, None)
+        self._policy: Any = None  # as the primitive has it; None where only Python knows the policy or the eviction
         self._ahead = 0
         self.following: NativeLayer | None = None  # whose experts this layer's steps read ahead
         self.guesses = 0  # of its own experts
@@ -154,10 +155,13 @@ class NativeLayer:
 
     @property
     def ready(self) -> bool:
-        """Whether this layer's next decode step can run in the graph: its policy is one the primitive knows."""
-        if self._policy is not self.cache.policy:
-            self._policy, self._numbers = self.cache.policy, numbers_of(self.cache.policy)
-        return self._numbers is not None
+        """Whether this layer's next decode step can run in the graph: the primitive knows its policy and eviction."""
+        policy, eviction = self.cache.policy, self.cache.table.eviction
+        if self._known[0] is not policy or self._known[1] is not eviction:
+            self._known, numbers = (policy, eviction), policy_numbers(policy)
+            known = numbers is not None and eviction_numbers(eviction) is not None
+            self._policy = self.decode.module.Policy(**numbers._asdict()) if numbers is not None and known else None
+        return self._policy is not None
 
     def step(self, exact: mx.array, **router: mx.array | None) -> tuple[mx.array, mx.array]:
         """Adds one decode step to the graph.
@@ -175,8 +179,8 @@ class NativeLayer:
         """
         cache = self.cache
         self.decode.check()
-        if not self.ready or self._numbers is None:
-            raise ValueError(f"{cache.policy.name} does not run in the graph")
+        if not self.ready:
+            raise ValueError(f"{cache.policy.name} with {cache.table.eviction.name} does not run in the graph")
         if cache.spans or cache.table.unfinished is not None:
             cache.claim()
             cache.table.mend()
@@ -191,9 +195,9 @@ class NativeLayer:
         following = self.following
         coming = None
         if outlook is not None and following is not None and following.ready:
-            coming = (following._current(), following._numbers, following.guesses)
+            coming = (following._current(), following._policy, following.guesses)
         chosen, slots = handle.decode(
-            cache.counter.step, self._numbers, exact, **router, outlook=outlook, next=coming, after=cache.bank.queued
+            cache.counter.step, self._policy, exact, **router, outlook=outlook, next=coming, after=cache.bank.queued
         )
         return chosen, slots
 

@@ -58,9 +58,20 @@ struct Layer {
   std::shared_ptr<moe::Bound> bound;
 };
 
-moe::Policy make_policy(const nb::tuple& numbers) {
-  return {moe::Kind(nb::cast<int>(numbers[0])), nb::cast<float>(numbers[1]), nb::cast<int>(numbers[2]),
-          nb::cast<int>(numbers[3]), nb::cast<double>(numbers[4])};
+// Memory of a Python object, by the name that Python has for it.
+template <typename T>
+T* named(const nb::dict& addresses, const char* name) {
+  return at<T>(nb::cast<uintptr_t>(addresses[name]));
+}
+
+moe::Table make_table(int experts, int slots, bool lfu, double growth, const nb::dict& addresses) {
+  moe::Table table{};
+  table.experts = experts, table.slots = slots, table.lfu = lfu, table.growth = growth;
+  table.state = named<moe::TableState>(addresses, "state");
+#define FIELD(type, name) table.name = named<type>(addresses, #name);
+  MOE_TABLE_ARRAYS(FIELD)
+#undef FIELD
+  return table;
 }
 
 moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
@@ -87,10 +98,25 @@ NB_MODULE(_moe_mlx_native, m) {
   for (const char* name : moe::kEventFields) event_fields.append(name);
   m.attr("EVENT_FIELDS") = event_fields;
   m.attr("EVENT_ROWS") = int(moe::EventLog::kRows);
+  nb::list table_state;
+#define FIELD(type, name) table_state.append(nb::make_tuple(#name, moe::type_code<type>()));
+  MOE_TABLE_STATE(FIELD)
+#undef FIELD
+  m.attr("TABLE_STATE") = table_state;
+  nb::dict table_arrays;
+#define FIELD(type, name) table_arrays[#name] = moe::type_code<type>();
+  MOE_TABLE_ARRAYS(FIELD)
+#undef FIELD
+  m.attr("TABLE_ARRAYS") = table_arrays;
   m.attr("READ_DEPTHS") = int(moe::ReadLog::kDepths);
   m.attr("READ_BUCKETS") = int(moe::ReadLog::kBuckets);
 
   m.def("probe", [](const mlx::core::array& a) { return a.size(); });  // a TypeError: another ABI than mlx's
+
+  nb::class_<moe::Policy>(m, "Policy")
+      .def("__init__", [](moe::Policy* self, int kind, float lam, int top_j, int max_rank, double mass) {
+        new (self) moe::Policy{moe::Kind(kind), lam, top_j, max_rank, mass};
+      }, nb::kw_only(), "kind"_a, "lam"_a, "top_j"_a, "max_rank"_a, "mass"_a);
 
   nb::class_<Reader>(m, "Reader")
       .def("__init__", [](Reader* self, int threads, const std::string& root, const std::string& way, int64_t memory,
@@ -140,13 +166,11 @@ NB_MODULE(_moe_mlx_native, m) {
       .def("__init__", [](Layer* self, const Runtime& runtime, const Reader& reader, int layer,
                           std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                           const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
-                          nb::bytes digests, int experts, int slots, const std::vector<uintptr_t>& table, bool lfu,
-                          double growth, const std::vector<uintptr_t>& log, nb::list banks, double stall_seconds,
+                          nb::bytes digests, int experts, int slots, const nb::dict& table, bool lfu, double growth,
+                          const nb::dict& log, nb::list banks, double stall_seconds,
                           nb::object keep) {
-        moe::Table t{experts, slots, at<int32_t>(table[0]), at<int32_t>(table[1]), at<int64_t>(table[2]),
-                     at<double>(table[3]), at<int64_t>(table[4]), at<double>(table[5]), at<int64_t>(table[6]),
-                     at<int64_t>(table[7]), at<int64_t>(table[8]), at<int64_t>(table[9]), lfu, growth};
-        moe::EventLog l{at<moe::Event>(log[0]), at<double>(log[1]), at<int64_t>(log[2])};
+        const moe::EventLog l{named<moe::Event>(log, "rows"), named<double>(log, "weights_moved"),
+                              named<int64_t>(log, "written")};
         auto arrays = std::make_shared<std::vector<mlx::core::array>>();
         std::vector<char*> memory;
         for (auto bank : banks) {
@@ -155,7 +179,9 @@ NB_MODULE(_moe_mlx_native, m) {
         }
         auto shelf = make_shelf(layer, std::move(tensors), std::move(tensor_nbytes), paths, file_nbytes, ranges,
                                 digests, experts);
-        auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf), t, l, std::move(memory), arrays);
+        auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf),
+                                                 make_table(experts, slots, lfu, growth, table), l, std::move(memory),
+                                                 arrays);
         core->stall_seconds = stall_seconds;
         new (self) Layer{std::make_shared<moe::Bound>(
             moe::Bound{runtime.runtime, std::move(core), keep_alive(std::move(keep))})};
@@ -171,7 +197,7 @@ NB_MODULE(_moe_mlx_native, m) {
         nb::gil_scoped_release nogil;
         self.bound->layer->forget_hints();
       })
-      .def("decode", [](Layer& self, int64_t step, nb::tuple policy, const mlx::core::array& exact,
+      .def("decode", [](Layer& self, int64_t step, const moe::Policy& policy, const mlx::core::array& exact,
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
                         std::optional<mlx::core::array> outlook, nb::object next,
@@ -179,9 +205,9 @@ NB_MODULE(_moe_mlx_native, m) {
         moe::Outlook ahead;
         if (outlook && !next.is_none()) {  // (the next layer's handle, its policy, how many experts)
           const auto of = nb::cast<nb::tuple>(next);
-          ahead = {outlook, nb::cast<Layer&>(of[0]).bound, make_policy(nb::cast<nb::tuple>(of[1])), nb::cast<int>(of[2])};
+          ahead = {outlook, nb::cast<Layer&>(of[0]).bound, nb::cast<moe::Policy&>(of[1]), nb::cast<int>(of[2])};
         }
-        auto out = moe::decode(self.bound, step, make_policy(policy), exact, {scores, raw, weigh, weights}, ahead, after);
+        auto out = moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights}, ahead, after);
         return nb::make_tuple(out[0], out[1]);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
          "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "outlook"_a.none() = nb::none(),

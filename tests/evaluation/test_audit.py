@@ -39,8 +39,11 @@ def answer(model, tokenizer, every, tokens=24):
     runtime.ledger.collect(closing=True)
     stats = runtime.stats
     receipt = Receipt.of(stats.decode, stats.prefill, stats.discarded_steps, runtime.routing.describe(), summary)
-    names = ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS)
-    tables = [{name: list(getattr(cache.table, name)) for name in names} for cache in runtime.layers]
+    names = ("slot_of", "owner", "used", "heat", *ResidencyTable.COUNTS)
+    tables = [
+        {name: list(getattr(cache.table, name)) for name in names} | {"state": cache.table.state.tobytes()}
+        for cache in runtime.layers
+    ]
     return out, receipt, tables
 
 

@@ -77,7 +77,7 @@ def test_the_gain_is_scaled_down_long_before_it_overflows(monkeypatch):
         for table, admission in ((small, a), (large, b)):
             for placement in admission.misses:
                 table.commit(placement)
-    assert small.reals[small.GAIN] <= 8.0 < large.reals[large.GAIN]
+    assert small.state.gain <= 8.0 < large.state.gain
 
 
 def test_a_touch_counts_half_after_the_half_life():

@@ -82,8 +82,9 @@ def test_reset_is_a_new_table():
     table.rows[3] = 7
     table.reset()
     fresh = ResidencyTable(5, 3, LeastRecentlyUsed())
-    for name in ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS):
+    for name in ResidencyTable.ARRAYS:
         assert getattr(table, name) == getattr(fresh, name), name
+    assert table.state.tobytes() == fresh.state.tobytes()
 
 
 def test_a_stalled_read_keeps_its_slot_through_a_reset():
@@ -109,7 +110,7 @@ def test_a_layer_ranks_with_the_mean_of_prompt_and_decode_tokens():
     cache.spans = [np.array([4.0, 8.0], dtype=np.float32)]
     raw = np.array([0, 1, 2, 3], dtype=np.float32)
     cache.choose(raw, [3, 2], raw)
-    assert table.reals[table.RANGE_SUM] / table.whole[table.RANGE_TOKENS] == 5.0  # (4 + 8 + 3) / 3
+    assert table.state.range_sum / table.state.range_tokens == 5.0  # (4 + 8 + 3) / 3
 
 
 def test_slots_must_be_between_one_and_all():

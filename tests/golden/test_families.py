@@ -129,8 +129,8 @@ def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     assert next(seen, None) is next(events, None) is None
     for layer in layers:
         table, spans = layer.table, ranges[layer.spec.index]
-        assert table.whole[table.RANGE_TOKENS] == len(spans)
-        assert table.reals[table.RANGE_SUM] == pytest.approx(sum(spans), rel=1e-5)
+        assert table.state.range_tokens == len(spans)
+        assert table.state.range_sum == pytest.approx(sum(spans), rel=1e-5)
     assert changed == swapped > 0
 
 

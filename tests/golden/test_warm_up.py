@@ -123,7 +123,7 @@ def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Pat
             pytest.skip(f"no in-graph decode here: {session.runtime.decode_reason}")
         session.runtime.history = None
         tables = [cache.table for cache in session.runtime.layers]
-        names = ("slot_of", "used", "whole", *tables[0].COUNTS)
+        names = ("slot_of", "used", "state", *tables[0].COUNTS)
         found.append((ask(session), [getattr(table, name).tobytes() for table in tables for name in names]))
     assert found[0] == found[1]
 

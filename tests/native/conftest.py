@@ -78,7 +78,7 @@ def state(runtime: Any) -> list[tuple[bytes, ...]]:
     tables = [cache.table for cache in runtime.layers]
     for table in tables:
         table.check()
-    fields = ("slot_of", "owner", "used", "heat", "whole", "reals", *ResidencyTable.COUNTS)
+    fields = ("slot_of", "owner", "used", "heat", "state", *ResidencyTable.COUNTS)
     return [tuple(getattr(table, name).tobytes() for name in fields) for table in tables]
 
 

@@ -76,17 +76,18 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   }
   const auto contents = in.take<unsigned char>(size_t(h.experts) * size_t(shelf.expert_nbytes()));
   std::vector<int32_t> slot_of(size_t(h.experts), -1), owner(size_t(h.slots), -1);
-  std::vector<int64_t> used(size_t(h.slots)), whole(3), written(1);
+  std::vector<int64_t> used(size_t(h.slots)), written(1);
+  TableState state{0, 0, 0, 1, 0};
   std::vector<Event> rows(EventLog::kRows);
   std::vector<int64_t> uses(size_t(h.experts)), reads(size_t(h.experts)), last(size_t(h.experts)),
       distances(size_t(h.experts) + 1);
-  std::vector<double> heat(size_t(h.experts)), table_reals{1, 0}, moved(EventLog::kRows);
+  std::vector<double> heat(size_t(h.experts)), moved(EventLog::kRows);
   auto memory = std::make_shared<std::vector<std::vector<char>>>();
   std::vector<char*> blocks;
   for (int64_t n : sizes) blocks.push_back(memory->emplace_back(size_t(n * h.slots)).data());
   const int64_t nbytes = shelf.expert_nbytes();
-  Table table{h.experts, h.slots, slot_of.data(), owner.data(), used.data(), heat.data(), whole.data(),
-              table_reals.data(), uses.data(), reads.data(), last.data(), distances.data(), bool(h.lfu), reals[2]};
+  Table table{h.experts,   h.slots,     bool(h.lfu), reals[2],     &state,      slot_of.data(), owner.data(),
+              used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data()};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
   const auto hints = std::make_shared<Hints>(reader, 2, 3, nbytes);
   layer.use(hints);
@@ -145,8 +146,8 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   same(owner, in.take<int32_t>(owner.size()), h.steps, "owner");
   same(used, in.take<int64_t>(used.size()), h.steps, "used");
   same(heat, in.take<double>(heat.size()), h.steps, "heat");
-  same(whole, in.take<int64_t>(3), h.steps, "whole");
-  same(table_reals, in.take<double>(2), h.steps, "reals");
+  const auto want_state = in.take<TableState>(1);
+  if (std::memcmp(&state, want_state.data(), sizeof state)) differ(h.steps, "the table's state");
   same(uses, in.take<int64_t>(uses.size()), h.steps, "uses");
   same(reads, in.take<int64_t>(reads.size()), h.steps, "reads");
   same(last, in.take<int64_t>(last.size()), h.steps, "last");

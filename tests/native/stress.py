@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
-from moe_mlx.native.binding import numbers_of
+from moe_mlx.native.binding import policy_numbers
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
@@ -49,7 +49,7 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
     has_scores = not isinstance(policy, Exact)
     has_raw, has_weigh = has_scores and random.random() < 0.3, has_scores and random.random() < 0.3
     verify = random.random() < 0.5
-    kind, lam, _, rank, mass = numbers_of(policy)
+    kind, lam, _, rank, mass = policy_numbers(policy)
     head = [experts, width, slots, k, kind, top_j, rank, evict.name == "lfu", has_raw, has_weigh, has_scores, steps]
     file.write(np.array([*head, verify, len(SIZES)], dtype=np.int32).tobytes())
     growth = evict.growth if isinstance(evict, AgedLeastFrequentlyUsed) else 1.0
@@ -62,7 +62,7 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
     coarse = random.random() < 0.3  # many equal scores: ties
     for _ in range(steps):
         _step(file, random, table, policy, width, k, missing, (has_scores, has_raw, has_weigh), coarse)
-    state = (table.slot_of, table.owner, table.used, table.heat, table.whole, table.reals)
+    state = (table.slot_of, table.owner, table.used, table.heat, table.state)
     for memory in (*state, table.uses, table.reads, table.last, table.distances):
         file.write(memory.tobytes())
 

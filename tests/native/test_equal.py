@@ -1,6 +1,6 @@
 """In the graph and read back: the same logits, tables and counters, bit for bit, and mlx-lm's under exact routing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
+from moe_mlx.expert_cache.eviction import EVICTIONS, LeastRecentlyUsed
+from moe_mlx.expert_cache.residency import ResidencyTable
 from tests.native.conftest import counts, loaded, state
 
 POLICIES: dict[str, dict[str, Any]] = {
@@ -142,6 +144,29 @@ def test_far_more_steps_than_the_log_has_rows(native: Any, tiny: Callable[..., P
     runtime.drain()
     assert runtime.stats.decode.steps == 600
     assert runtime.stats.decode.hits + runtime.stats.decode.misses == runtime.stats.decode.choices
+
+
+class MostRecentlyUsed(LeastRecentlyUsed):
+    """An eviction that the primitive has never heard of, and that differs from those it knows at every miss."""
+
+    name = "mru"
+
+    def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
+        free = [slot for slot in range(table.slots) if table.used[slot] <= since and slot not in protect]
+        return max(free, key=lambda slot: (table.owner[slot] < 0, table.used[slot]), default=-1)
+
+
+def test_an_eviction_that_only_python_knows_runs_in_python(
+    native: Any, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(EVICTIONS, "mru", MostRecentlyUsed)
+    runs = []
+    for way in ("native", "readback"):
+        model, _, runtime = loaded(tiny(), way, evict="mru", route_lambda=0.3)
+        runs.append((talk(model), state(runtime), counts(runtime), runtime.stats.decode.read_backs))
+    assert same(runs[0][0], runs[1][0])
+    assert runs[0][1:] == runs[1][1:]
+    assert runs[0][3] > 0
 
 
 def test_a_recorder_reads_back_and_leaves_the_state_alike(native: Any, tiny: Callable[..., Path]):

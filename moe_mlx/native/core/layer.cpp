@@ -135,7 +135,7 @@ void Layer::look_ahead(const Policy& policy, const float* scores, int width, int
   std::iota(best.begin(), best.end(), 0);
   count = std::min(count, width);
   std::partial_sort(best.begin(), best.begin() + count, best.end(), Descending{scores});
-  const double mean = table_.whole[1] ? table_.reals[1] / double(table_.whole[1]) : 0.0;
+  const double mean = table_.mean_range();
   Choice likely;
   chooser_.choose(policy, scores, width, best.data(), count, table_.slot_of, mean, likely);
   std::erase_if(likely.experts, [this](int e) { return e >= table_.experts || table_.slot_of[e] >= 0; });

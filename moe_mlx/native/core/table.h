@@ -14,20 +14,49 @@ struct Placement {
   int expert, slot;
 };
 
+// Type codes as Python's `array` has them.
+template <typename T>
+constexpr const char* type_code();
+template <>
+constexpr const char* type_code<int32_t>() { return "i"; }
+template <>
+constexpr const char* type_code<int64_t>() { return "q"; }
+template <>
+constexpr const char* type_code<double>() { return "d"; }
+
+// The names, types and order of TableState, and the arrays of ResidencyTable that a decode step works on; compared when
+// the primitive is loaded.
+#define MOE_TABLE_STATE(FIELD) \
+  FIELD(int64_t, clock)        \
+  FIELD(int64_t, range_tokens) \
+  FIELD(int64_t, stamp)        \
+  FIELD(double, gain)          \
+  FIELD(double, range_sum)
+
+#define MOE_TABLE_ARRAYS(FIELD) \
+  FIELD(int32_t, slot_of)       \
+  FIELD(int32_t, owner)         \
+  FIELD(int64_t, used)          \
+  FIELD(double, heat)           \
+  FIELD(int64_t, uses)          \
+  FIELD(int64_t, reads)         \
+  FIELD(int64_t, last)          \
+  FIELD(int64_t, distances)
+
+struct TableState {
+#define FIELD(type, name) type name;
+  MOE_TABLE_STATE(FIELD)
+#undef FIELD
+};
+
 struct Table {
   int experts, slots;
-  int32_t* slot_of;
-  int32_t* owner;
-  int64_t* used;
-  double* heat;
-  int64_t* whole;  // clock, tokens in the running range, stamps given to `last`
-  double* reals;   // LFU gain, sum of ranges
-  int64_t* uses;
-  int64_t* reads;
-  int64_t* last;
-  int64_t* distances;  // one more than there are experts
   bool lfu;
   double growth;
+  TableState* state;
+#define FIELD(type, name) type* name;
+  MOE_TABLE_ARRAYS(FIELD)
+#undef FIELD
   static constexpr int64_t kQuarantined = int64_t(1) << 62;  // a clock no event reaches
   std::vector<int64_t> stamps = {};  // scratch of begin
 
@@ -38,24 +67,26 @@ struct Table {
       const int64_t before = last[e];
       distances[before ? std::count_if(last, last + experts, [=](int64_t other) { return other > before; }) : experts] += 1;
     }
-    for (const int e : chosen) last[e] = whole[2] += 1;
+    for (const int e : chosen) last[e] = state->stamp += 1;
     for (const Placement& miss : misses) reads[miss.expert] += 1;
   }
 
   double observe_range(double span) {
-    reals[1] += span;
-    whole[1] += 1;
-    return reals[1] / double(whole[1]);
+    state->range_sum += span;
+    state->range_tokens += 1;
+    return mean_range();
   }
+
+  double mean_range() const { return state->range_tokens ? state->range_sum / double(state->range_tokens) : 0.0; }
 
   // Touches what is resident and clears a slot for each expert that is not; returns the number of hits.
   int begin(const std::vector<int>& chosen, std::vector<Placement>& misses) {
-    const int64_t since = whole[0];
+    const int64_t since = state->clock;
     misses.clear();
     stamps.clear();
     for (size_t i = 0; i < chosen.size(); i++) {
       const int e = chosen[i];
-      if (lfu) heat[e] += reals[0];
+      if (lfu) heat[e] += state->gain;
       if (slot_of[e] >= 0) {
         used[slot_of[e]] = since + 1 + int64_t(i);
       } else {
@@ -63,7 +94,7 @@ struct Table {
         stamps.push_back(since + 1 + int64_t(i));
       }
     }
-    whole[0] = since + int64_t(chosen.size());
+    state->clock = since + int64_t(chosen.size());
     for (size_t m = 0; m < misses.size(); m++) {
       const int slot = lfu ? coldest(since) : oldest(since);
       if (slot < 0) {
@@ -111,12 +142,12 @@ struct Table {
   }
 
   void age() {
-    double gain = reals[0] * growth;
+    double gain = state->gain * growth;
     if (gain > 1e100) {
       for (int e = 0; e < experts; e++) heat[e] /= gain;
       gain = 1.0;
     }
-    reals[0] = gain;
+    state->gain = gain;
   }
 };
 
