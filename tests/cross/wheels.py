@@ -1,4 +1,4 @@
-"""Wheels of the registry, fetched by pip into a cache folder once; where they cannot be had, that is an error to show."""
+"""Wheels of the registry, fetched by pip once into a cache folder; where they cannot be had, that is an error."""
 
 from __future__ import annotations
 

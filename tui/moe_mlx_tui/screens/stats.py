@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from moe_mlx.counts.totals import PhaseTotals
-from moe_mlx.planning.budget import show_bytes
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.engine.snapshot import Snapshot
 
 
