@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.errors import StoreMissingError, UnsupportedModelError, UsageError
+from moe_mlx.errors import UnsupportedModelError, UsageError
 from moe_mlx.store import digest, is_store
 from moe_mlx.store.checkpoint import INDEX, Shards, read_shards
 from moe_mlx.store.files import expanded
 from moe_mlx.store.json_files import read_json
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx.store.manifest import is_plain
+from moe_mlx.store.resolve import PATTERNS, find_model
 from moe_mlx_convert.errors import SourceChangedError
 
-#: What mlx-lm downloads of a repository, licences added.
-PATTERNS = (
-    "*.json",
-    "model*.safetensors",
-    "*.py",
-    "tokenizer.model",
-    "*.tiktoken",
-    "tiktoken.model",
-    "*.txt",
-    "*.jsonl",
-    "*.jinja",
-    "LICENSE*",
-)
 #: What is copied along; code only where a config names it.
-VERBATIM = (*(p for p in PATTERNS if p not in ("*.py", "model*.safetensors")), "*.model", "NOTICE*", "README.md")
+VERBATIM = tuple(p for p in PATTERNS if p not in ("*.py", "model*.safetensors", "experts/**"))
 #: Small files only: the largest tokenizer known is 40 MB.
 MAX_VERBATIM_NBYTES = 256_000_000
 #: Code that is read for what it imports: the largest model file of mlx-lm has 100 kB.
 MAX_CODE_NBYTES = 4_000_000
-_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_SNAPSHOT = re.compile(r"models--(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,44 +45,6 @@ class Checkpoint:
     fingerprint: Mapping[str, str]
 
 
-def resolve(source: str, revision: str | None = None, *, cached: bool = False) -> tuple[Path, str, str | None]:
-    """Finds a checkpoint's folder, downloading a hub repository unless the local cache holds it.
-
-    Args:
-        source: Folder or repository id.
-        revision: Branch, tag or commit of a repository.
-        cached: Look in the local cache only.
-
-    Returns:
-        The folder, the name of the source, and its revision where it is known.
-
-    Raises:
-        StoreMissingError: Neither a folder nor a repository that can be fetched.
-    """
-    folder = expanded(source)
-    if folder.exists():
-        if revision is not None:
-            raise UsageError(f"{source} is a folder: --revision is for hub repositories.")
-        folder = folder.resolve()
-        snapshot = _SNAPSHOT.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
-        return (folder, snapshot[1].replace("--", "/"), folder.name) if snapshot else (folder, folder.name, None)
-    if _REPO.fullmatch(source) is None or source.startswith("."):
-        raise StoreMissingError(f"{source}: no such folder, and no hub repository id (owner/name).")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(PATTERNS), local_files_only=cached)
-        )
-    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StoreMissingError(
-            f"{source}: no such folder here, and the hub gave no snapshot ({reason[0]}). "
-            "Check the name, the network and `hf auth login`."
-        ) from error
-    return folder, source, folder.name
-
-
 def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
     """Reads everything about a checkpoint that is needed before the first write.
 
@@ -105,7 +52,10 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
         StoreError: A file missing or damaged.
         UsageError: A store, or a model that wants code of its own to run.
     """
-    folder, name, revision = resolve(source, revision)
+    if revision is not None and expanded(source).exists():
+        raise UsageError(f"{source} is a folder: --revision is for hub repositories.")
+    named = find_model(source, revision)
+    folder = named.folder.resolve()
     if is_store(folder):
         raise UsageError(f"{folder}: already a store (it has a {MANIFEST}); nothing to convert.")
     shards = read_shards(folder)
@@ -120,7 +70,7 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
             raise UsageError(f"{path}: a store holds no file of such a name; move it out of the checkpoint.")
         if path.stat().st_size > MAX_VERBATIM_NBYTES:
             raise UsageError(f"{path}: larger than {MAX_VERBATIM_NBYTES} bytes; move it out of the checkpoint.")
-    return Checkpoint(name, revision, shards, verbatim, _fingerprint(shards, verbatim))
+    return Checkpoint(named.name, named.revision, shards, verbatim, _fingerprint(shards, verbatim))
 
 
 def check_unchanged(checkpoint: Checkpoint, before: Mapping[str, str]) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 
-from moe_mlx.errors import UsageError
 from moe_mlx.planning.budget import parse_cap
 from moe_mlx.planning.prefetch import PREFETCHES
-from moe_mlx.routing.names import POLICIES
+from moe_mlx.routing.names import DECODE_WAYS, POLICIES
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.access import IOS
+from moe_mlx.system.given import split_list
 
-DECODES = ("auto", "native", "readback")
 PAGES = ("warm", "cold", "dropped")
 
 
@@ -47,21 +46,6 @@ class BenchSetting:
         return f"{self.expert_cache} {routing} {self.decode} {self.io} {self.pages}{ahead}"
 
 
-def split(text: str, what: str, allowed: Sequence[str] | None = None) -> list[str]:
-    """Returns the words of a comma-separated list.
-
-    Raises:
-        UsageError: an empty list, or a word that is not allowed.
-    """
-    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words:
-        raise UsageError(f"{what} is empty: give values separated by commas")
-    for word in words:
-        if allowed is not None and word not in allowed:
-            raise UsageError(f"{what}: {word!r} is none of {', '.join(allowed)}")
-    return words
-
-
 def sweep(
     caps: str, routings: str, lambdas: str, decodes: str, ios: str, pages: str, prefetches: str = "off"
 ) -> list[BenchSetting]:
@@ -72,21 +56,24 @@ def sweep(
     Raises:
         UsageError: a list with a value that cannot be taken.
     """
-    strengths = []
-    for word in split(lambdas, "--route-lambda"):
-        try:
-            strengths.append(RoutingSettings(route_lambda=float(word)).route_lambda)
-        except ValueError:
-            raise UsageError(f"--route-lambda: {word!r} is no number from 0 to 1") from None
+    strengths = split_list(lambdas, "--route-lambda", float)
+    for value in strengths:
+        RoutingSettings(route_lambda=value)  # refuses what is no strength
+    policies = split_list(routings, "--routing", str, allowed=POLICIES)
+    reads_ahead = split_list(prefetches, "--prefetch", str, allowed=PREFETCHES)
+    rest = list(
+        itertools.product(
+            split_list(decodes, "--decode", str, allowed=DECODE_WAYS),
+            split_list(ios, "--io", str, allowed=IOS),
+            split_list(pages, "--page-cache", str, allowed=PAGES),
+        )
+    )
     found: dict[str, BenchSetting] = {}
-    for cap in split(caps, "--expert-cache"):
+    for cap in split_list(caps, "--expert-cache", str):
         everything = parse_cap(cap).share == 1.0
-        for routing in ["exact"] if everything else split(routings, "--routing", POLICIES):
+        for routing in ["exact"] if everything else policies:
             for strength in strengths if routing == "cache-prior" else [None]:
-                for decode in split(decodes, "--decode", DECODES):
-                    for io in split(ios, "--io", IOS):
-                        for state in split(pages, "--page-cache", PAGES):
-                            for ahead in ["off"] if everything else split(prefetches, "--prefetch", PREFETCHES):
-                                setting = BenchSetting(cap, routing, strength, decode, io, state, ahead)
-                                found.setdefault(setting.key, setting)
+                for (decode, io, state), ahead in itertools.product(rest, ["off"] if everything else reads_ahead):
+                    setting = BenchSetting(cap, routing, strength, decode, io, state, ahead)
+                    found.setdefault(setting.key, setting)
     return list(found.values())

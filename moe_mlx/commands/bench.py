@@ -16,6 +16,8 @@ from typing import Any
 from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments, run_soak, run_tui
 from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
+from moe_mlx.routing.names import DECODE_WAYS
+from moe_mlx.system.given import check_whole, split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--expert-cache", metavar="CAPS", default="25%,50%,100%", help="(default: %(default)s)")
     sweep.add_argument("--routing", metavar="POLICIES", default="exact,cache-prior", help="(default: %(default)s)")
     sweep.add_argument("--route-lambda", metavar="L", default="0.1", help="strengths of cache-prior (default: 0.1)")
-    sweep.add_argument("--decode", metavar="WAYS", default="auto", help="auto, native, readback (default: auto)")
+    sweep.add_argument("--decode", metavar="WAYS", default="auto", help=f"{', '.join(DECODE_WAYS)} (default: auto)")
     sweep.add_argument("--prefetch", metavar="WAYS", default="off", help="off, on, auto (default: off)")
     sweep.add_argument("--io", metavar="WAYS", default="cached", help="cached, direct (default: cached)")
     sweep.add_argument(
@@ -117,8 +119,7 @@ def _bench(args: argparse.Namespace) -> int:
     from moe_mlx.benchmark.settings import sweep
 
     for name in ("prompt_tokens", "generation_tokens", "num_trials", "prefill_step_size"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+        check_whole(f"--{name.replace('_', '-')}", getattr(args, name))
     if args.generation_tokens < 2:
         raise UsageError("-g 1 times nothing: give 2 or more")
     _check_outputs(args.json, args.plot)
@@ -168,19 +169,15 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _io(args: argparse.Namespace) -> int:
-    from moe_mlx.benchmark.settings import split
     from moe_mlx.store.access import DIRECT, IOS
     from moe_mlx.store.probe import use_io
     from moe_mlx.system.sizes import parse_size, show_bytes
 
-    try:
-        threads = sorted({int(word) for word in split(args.threads, "--threads")})
-    except ValueError:
-        raise UsageError(f"--threads {args.threads}: give whole numbers separated by commas") from None
+    threads = sorted(split_list(args.threads, "--threads", int))
     if threads[0] < 1 or threads[-1] > 64 or args.num_trials < 1 or (args.batch is not None and args.batch < 1):
         raise UsageError("--threads takes 1 to 64; --batch and --num-trials 1 or more")
-    temperatures = split(args.page_cache, "--page-cache", ("warm", "cold"))
-    ios = split(args.io, "--io", IOS)
+    temperatures = split_list(args.page_cache, "--page-cache", str, allowed=("warm", "cold"))
+    ios = split_list(args.io, "--io", str, allowed=IOS)
     nbytes = parse_size(args.bytes)
     _check_outputs(args.json)
 

@@ -39,12 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
-    from moe_mlx.store.demo import folder_named
     from moe_mlx.system.sizes import size_text
     from moe_mlx_convert import convert
 
     summary = convert(
-        folder_named(args.hf_path),
+        args.hf_path,
         args.mlx_path,
         revision=args.revision,
         compare=args.compare,

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from moe_mlx.commands.grid_arguments import add_grid_arguments
 from moe_mlx.errors import UsageError
+from moe_mlx.routing.names import DECODE_WAYS
 from moe_mlx.store.demo import DEMO
+from moe_mlx.system.given import check_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default=DEMO, help="a store, an MLX checkpoint, a hub repository, or demo (default: %(default)s)")
     add("--revision", help="branch, tag or commit of a hub repository")
     add("--trust-remote-code", action="store_true", help="let a model bring its own code")
-    add("--decode", choices=("auto", "native", "readback"), default="auto", help="as for generate (default: auto)")
+    add("--decode", choices=DECODE_WAYS, default="auto", help="as for generate (default: auto)")
     add("--data", default=DEMO, help="a text file, a .jsonl file with a text a line, or demo (default: %(default)s)")
     add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
     add_grid_arguments(parser)
@@ -44,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     grid = checked_grid(args)
     for name in ("limit_tokens", "limit_tasks"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+        if getattr(args, name) is not None:
+            check_whole(f"--{name.replace('_', '-')}", getattr(args, name))
     for path in (args.csv, args.plot, args.trace, args.resume):
         if path is not None and not path.resolve().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")

@@ -13,10 +13,11 @@ from typing import Any
 
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.errors import one_line
+from moe_mlx.planning.budget import cache_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
-from moe_mlx.store.demo import folder_named
 from moe_mlx.store.page_cache import page_cache_use
+from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -31,23 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def slots(layer: ExpertLayer, share: float) -> int:
-    """Returns how many experts of a layer a cache of `share` holds."""
-    return min(layer.experts, max(layer.top_k, int(layer.experts * share)))
-
-
 def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dict[str, Any]:
     """Returns everything shown, sizes in bytes; slots shared by `curves` where there are any."""
     caps = []
     for share in SHARES:
-        per_layer = [slots(layer, share) for layer in source.layers]
+        per_layer = slots_for_share(source.layers, share)
         if curves is not None:
-            per_layer = list(measured_slots(source.layers, curves, per_layer))
-        held = sum(n * layer.expert_nbytes for n, layer in zip(per_layer, source.layers, strict=True))
+            per_layer = measured_slots(source.layers, curves, per_layer)
+        held = cache_bytes(source.layers, per_layer)
         caps.append(
             {
                 "share": share,
-                "slots_per_layer": per_layer[0] if len(set(per_layer)) == 1 else per_layer,
+                "slots_per_layer": per_layer[0] if len(set(per_layer)) == 1 else list(per_layer),
                 "slots": sum(per_layer),
                 "expert_cache_bytes": held,
                 "with_resident_bytes": held + source.resident_nbytes,
@@ -81,10 +77,8 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
     from moe_mlx.system.sizes import size_text
-    from moe_mlx_convert.checkpoint import resolve
 
-    model = folder_named(args.model)
-    with open_source(resolve(model, cached=True)[0], verify=False) as source:
+    with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
         described = describe(source, asked_curves(args, source))
         if args.json:
             print(json.dumps(described))

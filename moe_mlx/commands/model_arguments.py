@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
-from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
+from moe_mlx.planning.prefetch import PREFETCHES
+from moe_mlx.planning.slot_share import SHARES
+from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
 from moe_mlx.store.access import CACHED, IOS
 from moe_mlx.system.terminal import harmless
 
@@ -55,13 +57,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cache.add_argument(
         "--decode",
-        choices=("auto", "native", "readback"),
+        choices=DECODE_WAYS,
         default="auto",
         help="where decode routes: inside the graph (native) or in Python after a read-back (default: auto)",
     )
     cache.add_argument(
         "--prefetch",
-        choices=("off", "on", "auto"),
+        choices=PREFETCHES,
         default="auto",
         help="read ahead what the next layer is likely to choose; auto: where calibration measured a gain (default)",
     )
@@ -102,7 +104,7 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
     )
     group.add_argument(
         "--share",
-        choices=("even", "measured"),
+        choices=SHARES,
         default="even",
         help="the same cap evenly, or by what the history says each layer needs under exact routing (default: even)",
     )

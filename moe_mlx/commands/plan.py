@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from moe_mlx.commands.plan_arguments import available_bytes
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.errors import StoreMissingError, UsageError
+from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
+from moe_mlx.system.given import check_whole, split_list
 
 if TYPE_CHECKING:
     from moe_mlx.planning.prediction import Rates
@@ -43,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--chip", help="published rates of a chip, such as m4-pro (default: this Mac's, else m4)")
     speed.add_argument("--calibrated", action="store_true", help="this machine's measured rates")
     speed.add_argument(
-        "--decode", choices=("native", "readback"), default="native", help="where decode routes (default: native)"
+        "--decode", choices=DECODE_WAYS[1:], default="native", help="where decode routes (default: native)"
     )
-    speed.add_argument("--routing", choices=("exact", "cache-prior"), default="cache-prior", help="(default)")
+    speed.add_argument("--routing", choices=POLICIES[:2], default=DEFAULT_ROUTING, help="(default)")
     speed.add_argument("--miss-rate", type=float, metavar="SHARE", help="of chosen experts, for every cap")
     speed.add_argument("--measured", type=Path, metavar="BENCH.json", help="miss rates that a bench measured")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -53,20 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. Exit code 4 when no cap fits."""
-    from moe_mlx.benchmark.settings import split
     from moe_mlx.planning.forecast import CAPS, plan_caps, plan_table
     from moe_mlx.planning.kv_cache import KV_TOKENS
 
     if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
         raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
-    if args.max_kv_size is not None and args.max_kv_size < 1:
-        raise UsageError(f"--max-kv-size {args.max_kv_size}: give a number of tokens, 1 or more")
+    if args.max_kv_size is not None:
+        check_whole("--max-kv-size", args.max_kv_size, of="tokens")
     kv_tokens = args.max_kv_size or KV_TOKENS
     rates = _rates(args)
     available = available_bytes(args)
     curves = _curves(args)
     shape = _shape(args.model, args.revision)
-    caps = split(args.expert_cache, "--expert-cache") if args.expert_cache else ["auto", *CAPS]
+    caps = split_list(args.expert_cache, "--expert-cache", str) if args.expert_cache else ["auto", *CAPS]
     lines = plan_caps(
         shape, available, rates, kv_tokens=kv_tokens, caps=caps, lossy=args.routing == "cache-prior",
         miss_rate=args.miss_rate, known=_measured(args.measured, args.routing),

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moe_mlx.planning.slot_share import SHARES
+
 if TYPE_CHECKING:
     from moe_mlx.planning.slot_share import Curve
     from moe_mlx.store import ExpertSource
@@ -16,7 +18,7 @@ def add_share_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds how slots are shared, and by which history."""
     parser.add_argument(
         "--share",
-        choices=("even", "measured"),
+        choices=SHARES,
         default="even",
         help="caps shared evenly among the layers, or by what the history says each needs (default: even)",
     )

@@ -19,11 +19,13 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from moe_mlx.conversation.divergence import divergence_of, log_probabilities
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.store import TensorSpec
+from moe_mlx.system.given import is_whole
 from moe_mlx.system.sizes import show_bytes
 
 
@@ -58,7 +60,7 @@ def check_every(every: int) -> None:
     Raises:
         UsageError: `every` is below 1.
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    if not is_whole(every):
         raise UsageError(f"audit is {every!r}: give every how many-th token is to be audited, 1 or more")
 
 
@@ -151,9 +153,8 @@ class Auditor:
 
     def compare(self, exact: mx.array, policy: mx.array) -> None:
         """Takes the logits `[1, 1, V]` of one step, exact and as it was."""
-        p, q = (z[0, -1].astype(mx.float32) for z in (exact, policy))
-        p, q = p - mx.logsumexp(p), q - mx.logsumexp(q)
-        kl = mx.maximum(mx.where(mx.isinf(p), 0.0, mx.exp(p) * (p - q)).sum(), 0.0)
+        p, q = (log_probabilities(logits[0, -1]) for logits in (exact, policy))
+        kl = divergence_of(p, q)
         same = mx.argmax(p) == mx.argmax(q)
         mx.eval(kl, same)
         self._tokens += 1

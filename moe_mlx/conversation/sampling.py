@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
+from moe_mlx.system.given import check_whole
 
 #: What `mx.quantize` takes in its affine mode.
 KV_BITS, KV_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
@@ -38,8 +39,8 @@ class Sampling:
             raise UsageError(f"xtc_threshold is {self.xtc_threshold}: give a number from 0 to 0.5")
         if self.repetition_penalty is not None and not 0.0 <= self.repetition_penalty < math.inf:
             raise UsageError(f"repetition_penalty is {self.repetition_penalty}: give 1 (none) or more")
-        if self.top_k < 0 or self.min_tokens_to_keep < 1:
-            raise UsageError("top_k takes 0 (all) or more, min_tokens_to_keep 1 or more")
+        check_whole("top_k", self.top_k, 0)
+        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, of="tokens")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}: give a whole number from 0 to 2^64 - 1")
 
@@ -57,8 +58,8 @@ class CacheSettings:
     def __post_init__(self) -> None:
         for name in ("max_kv_size", "prefill_step_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}: give a number of tokens, 1 or more")
+            if value is not None:
+                check_whole(name, value, of="tokens")
         if self.kv_bits is not None and self.kv_bits not in KV_BITS:
             raise UsageError(f"kv_bits is {self.kv_bits}: MLX quantises to {_listed(KV_BITS)} bits")
         if self.kv_group_size not in KV_GROUPS:

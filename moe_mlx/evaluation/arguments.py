@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import (
     SWEEP_CACHES,
     SWEEP_LAMBDAS,
@@ -16,25 +15,14 @@ from moe_mlx.evaluation.setting import (
 )
 from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
+from moe_mlx.system.given import split_list
 
-T = TypeVar("T")
+T = TypeVar("T", str, int, float)
 
 
 def listed(text: str | None, option: str, kind: Callable[[str], T]) -> list[T]:
-    """Returns the items of a comma-separated list, empty for None.
-
-    Raises:
-        UsageError: an item that is not of that kind, or no item at all.
-    """
-    if text is None:
-        return []
-    try:
-        items = [kind(item.strip()) for item in text.split(",") if item.strip()]
-    except ValueError as error:
-        raise UsageError(f"{option} {text!r}: {error}") from error
-    if not items:
-        raise UsageError(f"{option} is empty")
-    return items
+    """Returns the items of a list, none for None; errors as for `split_list`."""
+    return [] if text is None else split_list(text, option, kind)
 
 
 def checked_grid(args: Any) -> Grid:

@@ -16,6 +16,7 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
+from moe_mlx.conversation.divergence import divergence_of, log_probabilities
 from moe_mlx.evaluation.reference import Reference
 
 PROTOCOL = (
@@ -59,8 +60,7 @@ def next_tokens(model: nn.Module, documents: Sequence[Sequence[int]]) -> Iterato
     for document in documents:
         cache = make_prompt_cache(model)
         for token, following in itertools.pairwise(document):
-            logits = model(mx.array([[token]]), cache=cache)[0, -1].astype(mx.float32)
-            yield logits - mx.logsumexp(logits), following
+            yield log_probabilities(model(mx.array([[token]]), cache=cache)[0, -1]), following
 
 
 def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> None:
@@ -97,9 +97,3 @@ def score(model: nn.Module, documents: Sequence[Sequence[int]], reference: Refer
     change = float(np.expm1(differences.mean()))
     error = float((1 + change) * differences.std(ddof=1) / np.sqrt(tokens)) if tokens > 1 else 0.0
     return Score(nll, kl / tokens, agreed / tokens, change, error)
-
-
-def divergence_of(exact: mx.array, policy: mx.array) -> mx.array:
-    """Returns KL(exact || policy) in nats, lazily, of two rows of float32 log-probabilities `[V]`."""
-    terms = mx.where(mx.isinf(exact), 0.0, mx.exp(exact) * (exact - policy))
-    return mx.maximum(terms.sum(), 0.0)

@@ -11,6 +11,7 @@ from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
 from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
+from moe_mlx.system.given import is_whole
 
 #: What can be evaluated: what can be run, a baseline, and the offline optimum (a replay of the exact run).
 SWEEP_LAMBDAS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -40,7 +41,7 @@ class Setting:
     def __post_init__(self) -> None:
         if self.routing not in EVALUATED:
             raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
-        if self.routing == "pruned" and (self.value is None or self.value < 1 or self.value != int(self.value)):
+        if self.routing == "pruned" and not is_whole(self.value):
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
         make_eviction(self.evict)
         self.settings()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection
 
-from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
+from moe_mlx.system.given import check_choice
 
 #: Touches after which one touch counts half as much (aged LFU), in tokens of one layer.
 LFU_HALF_LIFE = 128
@@ -91,6 +91,5 @@ def make_eviction(name: str) -> Eviction:
     Raises:
         UsageError: for any other name.
     """
-    if name not in EVICTIONS:
-        raise UsageError(f"unknown eviction {name!r}: choose one of {', '.join(EVICTIONS)}")
+    check_choice("eviction", name, tuple(EVICTIONS))
     return EVICTIONS[name]()

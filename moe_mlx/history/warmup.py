@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from moe_mlx.errors import ExpertReadError, UsageError
+from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.history.file import History
+from moe_mlx.system.given import check_choice
 
 #: "on": whole, before `load` returns. "idle": in steps that a front end asks for, under exact routing only.
 WARM_WAYS = ("off", "on", "idle")
@@ -26,8 +27,7 @@ def check_warm(warm: str) -> str:
     Raises:
         UsageError: there is no such way.
     """
-    if warm not in WARM_WAYS:
-        raise UsageError(f"unknown warm {warm!r}: choose one of {', '.join(WARM_WAYS)}")
+    check_choice("warm", warm, WARM_WAYS)
     return warm
 
 

@@ -16,10 +16,9 @@ from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.native.bridge import NativeDecode
+from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
-
-NATIVE, READBACK = "native", "readback"
 
 
 class CachedLayers:

@@ -10,15 +10,16 @@ import mlx.core as mx
 from mlx import nn
 
 from moe_mlx.errors import UsageError
-from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
+from moe_mlx.loading.cached_layers import CachedLayers
 from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.native.layout import layout_problem
 from moe_mlx.planning.prefetch import Prefetch
+from moe_mlx.routing.names import DECODE_WAYS, NATIVE, READBACK
+from moe_mlx.system.given import check_choice
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
-DECODE_WAYS = ("auto", NATIVE, READBACK)
 #: Overrides `auto`, for a machine where one way is to be used throughout.
 VARIABLE = "MOE_MLX_DECODE"
 
@@ -30,8 +31,7 @@ def check_decode(decode: str) -> str:
         UsageError: there is no such way.
     """
     asked = os.environ.get(VARIABLE, decode) if decode == "auto" else decode
-    if asked not in DECODE_WAYS:
-        raise UsageError(f"unknown decode {asked!r}: choose one of {', '.join(DECODE_WAYS)}")
+    check_choice("decode", asked, DECODE_WAYS)
     return asked
 
 

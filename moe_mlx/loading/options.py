@@ -18,6 +18,7 @@ from moe_mlx.planning.slot_share import check_share
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.store.files import expanded
+from moe_mlx.system.given import check_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class Options:
         check_decode(self.decode)
         check_prefetch(self.prefetch, self.prefetch_extra)
         check_wired(self.wired)
-        _check_whole("readers", self.readers)
+        check_whole("readers", self.readers)
         if self.max_kv_size is not None:
-            _check_whole("max_kv_size", self.max_kv_size)
+            check_whole("max_kv_size", self.max_kv_size)
         check_history(self.history)
         check_warm(self.warm)
         if check_share(self.share) == "measured" and self.history_folder is None:
@@ -88,8 +89,3 @@ def is_demo(path_or_repo: str | Path) -> bool:
         return expanded(path_or_repo).resolve() == demo_path().resolve()
     except OSError:
         return False
-
-
-def _check_whole(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}: give a whole number, 1 or more")

@@ -16,11 +16,12 @@ from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.steps import DecodeEvent, StepCounter
 from moe_mlx.history.keeper import HistoryKeeper
 from moe_mlx.history.warmup import WarmCounts, Warmup
-from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
+from moe_mlx.loading.cached_layers import CachedLayers
 from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.planning.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.planning.slot_share import Curve, shared_by
+from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource

@@ -12,7 +12,8 @@ from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.loading.cached_layers import NATIVE, READBACK, CachedLayers
+from moe_mlx.loading.cached_layers import CachedLayers
+from moe_mlx.routing.names import NATIVE, READBACK
 
 #: Tokens decoded each way: the second meets slots that the first filled. The third is left out where a token may read
 #: more than `CHEAP_BYTES`, to keep loading quick.

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_mlx.errors import UsageError
 from moe_mlx.store import ExpertLayer
 from moe_mlx.system.calibration import read_calibration
+from moe_mlx.system.given import check_choice, check_whole
 
 PREFETCHES = ("off", "on", "auto")
 #: Experts guessed beyond a layer's top_k; a negative number guesses fewer, and is right more often.
@@ -61,10 +61,8 @@ def check_prefetch(prefetch: str, extra: int) -> None:
     Raises:
         UsageError: there is no such way, or `extra` is no whole number.
     """
-    if prefetch not in PREFETCHES:
-        raise UsageError(f"unknown prefetch {prefetch!r}: choose one of {', '.join(PREFETCHES)}")
-    if isinstance(extra, bool) or not isinstance(extra, int):
-        raise UsageError(f"prefetch_extra is {extra!r}: give a whole number of experts")
+    check_choice("prefetch", prefetch, PREFETCHES)
+    check_whole("prefetch_extra", extra, None, of="experts")
 
 
 def plan_prefetch(prefetch: str, extra: int, layers: Sequence[ExpertLayer], readers: int) -> Prefetch | None:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from moe_mlx.errors import UsageError
 from moe_mlx.history.file import History
 from moe_mlx.planning.budget import MemoryPlan, cache_bytes
 from moe_mlx.store import ExpertLayer
+from moe_mlx.system.given import check_choice
 
 SHARES = ("even", "measured")
 #: Decode steps, aged, that every layer needs in a history before its curves are believed.
@@ -30,9 +30,7 @@ def check_share(share: str) -> str:
     Raises:
         UsageError: there is no such share.
     """
-    if share not in SHARES:
-        raise UsageError(f"unknown share {share!r}: choose one of {', '.join(SHARES)}")
-    return share
+    return check_choice("share", share, SHARES)
 
 
 def curve_of(distances: Sequence[float], top_k: int) -> Curve:

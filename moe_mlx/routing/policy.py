@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mlx.errors import UsageError
+from moe_mlx.system.given import check_whole
 
 Scores = NDArray[np.float32]
 Ids = NDArray[np.intp]
@@ -120,8 +120,7 @@ def check_top_j(top_j: int | None, k: int) -> int:
     """
     if top_j is None:
         top_j = 1 if k <= 2 else 2
-    if isinstance(top_j, bool) or not isinstance(top_j, int) or top_j < 0:
-        raise UsageError(f"route_top_j is {top_j!r}: give a whole number of experts, 0 or more")
+    check_whole("route_top_j", top_j, 0, of="experts")
     return min(top_j, k)
 
 

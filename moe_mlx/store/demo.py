@@ -11,11 +11,6 @@ DEMO_EXPERT_CACHE = "50%"
 DEMO = "demo"
 
 
-def folder_named(model: str) -> str:
-    """Returns the demo's folder for its name, unless a folder here has that name; any other name as it is."""
-    return str(demo_path()) if model == DEMO and not Path(model).exists() else model
-
-
 def demo_path() -> Path:
     """Returns the folder of the demo checkpoint.
 

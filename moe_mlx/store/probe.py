@@ -8,9 +8,9 @@ import mmap
 import os
 from pathlib import Path
 
-from moe_mlx.errors import UsageError
 from moe_mlx.store.access import BOUNCE_BYTES, CACHED, DIRECT, DROPPED, F_NOCACHE, IOS, O_DIRECT, Access, bounce_buffer
 from moe_mlx.store.source import ExpertSource
+from moe_mlx.system.given import check_choice
 
 #: Taken where the system does not say what it wants: what every disk's blocks divide.
 _DEFAULT_ALIGNMENT = 4096
@@ -46,8 +46,7 @@ def use_io(source: ExpertSource, io: str) -> Access:
     Raises:
         UsageError: there is no such way.
     """
-    if io not in IOS:
-        raise UsageError(f"unknown io {io!r}: choose one of {', '.join(IOS)}")
+    check_choice("io", io, IOS)
     access = Access()
     if io == DIRECT:
         access = Access(DIRECT) if F_NOCACHE else _probe(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from moe_mlx.errors import StoreMissingError
@@ -24,43 +26,77 @@ PATTERNS = [
     "NOTICE*",
     "README.md",
 ]
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_CACHED = re.compile(r"models--(.+)")
 
 
-def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model's folder, and what it is called.
+
+    Attributes:
+        folder: On this machine.
+        name: The repository's id where it is a hub snapshot, else the folder's own name.
+        revision: The commit of a hub snapshot; None elsewhere.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+
+
+def resolve(path_or_repo: str | Path, revision: str | None = None, *, cached: bool = False) -> Path:
     """Returns the local folder of a model, downloading a hub repository where there is none.
 
     Args:
         path_or_repo: A folder, `owner/name` on the hub, or "demo".
         revision: Branch, tag or commit of a hub repository.
+        cached: Look for a repository in the hub's local cache only.
 
     Raises:
         StoreMissingError: neither a folder nor a repository that could be fetched.
     """
-    name = str(path_or_repo)
-    path = expanded(name)
+    return find_model(path_or_repo, revision, cached=cached).folder
+
+
+def find_model(path_or_repo: str | Path, revision: str | None = None, *, cached: bool = False) -> NamedModel:
+    """Returns the same with the model's name and revision; arguments and errors as for `resolve`."""
+    text = str(path_or_repo)
+    path = expanded(text)
     if path.is_dir():
-        return real_store(path)
-    if name == DEMO:
-        return demo_path()
+        return _named(path)
+    if text == DEMO:
+        return _named(demo_path())
     if path.exists():
         raise StoreMissingError(f"{path} is a file: name the model's folder")
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
-    if looks_local:
-        raise StoreMissingError(f"no model at {path}: name a folder, a hub repository (owner/name), or 'demo'")
-    return real_store(_download(name, revision))
+    if _REPOSITORY.fullmatch(text) is None or text.startswith("."):
+        raise StoreMissingError(
+            f"no model at {path}: no such folder, and no hub repository id (owner/name). Name one of them, or 'demo'."
+        )
+    folder = _snapshot(text, revision, cached)
+    return NamedModel(real_store(folder), text, folder.name)
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _named(folder: Path) -> NamedModel:
+    whole = folder.resolve()
+    repository = _CACHED.fullmatch(whole.parent.parent.name) if whole.parent.name == "snapshots" else None
+    if repository is None:
+        return NamedModel(real_store(folder), whole.name, None)
+    return NamedModel(real_store(folder), repository[1].replace("--", "/"), whole.name)
+
+
+def _snapshot(repo: str, revision: str | None, cached: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS))
-    except LocalEntryNotFoundError as error:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS, local_files_only=cached))
+    except Exception as error:  # the hub client raises a dozen kinds, none of them ours
+        if cached:
+            raise StoreMissingError(
+                f"{repo}: no such folder here, and not in the hub's local cache: `moe-mlx fetch {repo}` gets it."
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StoreMissingError(
-            f"{repo} is no folder here, is not in the hub's local cache, and the hub cannot be reached: "
-            "check the name and the network"
+            f"{repo}: no such folder here, and the hub gave no snapshot ({reason}). "
+            "Check the name, the network and `hf auth login`."
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StoreMissingError(f"{repo} could not be fetched from the hub: {reason}") from error

@@ -12,8 +12,9 @@ from huggingface_hub.utils import filter_repo_objects
 import moe_mlx
 from moe_mlx.errors import StoreCorruptError, StoreError, StoreMissingError
 from moe_mlx.store import open_source
+from moe_mlx.store.demo import demo_path
 from moe_mlx.store.hub_snapshot import real_store
-from moe_mlx.store.resolve import PATTERNS
+from moe_mlx.store.resolve import PATTERNS, NamedModel, find_model
 from moe_mlx_convert import convert, verify
 from tests.families.tiny import AFFINE4, tiny_checkpoint
 
@@ -103,3 +104,16 @@ def test_where_no_second_name_can_be_had_the_next_step_is_named(snapshot: Path, 
     with pytest.raises(StoreError, match="--local-dir"):
         open_source(snapshot)
     assert not [*(snapshot.parent.parent / "moe-mlx").rglob("*.partial")]
+
+
+def test_a_name_is_found_with_what_it_is_called(tmp_path: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: str(snapshot))
+    found = find_model(snapshot)
+    assert (found.name, found.revision) == ("owner/name", snapshot.name)
+    assert find_model("owner/name", cached=True) == found
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert find_model("mine") == NamedModel(Path("mine"), "mine", None)
+    assert find_model("demo").folder == demo_path()
+    (tmp_path / "demo").mkdir()
+    assert find_model("demo").folder == Path("demo"), "a folder here comes first"

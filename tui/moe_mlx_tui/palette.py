@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
+from moe_mlx.routing.names import POLICIES
 from moe_mlx_tui.engine.orders import Source
 
 
@@ -48,7 +49,7 @@ def entries(app: PaletteApp) -> Iterator[Entry]:
     if app.source.live:
         for share in ("12.5%", "25%", "50%", "75%", "100%"):
             yield Entry(f"expert cache {share}", "change the cap now, between two tokens", partial(app.set_cap, share))
-        for routing in ("exact", "cache-prior", "max-rank", "cumulative"):
+        for routing in POLICIES:
             yield Entry(
                 f"routing {routing}",
                 "choose experts this way from the next token on",
