@@ -21,8 +21,8 @@ from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert, verify
 from moe_mlx_convert.checkpoint import read_checkpoint
 from tests.checkpoints import make_checkpoint
-from tests.convert.test_round_trip import contents
-from tests.store.test_reader import as_an_ordinary_user
+from tests.convert.contents import contents
+from tests.ordinary_user import as_an_ordinary_user
 
 
 @pytest.fixture(scope="module")

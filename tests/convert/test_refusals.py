@@ -18,7 +18,7 @@ from moe_mlx.errors import MoeMlxError
 from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
-from tests.convert.test_round_trip import contents, tensors
+from tests.convert.contents import contents, tensors
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
 
-from moe_mlx.store import ExpertSource, StoreSource, open_source
+from moe_mlx.store import StoreSource, open_source
 from moe_mlx_convert import convert, verify
 from tests.checkpoints import GPT_OSS, QWEN3_MOE, make_checkpoint
+from tests.convert.contents import contents, expert, raw, tensors
 
 
 def mixed(path: str, module: Any) -> Any:
@@ -43,23 +43,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards": {"quantize": {"group_size": 32, "bits": 4}, "shard_bytes": 20_000},
     "leading-dense": {"mlp_only_layers": [0], "num_hidden_layers": 3},
 }
-
-
-def tensors(folder: Path) -> dict[str, mx.array]:
-    found: dict[str, mx.array] = {}
-    for shard in folder.glob("model*.safetensors"):
-        found |= mx.load(str(shard))
-    return found
-
-
-def raw(array: mx.array) -> bytes:
-    return np.array(mx.contiguous(array).reshape(-1).view(mx.uint8)).tobytes()
-
-
-def expert(source: ExpertSource, index: int, number: int) -> list[bytes]:
-    buffers = [memoryview(bytearray(t.nbytes)) for t in source.layers[index].tensors]
-    assert source.read_into(index, number, buffers) == source.layers[index].expert_nbytes
-    return [bytes(b) for b in buffers]
 
 
 def assert_same(source: Path, store: Path) -> None:
@@ -133,10 +116,6 @@ def test_the_result_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     convert(str(source), tmp_path / "one", workers=1)
     convert(str(source), tmp_path / "two", workers=4, compare=False)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_small_files_go_along_and_code_only_where_it_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from moe_mlx.store import open_source
 from moe_mlx.store.locate import StackedAtLoadError
 from moe_mlx_convert import convert, verify
 from tests.checkpoints import GPT_OSS, QWEN3_MOE, make_checkpoint
-from tests.convert.test_round_trip import expert, raw, tensors
+from tests.convert.contents import expert, raw, tensors
 
 MIXTRAL = {
     "model_type": "mixtral",

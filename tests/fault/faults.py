@@ -132,3 +132,15 @@ def fast_folder(default: Path) -> Path:
 
 
 ERRNOS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "short": SHORT}
+
+
+class Meddler(CountingFs):
+    """Changes the source in the middle of a conversion."""
+
+    def __init__(self, at: int, change: object) -> None:
+        super().__init__()
+        self.at, self.change = at, change
+
+    def meddle(self, number: int, name: str) -> None:
+        if number == self.at:
+            self.change()  # type: ignore[operator]

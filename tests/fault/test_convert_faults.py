@@ -23,8 +23,8 @@ from moe_mlx.errors import MoeMlxError
 from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
-from tests.convert.test_round_trip import contents
-from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss, RecordingFs, fast_folder
+from tests.convert.contents import contents
+from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, Meddler, PowerLoss, RecordingFs, fast_folder
 
 
 @pytest.fixture(scope="module")
@@ -152,18 +152,6 @@ def test_a_changed_source_is_refused(place: Path, tmp_path: Path) -> None:
     make_checkpoint(source, num_experts=8)
     with pytest.raises(MoeMlxError, match="begun from another checkpoint"):
         convert(str(source), tmp_path / "store")
-
-
-class Meddler(CountingFs):
-    """Changes the source in the middle of a conversion."""
-
-    def __init__(self, at: int, change: object) -> None:
-        super().__init__()
-        self.at, self.change = at, change
-
-    def meddle(self, number: int, name: str) -> None:
-        if number == self.at:
-            self.change()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("harm", ["touched", "rewritten", "cut", "vanished"])

@@ -16,7 +16,7 @@ import pytest
 from moe_mlx.errors import MoeMlxError
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
-from tests.convert.test_round_trip import contents
+from tests.convert.contents import contents
 from tests.fault.faults import fast_folder
 
 
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up(place: Path, tmp_path: Path) -> None:
                 while file.write(bytes(4096)):
                     pass
 
-        from tests.fault.test_convert_faults import Meddler
+        from tests.fault.faults import Meddler
 
         def meddle() -> None:
             try:

@@ -24,8 +24,8 @@ from moe_mlx.store.families import FAMILIES
 from moe_mlx.store.locate import Located, locate
 from moe_mlx.store.manifest import parse
 from moe_mlx.store.spec import DTYPE_NBYTES
-from tests.store.test_header import BAD, file_of
-from tests.store.test_manifest import WHERE, good
+from tests.store.headers import BAD, file_of
+from tests.store.manifests import WHERE, good
 
 CASES = int(os.environ.get("MOE_MLX_FUZZ", "150"))
 FUZZ = settings(

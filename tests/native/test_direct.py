@@ -12,7 +12,7 @@ from moe_mlx.store import open_source
 from moe_mlx.store.page_cache import page_cache_use
 from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
-from tests.native.test_errors import steps
+from tests.native.runs import steps
 
 
 def needs_direct(runtime: Any) -> None:

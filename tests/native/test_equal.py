@@ -8,41 +8,12 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
 from moe_mlx.expert_cache.eviction import EVICTIONS, LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from tests.native.conftest import counts, loaded, state
-
-POLICIES: dict[str, dict[str, Any]] = {
-    "exact": {"routing": "exact"},
-    "cache-prior": {"routing": "cache-prior", "route_lambda": 0.3},
-    "strong": {"routing": "cache-prior", "route_lambda": 1.0, "route_top_j": 0},
-    "max-rank": {"routing": "max-rank", "route_max_rank": 8},
-    "cumulative": {"routing": "cumulative", "route_mass": 0.8},
-}
-CAPS = ("18.75%", "25%", "50%", "75%")
-FAMILIES = (
-    "qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "phimoe", "ernie4_5_moe", "llama4", "longcat_flash",
-    "qwen3_next", "glm4_moe", "granitemoe",
-)  # fmt: skip
-
-
-def talk(model: Any, turns: int = 3) -> list[mx.array]:
-    """Prompts and decode steps in turn, steps built ahead of their evaluation as mlx-lm does."""
-    cache, random, outputs = make_prompt_cache(model), np.random.default_rng(5), []
-    for _ in range(turns):
-        outputs.append(model(mx.array(random.integers(5, 90, (1, 19))), cache=cache))
-        for token in random.integers(5, 90, 12).tolist():
-            outputs.append(model(mx.array([[token]]), cache=cache))
-            mx.async_eval(outputs[-1])
-    mx.eval(outputs)
-    return outputs
-
-
-def same(left: list[mx.array], right: list[mx.array]) -> bool:
-    return all(bool(mx.array_equal(a, b)) for a, b in zip(left, right, strict=True))
+from tests.native.runs import CAPS, FAMILIES, POLICIES, same, talk
 
 
 @pytest.mark.parametrize("evict", ["lru", "lfu"])

@@ -13,14 +13,14 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.residency import QUARANTINED
 from tests.damage import FAULTS, damage_thirds, experts, flip, repair
 from tests.native.conftest import loaded, state
-from tests.native.test_no_deadlock import PATIENCE, within
+from tests.native.endings import PATIENCE, within
+from tests.native.runs import steps
 
 TAKERS: dict[str, Callable[[mx.array], Any]] = {
     "eval": mx.eval,
@@ -38,14 +38,6 @@ TAKERS: dict[str, Callable[[mx.array], Any]] = {
 @pytest.fixture
 def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
-
-
-def steps(model: Any, take: Callable[[mx.array], Any] = mx.eval, tokens: int = 30) -> list[mx.array]:
-    cache, outputs = make_prompt_cache(model), []
-    for token in range(tokens):
-        outputs.append(model(mx.array([[5 + token]]), cache=cache))
-        take(outputs[-1])
-    return outputs
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -24,9 +24,8 @@ from moe_mlx.store import open_source
 from moe_mlx.system import calibration
 from tests.damage import FAULTS, damage_thirds, repair
 from tests.native.conftest import counts, loaded, state
-from tests.native.test_equal import CAPS, FAMILIES, POLICIES, same, talk
-from tests.native.test_errors import steps
-from tests.native.test_no_deadlock import ENDINGS, HEAD, PATIENCE, within
+from tests.native.endings import ENDINGS, HEAD, PATIENCE, within
+from tests.native.runs import CAPS, FAMILIES, POLICIES, same, steps, talk
 
 
 def hints(runtime: Any) -> tuple[int, int, int]:

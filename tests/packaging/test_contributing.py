@@ -61,3 +61,14 @@ def test_the_layers_are_the_contract_s():
     if contract is not None:
         told = [word.removeprefix("moe_mlx.") for word in re.findall(r"[\w.]+", contract[1])]
         assert [word for word in told if word in layers] == [word for word in layers if word in told]
+
+
+def test_no_test_imports_another():
+    """What several tests need stands in a module of its own."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(from|import) tests\.(\w+\.)*test_", line)
+    ]
+    assert not found, found

@@ -8,8 +8,7 @@ import resource
 import shutil
 import tempfile
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,9 @@ from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.files import fill
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
-from tests.convert.test_round_trip import expert
+from tests.convert.contents import expert
 from tests.damage import flip
+from tests.ordinary_user import as_an_ordinary_user
 
 
 @pytest.fixture(scope="module")
@@ -119,23 +119,6 @@ def test_digests_are_not_checked_when_switched_off(store: Path) -> None:
     flip(store / FILE)
     with open_source(store, verify=False) as source:
         assert source.read_into(1, 2, buffers(source)) == source.layers[1].expert_nbytes
-
-
-def as_an_ordinary_user(do: Callable[[], None]) -> None:
-    """Runs a check in a child that is not root: root reads what it may not, and may raise its limits."""
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgid(65534)
-                os.setuid(65534)
-            do()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert status == 0
 
 
 @pytest.fixture

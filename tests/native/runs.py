@@ -1,0 +1,47 @@
+"""Runs of a model that both ways of decoding must do alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "exact": {"routing": "exact"},
+    "cache-prior": {"routing": "cache-prior", "route_lambda": 0.3},
+    "strong": {"routing": "cache-prior", "route_lambda": 1.0, "route_top_j": 0},
+    "max-rank": {"routing": "max-rank", "route_max_rank": 8},
+    "cumulative": {"routing": "cumulative", "route_mass": 0.8},
+}
+
+CAPS = ("18.75%", "25%", "50%", "75%")
+
+FAMILIES = (
+    "qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "phimoe", "ernie4_5_moe", "llama4", "longcat_flash",
+    "qwen3_next", "glm4_moe", "granitemoe",
+)  # fmt: skip
+
+
+def talk(model: Any, turns: int = 3) -> list[mx.array]:
+    """Prompts and decode steps in turn, steps built ahead of their evaluation as mlx-lm does."""
+    cache, random, outputs = make_prompt_cache(model), np.random.default_rng(5), []
+    for _ in range(turns):
+        outputs.append(model(mx.array(random.integers(5, 90, (1, 19))), cache=cache))
+        for token in random.integers(5, 90, 12).tolist():
+            outputs.append(model(mx.array([[token]]), cache=cache))
+            mx.async_eval(outputs[-1])
+    mx.eval(outputs)
+    return outputs
+
+
+def same(left: list[mx.array], right: list[mx.array]) -> bool:
+    return all(bool(mx.array_equal(a, b)) for a, b in zip(left, right, strict=True))
+
+
+def steps(model: Any, take: Callable[[mx.array], Any] = mx.eval, tokens: int = 30) -> list[mx.array]:
+    cache, outputs = make_prompt_cache(model), []
+    for token in range(tokens):
+        outputs.append(model(mx.array([[5 + token]]), cache=cache))
+        take(outputs[-1])
+    return outputs
