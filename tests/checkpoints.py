@@ -1,11 +1,24 @@
-"""Tiny real checkpoints, made by mlx-lm's own classes, quantised and saved by mlx-lm's own functions."""
+"""Tiny real checkpoints of every family, made by mlx-lm's own classes, quantised by mlx-lm's own functions."""
 
 from __future__ import annotations
 
+import copy
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm import utils
+
+from tests.families.configs import UNQUANTISED, config
+from tests.tiny_tokenizer import tiny_tokenizer
+
+AFFINE4 = {"group_size": 32, "bits": 4, "mode": "affine"}
 QWEN3_MOE: dict[str, Any] = {
     "model_type": "qwen3_moe",
     "hidden_size": 64,
@@ -51,6 +64,7 @@ def make_checkpoint(
     predicate: Any = None,
     shard_bytes: int | None = None,
     seed: int = 0,
+    fill: Callable[[nn.Module], None] | None = None,
     **overrides: Any,
 ) -> Path:
     """Builds, quantises and saves a random model.
@@ -63,18 +77,18 @@ def make_checkpoint(
         predicate: Passed to mlx_lm's quantize_model, for mixed quantisation.
         shard_bytes: Largest shard; one shard by default.
         seed: Of the random weights.
+        fill: Gives the model its weights; by default all of them are small noise of `dtype`.
         overrides: Entries of the config to change.
     """
-    import mlx.core as mx
-    from mlx.utils import tree_flatten, tree_map
-    from mlx_lm import utils
-
-    config = {**(config or QWEN3_MOE), **overrides}
+    config = copy.deepcopy({**(config or QWEN3_MOE), **overrides})
     model_class, args_class = utils._get_classes(config)
     mx.random.seed(seed)
-    model = model_class(args_class.from_dict(config))
-    noise = tree_map(lambda a: mx.random.normal(a.shape) * 0.05, model.parameters())
-    model.update(tree_map(lambda a: a.astype(getattr(mx, dtype)), noise))
+    model = model_class(args_class.from_dict(copy.deepcopy(config)))
+    if fill is None:
+        noise = tree_map(lambda a: mx.random.normal(a.shape) * 0.05, model.parameters())
+        model.update(tree_map(lambda a: a.astype(getattr(mx, dtype)), noise))
+    else:
+        fill(model)
     if quantize is not None:
         options = {k: v for k, v in quantize.items() if k != "global_scale"}
         if quantize.get("global_scale"):
@@ -82,8 +96,8 @@ def make_checkpoint(
         model, config = utils.quantize_model(
             model,
             config,
-            options["group_size"],
-            options["bits"],
+            options.get("group_size"),
+            options.get("bits"),
             mode=options.get("mode", "affine"),
             quant_predicate=predicate,
         )
@@ -93,6 +107,38 @@ def make_checkpoint(
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "none"}')
     return folder
+
+
+def tiny_checkpoint(family: str, folder: Path, *, quantization: dict[str, Any] | None = None, seed: int = 0) -> Path:
+    """Makes a tiny random float32 checkpoint that `mlx_lm.load` accepts, tokenizer and chat template included.
+
+    Args:
+        family: A row of `tests.families.configs`.
+        folder: Where to write; made if missing.
+        quantization: As `quantize` of `make_checkpoint`, such as `AFFINE4`; none keeps float32.
+        seed: Of the weights.
+    """
+    if quantization is not None and family in UNQUANTISED:
+        pytest.skip(f"{family} takes no quantisation but its own")
+    make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=_fill_constants)
+    (folder / "tokenizer_config.json").unlink()
+    tiny_tokenizer(folder)
+    return folder
+
+
+def _fill_constants(model: nn.Module) -> None:
+    """Gives every constant parameter (routers, correction biases, norms) a random value, in float32."""
+    fresh = []
+    for name, old in tree_flatten(model.parameters()):
+        if not mx.issubdtype(old.dtype, mx.floating):
+            continue
+        new = old.astype(mx.float32)
+        if new.size > 1 and bool(mx.all(new == new.reshape(-1)[0])):
+            scale = 2 / math.sqrt(new.shape[-1]) if new.ndim > 1 else 0.05
+            new = new + scale * mx.random.normal(new.shape)
+        fresh.append((name, new))
+    model.update(tree_unflatten(fresh))
+    mx.eval(model.parameters())
 
 
 def _global_scales(options: dict[str, Any]) -> Any:
@@ -105,8 +151,6 @@ def _global_scales(options: dict[str, Any]) -> Any:
 
 
 def _save(folder: Path, weights: dict[str, Any], shard_bytes: int | None) -> None:
-    import mlx.core as mx
-
     shards: list[dict[str, Any]] = [{}]
     size = 0
     for name, array in weights.items():

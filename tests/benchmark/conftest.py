@@ -6,7 +6,7 @@ import pytest
 
 from moe_mlx.rig.random_store import SHAPES, make_checkpoint
 from moe_mlx_convert import convert
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)

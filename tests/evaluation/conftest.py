@@ -9,7 +9,7 @@ import pytest
 import moe_mlx
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Trace, load_trace
-from tests.families.tiny import tiny_checkpoint
+from tests.checkpoints import tiny_checkpoint
 
 TEXT = "Once upon a time a router met sixteen experts, and it could only keep half of them in mind."
 

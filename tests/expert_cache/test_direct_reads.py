@@ -20,8 +20,7 @@ from moe_mlx.store.files import drop_pages, fill
 from moe_mlx.store.page_cache import cached_nbytes, page_cache_use
 from moe_mlx.store.probe import direct_alignment, use_io
 from moe_mlx_convert import convert
-from tests.checkpoints import make_checkpoint
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, make_checkpoint, tiny_checkpoint
 
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 pytestmark = pytest.mark.skipif(not O_DIRECT, reason="no O_DIRECT on this system")

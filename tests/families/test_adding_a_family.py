@@ -19,10 +19,10 @@ from moe_mlx.families.blocks import SITES
 from moe_mlx.families.registry import families
 from moe_mlx.store.families import FAMILIES
 from moe_mlx_convert import convert
+from tests.checkpoints import tiny_checkpoint
 from tests.families import configs
 from tests.families.calls import answer, same
 from tests.families.scan import moe_model_files
-from tests.families.tiny import tiny_checkpoint
 
 MADE_UP, MODEL = "made_up", "olmoe"
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"

@@ -15,7 +15,7 @@ from moe_mlx.errors import DoesNotFitError, ExpertReadError
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx_convert.reshard import convert
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from moe_mlx.cli import main
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import MoeMlxError, StoreCorruptError
 from moe_mlx_convert import convert
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 Change = Callable[[Path], Any]
 CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"

@@ -10,7 +10,7 @@ from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.loading import pressure
 from moe_mlx.loading.pressure import CALM_SECONDS, PressureWatch, psi_some
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

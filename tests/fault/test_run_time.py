@@ -19,8 +19,8 @@ from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx_convert.reshard import convert
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import FAULTS, experts, flip, repair
-from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,8 @@ def test_an_interrupt_at_any_line_leaves_no_mark(store: Path, pristine: Path, se
     for text in texts:
         fresh.forget()
         expected.append(ask(fresh, text))
-    parts = ("residency.py", "eviction.py", "layer.py", "prefill.py", "reading.py", "switch.py", "slots.py")
-    seen, at = [0], [0]
+    parts = ("residency.py", "eviction.py", "layer.py", "prefill.py", "reading.py", "switch.py", "slots.py", "steps.py")
+    seen, at, fell = [0], [0], 0
 
     def slow(index: int, expert: int, buffers) -> int:
         time.sleep(0.001)
@@ -151,23 +151,32 @@ def test_an_interrupt_at_any_line_leaves_no_mark(store: Path, pristine: Path, se
         ours = frame.f_code.co_filename.endswith(parts) and "moe_mlx" in frame.f_code.co_filename
         return line if ours and frame.f_code.co_name != "give_up" else None  # a lock is not given back by a raise there
 
-    talk.runtime.source.read_into = slow  # type: ignore[method-assign]
-    for _ in range(5):
+    def interrupted(number: int) -> bool:
+        """Answers anew, with an interrupt at line `number` (0: at none); whether it ended the turn."""
         talk.forget()
         moe_mlx.reset(talk.model)
-        seen[0], at[0] = 0, chance.randrange(6000)
+        seen[0], at[0] = 0, number
         sys.settrace(call)
         try:
             ask(talk, texts[0])
         except KeyboardInterrupt:
-            pass
+            return True
         finally:
             sys.settrace(None)
+        return False
+
+    assert not interrupted(0)
+    lines = seen[0] * 9 // 10  # how many an answer takes differs a little from run to run
+    assert lines > 1000
+    talk.runtime.source.read_into = slow  # type: ignore[method-assign]
+    for _ in range(5):
+        fell += interrupted(chance.randrange(1, lines))
         for text, tokens in zip(texts, expected, strict=True):
             talk.forget()
             assert ask(talk, text) == tokens
         for table in tables:
             table.check()
+    assert fell == 5, "every interrupt fell, and ended its turn"
 
 
 def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch):

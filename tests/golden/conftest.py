@@ -9,8 +9,8 @@ import pytest
 from mlx_lm.utils import load_model
 
 import moe_mlx
+from tests.checkpoints import tiny_checkpoint
 from tests.families.calls import Outputs, answer
-from tests.families.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="session")

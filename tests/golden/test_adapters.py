@@ -12,7 +12,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 import moe_mlx
 from moe_mlx.errors import StoreCorruptError, StoreMissingError, UsageError
-from tests.families.tiny import tiny_checkpoint
+from tests.checkpoints import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

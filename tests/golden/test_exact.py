@@ -10,7 +10,7 @@ from mlx_lm.generate import batch_generate
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 import moe_mlx
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 600)
 CAPS = ("18.75%", "25%", "50%", "75%", "100%")  # 18.75% of 16 experts are 3 slots: the family's top_k
@@ -104,12 +104,16 @@ def test_a_resize_keeps_the_hottest_and_stays_exact(checkpoint: Path, reference)
     runtime = moe_mlx.runtime_of(model)
     for token in range(10):
         mx.eval(model(mx.array([[token]])))
-    hottest = [cache.table.hottest() for cache in runtime.layers]
     for cap in ("75%", "18.75%", "100%", "50%"):
+        hottest = [cache.table.hottest() for cache in runtime.layers]
+        before = runtime.slots_per_layer
         runtime.resize(cap)
+        for cache, order, slots in zip(runtime.layers, hottest, before, strict=True):
+            kept = set(order[: cache.table.slots])
+            assert kept and set(cache.table.resident) == (set(range(cache.table.experts)) if cache.full else kept)
+            assert cache.table.slots != slots and (cache.table.slots > slots or len(kept) == cache.table.slots)
         assert mx.array_equal(reference(prompt(30)), model(prompt(30)))
         assert mx.array_equal(reference(mx.array([[3]])), model(mx.array([[3]])))
-    assert all(hottest)
 
 
 def test_resize_up_keeps_what_was_resident(checkpoint: Path):

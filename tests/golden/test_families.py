@@ -17,11 +17,11 @@ from moe_mlx.families.registry import BUILT_ON, UNTESTED, families
 from moe_mlx.routing.policy import descending
 from moe_mlx.store.families import FAMILIES as STORED
 from moe_mlx_convert import convert
+from tests.checkpoints import AFFINE4
 from tests.families.calls import CALLS, STEPS, answer, same
 from tests.families.configs import FAMILIES, UNQUANTISED, config
 from tests.families.oracle import cache_prior, oracle_in
 from tests.families.scan import moe_model_files
-from tests.families.tiny import AFFINE4
 
 TABLE = {row.family: row for row in families()}
 RUNNABLE = [name for name in FAMILIES if name.partition("+")[0] not in UNTESTED]

@@ -7,8 +7,8 @@ from mlx_lm.utils import load_model
 
 import moe_mlx
 from moe_mlx_convert import convert, verify
+from tests.checkpoints import tiny_checkpoint
 from tests.families.calls import answer, same
-from tests.families.tiny import tiny_checkpoint
 
 #: What shells, globs and regular expressions take for patterns, and letters beyond ASCII.
 NAMES = ("toy [4bit]", "toy?", "toy*x", "{a,b}", "[!a]", "**", "ünï 日本", "a  b", "%20")

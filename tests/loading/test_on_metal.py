@@ -10,7 +10,7 @@ import moe_mlx
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import UsageError
 from moe_mlx.loading import wiring
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.metal_fakes import FakeMetal
 
 GB = 10**9

@@ -12,7 +12,7 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 TOKENS = (1, 7, 3, 20, 5, 9, 2, 11)
 #: Of the largest logit; float32 sums of a few hundred terms in another order.

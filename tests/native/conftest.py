@@ -10,7 +10,7 @@ import moe_mlx
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.native import build
 from moe_mlx.rig.random_store import Shape, make_checkpoint
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.cli import VERBS
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from moe_mlx_convert import convert
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @contextmanager

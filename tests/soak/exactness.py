@@ -15,7 +15,7 @@ import mlx_lm
 from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 FAMILIES = ("qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "phixtral", "granitemoe", "glm4_moe")
 PROMPTS = (1, 1, 2, 3, 7, 15, 16, 17, 30, 63, 64, 65, 120, 300)

@@ -13,7 +13,7 @@ import mlx_lm
 
 from moe_mlx.store import open_source
 from moe_mlx_convert.reshard import convert
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 QUESTIONS = ("what is a fox", "tell me more", "a longer question, with many words in it, " * 6, "why")
 

@@ -13,9 +13,9 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from moe_mlx.store import open_source
 from moe_mlx.store.families import ALIASES, FAMILIES
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.families.configs import FAMILIES as CONFIGS
 from tests.families.scan import moe_model_files
-from tests.families.tiny import AFFINE4, tiny_checkpoint
 
 # Speak of experts in passing, or are the dense relatives of a family that builds on their parts.
 NOT_FAMILIES = {"ministral3"}

@@ -16,7 +16,7 @@ from moe_mlx.store.demo import demo_path
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.resolve import PATTERNS, NamedModel, find_model
 from moe_mlx_convert import convert, verify
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from tests.families.tiny import AFFINE4, tiny_checkpoint
+from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
 @pytest.fixture(scope="session")
