@@ -11,6 +11,7 @@ from moe_mlx.store import manifest as manifests
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
 from moe_mlx.store.spec import ByteRange
+from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.checkpoint import Checkpoint, check_unchanged, read_checkpoint
 from moe_mlx_convert.copying import Copier
 from moe_mlx_convert.destination import Destination, remove, remove_leftovers
@@ -18,7 +19,6 @@ from moe_mlx_convert.errors import ConvertError, DiffersError, SourceChangedErro
 from moe_mlx_convert.journal import NAME as JOURNAL
 from moe_mlx_convert.journal import Journal, read_journal
 from moe_mlx_convert.plan import Plan, Target, layer_directory
-from moe_mlx_convert.progress import Progress
 from moe_mlx_convert.summary import Summary
 from moe_mlx_convert.workers import each
 
@@ -115,14 +115,17 @@ class Conversion:
 
     def _pass(self, title: str, targets: list[Target], do: Callable[[list[Target]], None]) -> None:
         """Does something to every target, batch by batch, a few batches at a time, with a progress bar."""
-        bar = Progress(title, sum(target.nbytes for target in targets))
+        talk = Talk()
+        count = Count(talk, title, sum(target.nbytes for target in targets))
 
         def one(batch: list[Target]) -> None:
             do(batch)
-            bar.add(sum(target.nbytes for target in batch))
+            count.add(sum(target.nbytes for target in batch))
 
-        each(self._copier.batches(targets), one, self._workers, self._copier.stopping.set)
-        bar.finish()
+        try:
+            each(self._copier.batches(targets), one, self._workers, self._copier.stopping.set)
+        finally:
+            talk.clear()
 
     def _compare(self, targets: list[Target]) -> None:
         """Compares everything written with the source; a source that changed is blamed before the disk is.

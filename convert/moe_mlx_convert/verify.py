@@ -16,7 +16,7 @@ from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.layout import StoredFile, expert_header
 from moe_mlx.store.manifest import NAME
 from moe_mlx.store.store import read_manifest
-from moe_mlx_convert.progress import Progress
+from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.workers import default_workers, each
 
 BUFFER_NBYTES = 4 << 20
@@ -89,13 +89,14 @@ class _Verifier:
         files = (*manifest.files, *manifest.resident)
         total = sum(f.nbytes for f in files)
         total += sum(s.file_nbytes * s.layer.experts for s in manifest.layers)
-        bar = Progress("verifying", total)
+        talk = Talk()
+        count = Count(talk, "verifying", total)
 
         def one(job: Callable[[], int]) -> None:
-            bar.add(job())
+            count.add(job())
 
         each(self._jobs(files), one, workers)
-        bar.finish()
+        talk.clear()
         self._strangers(files)
         experts = sum(stored.layer.experts for stored in manifest.layers)
         damage = sorted(self._damage, key=lambda d: (d.layer is not None, d.layer or 0, d.expert or 0, d.file))

@@ -24,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
     from moe_mlx.families.registry import families
+    from moe_mlx.system.table import render
 
     rows = families()
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
-    lines = [("family", "router", "exact", "cache-aware", ""), *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(render(("family", "router", "exact", "cache-aware", "remark"), list(map(_cells, rows)), left=5))
     print(f"\n{len(rows)} families. {FOOTNOTE}")
     return 0
 

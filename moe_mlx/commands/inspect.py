@@ -19,6 +19,8 @@ from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
+from moe_mlx.system.sizes import size_text
+from moe_mlx.system.table import render
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -76,8 +78,6 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
-    from moe_mlx.system.sizes import size_text
-
     with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
         described = describe(source, asked_curves(args, source))
         if args.json:
@@ -89,34 +89,50 @@ def run(args: argparse.Namespace) -> int:
             else "a store"
         )
         print(f"{one_line(described['model'])}: {described['model_type']}, {form}\n")
-        print(f"{'layers':<14}{'experts':>8}{'top-k':>7}{'MB/expert':>11}  tensors of one expert")
-        for (experts, top_k, nbytes, _), group in groupby(source.layers, key=_shape):
-            alike = list(group)
-            span = f"{alike[0].layer}-{alike[-1].layer}" if len(alike) > 1 else f"{alike[0].layer}"
-            names = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in alike[0].tensors[:3])
-            more = len(alike[0].tensors) - 3
-            tail = f", and {more} more" if more > 0 else ""
-            print(f"{span:<14}{experts:>8}{top_k:>7}{nbytes / 1e6:>11.3f}  {names}{tail}")
-        print(f"\n{'experts':<14}{described['experts']:>8}  {size_text(source.experts_nbytes):>15}")
-        print(f"{'resident':<14}{'':>8}  {size_text(source.resident_nbytes):>15}")
-        if (cached := described["page_cache"]) is not None:
-            about = ", estimated from a sample" if cached["estimate"] else ""
-            share = cached["bytes"] / source.experts_nbytes
-            print(f"{'page cache':<14}{'':>8}  {size_text(cached['bytes']):>15}  {share:.0%} of the experts{about}")
-        print()
-        print(f"{'expert cache':<14}{'slots/layer':>13}{'slots':>8}{'cache':>13}{'with resident':>15}")
-        for cap in described["caps"]:
-            per_layer = cap["slots_per_layer"]
-            text = f"{min(per_layer)}-{max(per_layer)}" if isinstance(per_layer, list) else str(per_layer)
-            print(
-                f"{cap['share']:<14.1%}{text:>13}{cap['slots']:>8}{size_text(cap['expert_cache_bytes']):>13}"
-                f"{size_text(cap['with_resident_bytes']):>15}"
-            )
+        print(_layers_table(source) + "\n")
+        print(_sizes_table(source, described) + "\n")
+        print(_caps_table(described))
         print(
             "\nWith --io cached the page cache may hold what is in the expert cache a second time, until others need\n"
             "the memory; with --io direct no expert is held twice."
         )
     return 0
+
+
+def _layers_table(source: ExpertSource) -> str:
+    """Layers of one shape in one row each."""
+    rows = []
+    for (experts, top_k, nbytes, _), group in groupby(source.layers, key=_shape):
+        alike = list(group)
+        span = f"{alike[0].layer}-{alike[-1].layer}" if len(alike) > 1 else f"{alike[0].layer}"
+        names = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in alike[0].tensors[:3])
+        more = len(alike[0].tensors) - 3
+        rows.append(
+            [span, str(experts), str(top_k), f"{nbytes / 1e6:.3f}", names + (f", and {more} more" if more > 0 else "")]
+        )
+    return render(["layers", "experts", "top-k", "MB/expert", "tensors of one expert"], rows, left=(0, 4))
+
+
+def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
+    rows = [
+        ["experts", str(described["experts"]), size_text(source.experts_nbytes), ""],
+        ["resident", "", size_text(source.resident_nbytes), ""],
+    ]
+    if (cached := described["page_cache"]) is not None:
+        about = ", estimated from a sample" if cached["estimate"] else ""
+        share = cached["bytes"] / source.experts_nbytes
+        rows.append(["page cache", "", size_text(cached["bytes"]), f"{share:.0%} of the experts{about}"])
+    return render(["weights", "experts", "size", ""], rows, left=(0, 3))
+
+
+def _caps_table(described: dict[str, Any]) -> str:
+    rows = []
+    for cap in described["caps"]:
+        each = cap["slots_per_layer"]
+        slots = f"{min(each)}-{max(each)}" if isinstance(each, list) else str(each)
+        sizes = [size_text(cap[name]) for name in ("expert_cache_bytes", "with_resident_bytes")]
+        rows.append([f"{cap['share']:.1%}", slots, str(cap["slots"]), *sizes])
+    return render(["expert cache", "slots/layer", "slots", "cache", "with resident"], rows)
 
 
 def _shape(layer: ExpertLayer) -> tuple[int, int, int, object]:

@@ -12,11 +12,11 @@ from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
 from moe_mlx.evaluation.replay import Replayed, distances_of, replay
 from moe_mlx.evaluation.setting import Setting
-from moe_mlx.evaluation.table import show_table
 from moe_mlx.evaluation.trace import Trace, load_trace
 from moe_mlx.planning.budget import parse_cap, slots_for_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
 from moe_mlx.system.sizes import show_bytes
+from moe_mlx.system.table import render
 
 if TYPE_CHECKING:
     from moe_mlx.store import ExpertLayer
@@ -55,7 +55,7 @@ def simulate(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_dict(trace, found), indent=1))
     else:
-        print(show_table([_HEAD, *(_cells(trace, *row) for row in found)]))
+        print(render(_HEAD, [_cells(trace, *row) for row in found], left=2))
     return 0
 
 

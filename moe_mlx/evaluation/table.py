@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from moe_mlx.evaluation.results import Row
 from moe_mlx.system.sizes import show_bytes
+from moe_mlx.system.table import render
 
 _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token", "swapped", "stay")
 
@@ -26,23 +27,11 @@ def show_row(row: Row, *, tasks: bool) -> list[str]:
     return cells
 
 
-def show_table(cells: Sequence[Sequence[str]]) -> str:
-    """Returns rows of text as aligned columns, the first two to the left, the first row underlined."""
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = []
-    for row in cells:
-        aligned = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        aligned += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(aligned).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
-
-
 def results_table(reference: Row, rows: Iterable[Row]) -> str:
     """Returns the table of an evaluation, the fully resident run first."""
     tasks = reference.accuracy is not None
     head = [*_HEAD, "accuracy"] if tasks else [*_HEAD]
-    return show_table([head, *(show_row(row, tasks=tasks) for row in (reference, *rows))])
+    return render(head, [show_row(row, tasks=tasks) for row in (reference, *rows)], left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

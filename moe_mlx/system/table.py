@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def render(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+def render(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int | Collection[int] = 1) -> str:
     """Returns a table with columns as wide as their widest cell.
 
     Args:
         heads: Column titles; a newline in one makes the head two lines tall.
         rows: Cells, as text.
-        left: Leading columns that are aligned to the left; the others are numbers.
+        left: How many leading columns are aligned to the left, or which; the others are numbers.
     """
+    words = range(left) if isinstance(left, int) else left
     tall = max(head.count("\n") for head in heads) + 1
     lines = [[""] * (tall - head.count("\n") - 1) + head.split("\n") for head in heads]
     titles = [[column[line] for column in lines] for line in range(tall)]
@@ -21,7 +22,7 @@ def render(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
     def line(cells: Sequence[str]) -> str:
         parts = [
-            f"{cell:<{width}}" if place < left else f"{cell:>{width}}"
+            f"{cell:<{width}}" if place in words else f"{cell:>{width}}"
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return "  ".join(parts).rstrip()
