@@ -24,7 +24,6 @@ from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.system.machine import describe_machine
 from moe_mlx.system.memory import recommended_bytes
 
-BASELINES = ("auto", "mlx-lm", "self", "none")
 #: Weights take this much of what is free at most, for the baseline to be loaded without being asked for.
 _BASELINE_SHARE = 0.6
 
@@ -40,7 +39,7 @@ class Bench:
         generate: As its -g.
         trials: As its -n.
         prompt_file: A text to prefill and decode along, instead of random tokens.
-        baseline: One of `BASELINES`.
+        baseline: "auto", "mlx-lm", "self" or "none".
         baseline_model: A checkpoint for mlx-lm, where `folder` is a store.
         step_size: Prompt tokens at a time.
         options: Passed on to `moe_mlx.load`.

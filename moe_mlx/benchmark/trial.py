@@ -55,13 +55,6 @@ class Subject:
         mx.clear_cache()
 
 
-def unsupported(setting: BenchSetting) -> str | None:
-    """Returns why a setting cannot be measured, or None."""
-    if setting.prefetch == "on" and setting.decode == "readback":
-        return "prefetch=on: reading back does not read ahead"
-    return None
-
-
 def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None], **options: Any) -> Subject:
     """Loads a model as a setting says.
 

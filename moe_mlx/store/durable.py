@@ -57,10 +57,6 @@ class Fs:
         """Writes at the end of a file opened by `extend`; returns the bytes written."""
         return os.write(fd, line)
 
-    def truncate(self, fd: int, nbytes: int) -> None:
-        """Sets a file's length."""
-        os.ftruncate(fd, nbytes)
-
     def sync(self, fd: int) -> None:
         """Hands a file's data to the drive."""
         os.fsync(fd)

@@ -12,7 +12,6 @@ from moe_mlx.benchmark.grading import keep_rates, prefetch_gain
 from moe_mlx.benchmark.report import bench_table
 from moe_mlx.benchmark.results import BenchResult, Spread, read_result
 from moe_mlx.benchmark.settings import BenchSetting, sweep
-from moe_mlx.benchmark.trial import unsupported
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
 from moe_mlx.native import build
@@ -31,8 +30,6 @@ def test_rows_without_it_keep_their_names():
     ]
     with pytest.raises(UsageError, match="--prefetch"):
         sweep("50%", "exact", "0.1", "native", "cached", "warm", "sometimes")
-    assert unsupported(replace(on, decode="readback"))
-    assert unsupported(replace(off, decode="readback")) is None
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
-from moe_mlx_tui.drawing.cells import EVICTED, HELD, NO_SLOT, is_resident
+from moe_mlx_tui.drawing.cells import ABSENT, EVICTED, HELD, NO_SLOT
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Close, Configure, Reset, Stop, from_row, to_row
 from moe_mlx_tui.engine.reports import explain
@@ -13,6 +13,10 @@ from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE
 from moe_mlx_tui.recording.codec import decode, encode
 from moe_mlx_tui.recording.recording import Recorder, Recording
 from tests.tui.waiting import until
+
+
+def is_resident(cell):
+    return cell not in (ABSENT, EVICTED)
 
 
 def ask(turn, text="tell me", at=0):

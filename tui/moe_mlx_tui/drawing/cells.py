@@ -19,11 +19,6 @@ AGE_EDGES = (2, 8, 32, 128, 512)
 NO_SLOT = 0xFFFF
 
 
-def is_resident(cell: int) -> bool:
-    """Whether the expert has a slot."""
-    return cell not in (ABSENT, EVICTED)
-
-
 def describe(cell: int) -> str:
     """Returns the cell in words, for the cursor's line."""
     if cell == ABSENT:
