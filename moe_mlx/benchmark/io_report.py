@@ -16,13 +16,21 @@ def io_table(rows: Sequence[IoRow]) -> str:
     for row in rows:
         beside = plain.get((row.io, row.cold, row.threads))
         against = loaded.get(row.cold)
-        cells.append([
-            row.io, "cold" if row.cold else "warm", row.method, str(row.threads), f"{row.rate.median / 1e9:.2f}",
-            f"{row.rate.low / 1e9:.2f}-{row.rate.high / 1e9:.2f}",
-            share(row.rate.median / beside if beside and row.method not in (PLAIN, LOADED) else None, 0),
-            f"{row.rate.median / against:.2f}x" if against and row.method not in (PLAIN, LOADED) else "-",
-            f"{row.event_ms[0]:.2f}", f"{row.event_ms[1]:.2f}", share(row.page_cache, 0),
-        ])  # fmt: skip
+        cells.append(
+            [
+                row.io,
+                "cold" if row.cold else "warm",
+                row.method,
+                str(row.threads),
+                f"{row.rate.median / 1e9:.2f}",
+                f"{row.rate.low / 1e9:.2f}-{row.rate.high / 1e9:.2f}",
+                share(row.rate.median / beside if beside and row.method not in (PLAIN, LOADED) else None, 0),
+                f"{row.rate.median / against:.2f}x" if against and row.method not in (PLAIN, LOADED) else "-",
+                f"{row.event_ms[0]:.2f}",
+                f"{row.event_ms[1]:.2f}",
+                share(row.page_cache, 0),
+            ]
+        )
     heads = [
         "io",
         "pages",

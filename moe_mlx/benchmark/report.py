@@ -12,10 +12,27 @@ from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render, share
 
 _HEADS = (
-    "expert cache", "routing", "decode", "io", "pages", "decode\ntok/s", "spread", "of\nbaseline", "prefill\ntok/s",
-    "of\nbaseline", "hit\nrate", "swapped", "read a\ntoken", "read-\nbacks", "host us\na layer", "wait", "read us\np50",
-    "\np99", "peak\nmemory", "in page\ncache",
-)  # fmt: skip
+    "expert cache",
+    "routing",
+    "decode",
+    "io",
+    "pages",
+    "decode\ntok/s",
+    "spread",
+    "of\nbaseline",
+    "prefill\ntok/s",
+    "of\nbaseline",
+    "hit\nrate",
+    "swapped",
+    "read a\ntoken",
+    "read-\nbacks",
+    "host us\na layer",
+    "wait",
+    "read us\np50",
+    "\np99",
+    "peak\nmemory",
+    "in page\ncache",
+)
 
 
 def _spread(spread: Spread) -> str:
@@ -91,10 +108,16 @@ def _baseline_line(rows: tuple[Row, ...]) -> str:
 def compare_table(changes: list[Change]) -> str:
     """Returns the regression check as a table; what got worse is marked by a word."""
     cells = [
-        [change.key, change.figure, f"{change.before:.5g}", f"{change.after:.5g}", f"{change.ratio:.3f}",
-         "REGRESSION" if change.worse else "ok"]
+        [
+            change.key,
+            change.figure,
+            f"{change.before:.5g}",
+            f"{change.after:.5g}",
+            f"{change.ratio:.3f}",
+            "REGRESSION" if change.worse else "ok",
+        ]
         for change in changes
-    ]  # fmt: skip
+    ]
     return render(["setting", "figure", "before", "after", "ratio", ""], cells, left=2)
 
 
@@ -121,9 +144,12 @@ def plot(result: BenchResult, path: Path) -> None:
         for place, row in enumerate(rows):
             if (beside := getattr(row, f"baseline_{phase}_tps")) is not None:
                 axis.plot(
-                    [beside.median] * 2, [place - 0.4, place + 0.4], color="black", linestyle="--",
+                    [beside.median] * 2,
+                    [place - 0.4, place + 0.4],
+                    color="black",
+                    linestyle="--",
                     label=result.baseline if place == 0 else None,
-                )  # fmt: skip
+                )
         axis.set_xlabel(f"{phase}, tokens/s")
         axis.set_xlim(left=0)
     axes[0].invert_yaxis()

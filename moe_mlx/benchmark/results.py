@@ -158,7 +158,9 @@ def _row(row: dict[str, Any]) -> Row:
         for name in ("decode_tps", "prefill_tps", "baseline_decode_tps", "baseline_prefill_tps")
     }
     parts: dict[str, type[ReadStats] | type[PageCacheUse]] = {
-        "reads": ReadStats, "page_cache": PageCacheUse, "page_cache_twice": PageCacheUse,
-    }  # fmt: skip
+        "reads": ReadStats,
+        "page_cache": PageCacheUse,
+        "page_cache_twice": PageCacheUse,
+    }
     made = {name: kind(**row[name]) for name, kind in parts.items() if row.get(name) is not None}
     return Row(**{**row, **spreads, **made, "setting": BenchSetting(**row["setting"])})

@@ -163,9 +163,15 @@ def _load_baseline(bench: Bench, baseline: str, progress: Callable[[str], None])
 
 
 def _measure(
-    bench: Bench, setting: BenchSetting, subject: Subject, reference: Subject | None, held: int, tokens: Tokens,
-    predictor: Predictor | None, progress: Callable[[str], None],
-) -> Row:  # fmt: skip
+    bench: Bench,
+    setting: BenchSetting,
+    subject: Subject,
+    reference: Subject | None,
+    held: int,
+    tokens: Tokens,
+    predictor: Predictor | None,
+    progress: Callable[[str], None],
+) -> Row:
     ours: list[Trial] = []
     theirs: list[Trial] = []
     for trial in range(-1, bench.trials):  # the first of each warms up and is not counted

@@ -92,8 +92,12 @@ class _Dropper:
     """Empties the page cache of a model's experts between two tokens, and knows how long that took."""
 
     def __init__(self, source: ExpertSource) -> None:
-        files = {span.path for layer in source.layers for e in range(layer.experts)
-                 for span in source.byte_ranges(layer.index, e)}  # fmt: skip
+        files = {
+            span.path
+            for layer in source.layers
+            for e in range(layer.experts)
+            for span in source.byte_ranges(layer.index, e)
+        }
         self._open: list[int] = []
         self.seconds = 0.0
         try:

@@ -78,11 +78,15 @@ def _model(row: Mapping[str, Any]) -> KnownModel:
     first, count = row["first_moe_layer"], config["num_hidden_layers"]
     layers = tuple(
         ExpertLayer(
-            number - first, number, f"{family.containers[0]}.{number}.{family.switch}", experts,
-            top_k(config, family, number, where), tensors,
+            number - first,
+            number,
+            f"{family.containers[0]}.{number}.{family.switch}",
+            experts,
+            top_k(config, family, number, where),
+            tensors,
         )
         for number in range(first, count)
-    )  # fmt: skip
+    )
     shape = ModelShape(row["repo"], FORM, config, layers, row["resident_nbytes"], row["looked_up_nbytes"])
     return KnownModel(row["name"], row["repo"], row["parameters"], shape)
 

@@ -43,9 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     base = parser.add_argument_group("baseline")
     base.add_argument(
-        "--baseline", choices=("auto", "mlx-lm", "self", "none"), default="auto",
+        "--baseline",
+        choices=("auto", "mlx-lm", "self", "none"),
+        default="auto",
         help="mlx-lm with everything resident, ourselves at 100%%, or none (default: mlx-lm where it fits)",
-    )  # fmt: skip
+    )
     base.add_argument("--baseline-model", type=Path, help="checkpoint for mlx-lm, where --model is a store")
     out = parser.add_argument_group("output")
     out.add_argument(
@@ -143,21 +145,34 @@ def _bench(args: argparse.Namespace) -> int:
         talk.say("random prompt tokens: speeds hold, hit rates mean little; --prompt-file TEXT measures those")
     folder = resolve(args.model)
     options: dict[str, Any] = {
-        "verify_reads": not args.no_verify, "trust_remote_code": args.trust_remote_code, "readers": readers,
+        "verify_reads": not args.no_verify,
+        "trust_remote_code": args.trust_remote_code,
+        "readers": readers,
         "prefetch_extra": args.prefetch_extra,
-    }  # fmt: skip
+    }
     if args.max_kv_size is not None:
         options["max_kv_size"] = args.max_kv_size
     shape, calibration = local_shape(folder), read_calibration()
     bench = Bench(
-        folder, tuple(settings), args.prompt_tokens, args.generation_tokens, args.num_trials, args.prompt_file,
-        args.baseline, args.baseline_model, args.prefill_step_size, options, args.profile,
-    )  # fmt: skip
+        folder,
+        tuple(settings),
+        args.prompt_tokens,
+        args.generation_tokens,
+        args.num_trials,
+        args.prompt_file,
+        args.baseline,
+        args.baseline_model,
+        args.prefill_step_size,
+        options,
+        args.profile,
+    )
     try:
         result = run_bench(
-            bench, say=talk.say, progress=talk.progress,
+            bench,
+            say=talk.say,
+            progress=talk.progress,
             predictor=Predictor(shape, calibration) if calibration is not None else None,
-        )  # fmt: skip
+        )
     finally:
         talk.clear()
     _emit(result.as_json(), bench_table(result), args.json)
@@ -207,10 +222,17 @@ def _io(args: argparse.Namespace) -> int:
             talk.clear()
         machine, digest_rate, readers = describe_machine(), bench.digest_rate(), enough_readers(rows)
         described = {
-            "kind": "moe-mlx bench io", "version": 1, "machine": machine, "model": source.root.name,
-            "batch": batch, "sample_bytes": bench.nbytes, "expert_bytes": bench.layer.expert_nbytes,
-            "digest_bytes_per_second": digest_rate, "readers": readers, "rows": [asdict(row) for row in rows],
-        }  # fmt: skip
+            "kind": "moe-mlx bench io",
+            "version": 1,
+            "machine": machine,
+            "model": source.root.name,
+            "batch": batch,
+            "sample_bytes": bench.nbytes,
+            "expert_bytes": bench.layer.expert_nbytes,
+            "digest_bytes_per_second": digest_rate,
+            "readers": readers,
+            "rows": [asdict(row) for row in rows],
+        }
         head = (
             f"{source.root.name}: {show_bytes(bench.nbytes)} of experts of {show_bytes(bench.layer.expert_nbytes)}, "
             f"{batch} at a time; {machine_line(machine)}\n{args.num_trials} trials, alternating, medians\n\n"
@@ -223,10 +245,12 @@ def _io(args: argparse.Namespace) -> int:
         told = [row for row in rows if row.method == DEMAND and row.threads == readers]
         best = {row.cold: row.rate.median for row in told if row.io == told[0].io}
         store_calibration(
-            date=machine["date"], machine=machine_line(machine), readers=readers,
+            date=machine["date"],
+            machine=machine_line(machine),
+            readers=readers,
             **({"cold_rate": best[True]} if True in best else {}),
             **({"warm_rate": best[False]} if False in best else {}),
-        )  # fmt: skip
+        )
         talk.say(f"kept in {calibration_path()}: `moe-mlx plan --calibrated` reads it")
     return 0
 

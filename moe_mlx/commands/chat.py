@@ -124,8 +124,11 @@ class Conversation:
         self.context = context_watch(session)
         self.messages: list[Message] = []
         self.commands: dict[str, Callable[[], None]] = {
-            "/new": self.new, "/regenerate": self.regenerate, "/stats": self.stats, "/help": self.help,
-        }  # fmt: skip
+            "/new": self.new,
+            "/regenerate": self.regenerate,
+            "/stats": self.stats,
+            "/help": self.help,
+        }
         self.new()
 
     def new(self) -> None:

@@ -34,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--csv", type=Path, metavar="FILE", help="write the rows as CSV too")
     add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .svg or .png (needs the extra `plot`)")
-    add("--trace", type=Path, metavar="FILE",
+    add(
+        "--trace",
+        type=Path,
+        metavar="FILE",
         help="record scores and choices as .npz for `moe-mlx simulate`: of the setting if there is one, else of the "
-        "exact reference run")  # fmt: skip
+        "exact reference run",
+    )
     add("--resume", type=Path, metavar="FILE", help="keep results in FILE, and go on from those that are there")
 
 

@@ -51,12 +51,20 @@ def run(args: argparse.Namespace) -> int:
     found = [(entry, planned(entry.shape)) for entry in here]
     beyond = [(model, planned(model.shape)) for model in known]
     if args.json:
-        print(json.dumps({
-            "available_bytes": available, "machine": rates.name, "assumed": rates.assumed,
-            "here": [_entry_json(entry, guess) for entry, guess in found],
-            "known": [{"name": model.name, "model": model.repo, **_figures(model.shape, guess)}
-                      for model, guess in beyond],
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "available_bytes": available,
+                    "machine": rates.name,
+                    "assumed": rates.assumed,
+                    "here": [_entry_json(entry, guess) for entry, guess in found],
+                    "known": [
+                        {"name": model.name, "model": model.repo, **_figures(model.shape, guess)}
+                        for model, guess in beyond
+                    ],
+                }
+            )
+        )
         return 0
     rows = [_cells(entry.name, entry.shape, entry.form, guess) for entry, guess in found]
     print(_table(_HEADS, rows))
@@ -87,26 +95,41 @@ def _cells(name: str, shape: ModelShape | None, form: str, guess: Estimate | Non
         return [one_line(name), "", form, *[""] * 5]
     layer = shape.layers[0]
     return [
-        one_line(name), one_line(shape.config.get("model_type")), form,
+        one_line(name),
+        one_line(shape.config.get("model_type")),
+        form,
         show_bytes(shape.experts_nbytes + shape.resident_nbytes),
-        f"{len(shape.layers)} x {layer.experts}", str(layer.top_k), guess.words,
+        f"{len(shape.layers)} x {layer.experts}",
+        str(layer.top_k),
+        guess.words,
         "-" if guess.tps is None else f"{guess.tps:.1f}",
-    ]  # fmt: skip
+    ]
 
 
 def _entry_json(entry: Entry, guess: Estimate | None) -> dict[str, Any]:
     figures = {} if entry.shape is None else _figures(entry.shape, guess)
     return {
-        "name": entry.name, "model": entry.model, "place": entry.place, "path": str(entry.path), "form": entry.form,
-        "problem": entry.problem, **figures,
-    }  # fmt: skip
+        "name": entry.name,
+        "model": entry.model,
+        "place": entry.place,
+        "path": str(entry.path),
+        "form": entry.form,
+        "problem": entry.problem,
+        **figures,
+    }
 
 
 def _figures(shape: ModelShape, guess: Estimate | None) -> dict[str, Any]:
     assert guess is not None
     return {
-        "family": shape.config.get("model_type"), "bytes": shape.experts_nbytes + shape.resident_nbytes,
-        "layers": len(shape.layers), "experts": shape.layers[0].experts, "top_k": shape.layers[0].top_k,
-        "fits": guess.fits, "share": guess.share if guess.fits else None, "total_bytes": guess.total,
-        "tokens_per_second": guess.tps, "why_not": guess.why_not,
-    }  # fmt: skip
+        "family": shape.config.get("model_type"),
+        "bytes": shape.experts_nbytes + shape.resident_nbytes,
+        "layers": len(shape.layers),
+        "experts": shape.layers[0].experts,
+        "top_k": shape.layers[0].top_k,
+        "fits": guess.fits,
+        "share": guess.share if guess.fits else None,
+        "total_bytes": guess.total,
+        "tokens_per_second": guess.tps,
+        "why_not": guess.why_not,
+    }

@@ -46,7 +46,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--io",
         choices=IOS,
         default=CACHED,
-        help="read experts through the page cache, or past it (direct) so that no byte is held twice (default: cached)",
+        help="read experts through the page cache, or past it (direct) so that no byte is held twice; where a file "
+        "system refuses they are read cached, which is said (default: cached)",
     )
     cache.add_argument(
         "--wired",
@@ -82,9 +83,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_readers_argument(parser: argparse._ActionsContainer) -> None:
     """Adds `--readers`; `benchmark.calibration.readers_for` takes what is given."""
     parser.add_argument(
-        "--readers", metavar="N", default="auto",
+        "--readers",
+        metavar="N",
+        default="auto",
         help="threads that read experts, or auto: what `moe-mlx bench io --calibrate` found best here (default: auto)",
-    )  # fmt: skip
+    )
 
 
 def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False) -> None:

@@ -69,17 +69,34 @@ def run(args: argparse.Namespace) -> int:
     shape = _shape(args.model, args.revision)
     caps = split_list(args.expert_cache, "--expert-cache", str) if args.expert_cache else ["auto", *CAPS]
     lines = plan_caps(
-        shape, available, rates, kv_tokens=kv_tokens, caps=caps, lossy=args.routing == "cache-prior",
-        miss_rate=args.miss_rate, known=_measured(args.measured, args.routing),
-        curves=curves, comfortable=_comfortable(args),
-    )  # fmt: skip
+        shape,
+        available,
+        rates,
+        kv_tokens=kv_tokens,
+        caps=caps,
+        lossy=args.routing == "cache-prior",
+        miss_rate=args.miss_rate,
+        known=_measured(args.measured, args.routing),
+        curves=curves,
+        comfortable=_comfortable(args),
+    )
     if args.json:
-        print(json.dumps({
-            "model": shape.name, "form": shape.form, "layers": len(shape.layers),
-            "experts_bytes": shape.experts_nbytes, "resident_bytes": shape.resident_nbytes,
-            "active_bytes": shape.active_nbytes, "available_bytes": available, "machine": rates.name,
-            "assumed": rates.assumed, "caps": [line.as_json() for line in lines],
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "model": shape.name,
+                    "form": shape.form,
+                    "layers": len(shape.layers),
+                    "experts_bytes": shape.experts_nbytes,
+                    "resident_bytes": shape.resident_nbytes,
+                    "active_bytes": shape.active_nbytes,
+                    "available_bytes": available,
+                    "machine": rates.name,
+                    "assumed": rates.assumed,
+                    "caps": [line.as_json() for line in lines],
+                }
+            )
+        )
     else:
         print(plan_table(shape, lines, available, rates, kv_tokens))
     if not any(line.fits for line in lines):

@@ -28,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--read-limit", metavar="SIZE", help="bytes a second from the disk that holds the store")
     rate.add_argument(
-        "--as", dest="like", metavar="CHIP",
+        "--as",
+        dest="like",
+        metavar="CHIP",
         help="limit reads so that the disk is as slow beside this machine's memory as a Mac's (m4-pro: 45 to 1)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--weight-rate", metavar="SIZE", help="for --as, instead of the calibrated rate: bytes a second"
     )

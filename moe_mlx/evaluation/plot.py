@@ -28,11 +28,21 @@ _INK = "#222222"
 #: The perplexity panel ends at a change between these two, by what it shows; what is beyond is told in the panel.
 _LEAST_TOP, _MOST_TOP = 0.045, 0.16
 _STYLE = {
-    "font.size": 9.5, "axes.titlesize": 10.5, "axes.edgecolor": "#888888", "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.labelcolor": _INK, "text.color": _INK,
-    "xtick.color": "#555555", "ytick.color": "#555555", "legend.frameon": False, "svg.hashsalt": "moe-mlx",
-    "savefig.facecolor": "white", "figure.facecolor": "white",
-}  # fmt: skip
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+    "svg.hashsalt": "moe-mlx",
+    "savefig.facecolor": "white",
+    "figure.facecolor": "white",
+}
 
 
 def check_plot(path: Path) -> None:
@@ -78,8 +88,13 @@ def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
         handles: dict[str, Any] = {}
         for panel in panels.flat:
             handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7 if columns == 3 else 4,
-                      columnspacing=1.6)  # fmt: skip
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=7 if columns == 3 else 4,
+            columnspacing=1.6,
+        )
         tokens = f"{reference.tokens:,} tokens scored one by one at decode"
         tasks = f", {reference.tasks:,} tasks" if reference.tasks else ""
         kept = {row.top_j for row in rows}
@@ -133,26 +148,57 @@ def _marks(axes: Axes, rows: Sequence[Row], x: str, y: str) -> None:
         if row.routing == "exact" and getattr(row, x) is not None and getattr(row, y) is not None:
             place = 100 * getattr(row, x)
             axes.axvline(place / 2, color="#BBBBBB", linewidth=1, linestyle=":", zorder=1)
-            axes.annotate(f"half of {row.evict.upper()}", (place / 2, 0.015), (-3, 0), ha="right", color="#888888",
-                          xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)  # fmt: skip
-            axes.plot([place], [getattr(row, y)], "*", color=_INK, markersize=12, zorder=5,
-                      label=f"exact, {row.evict.upper()}")  # fmt: skip
+            axes.annotate(
+                f"half of {row.evict.upper()}",
+                (place / 2, 0.015),
+                (-3, 0),
+                ha="right",
+                color="#888888",
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                fontsize=8,
+            )
+            axes.plot(
+                [place],
+                [getattr(row, y)],
+                "*",
+                color=_INK,
+                markersize=12,
+                zorder=5,
+                label=f"exact, {row.evict.upper()}",
+            )
 
 
 def _optimum(axes: Axes, rows: Sequence[Row], y: str) -> None:
     """The Belady point."""
     for row in rows:
         if row.routing == "belady":
-            axes.plot([100 * row.miss_rate], [getattr(row, y)], "P", color="#CC79A7", markersize=10, zorder=5,
-                      markeredgecolor=_INK, markeredgewidth=0.6, label="exact, Belady")  # fmt: skip
+            axes.plot(
+                [100 * row.miss_rate],
+                [getattr(row, y)],
+                "P",
+                color="#CC79A7",
+                markersize=10,
+                zorder=5,
+                markeredgecolor=_INK,
+                markeredgewidth=0.6,
+                label="exact, Belady",
+            )
 
 
 def _beyond(axes: Axes, rows: Sequence[Row], height: float) -> None:
     """Tells what lies outside a panel."""
     if rows:
         names = ", ".join(f"{row.setting.describe}" for row in rows[:4]) + (", ..." if len(rows) > 4 else "")
-        axes.annotate(f"beyond the edge: {names}", (0.995, height), xycoords="axes fraction", ha="right", va="top",
-                      fontsize=8, color="#777777")  # fmt: skip
+        axes.annotate(
+            f"beyond the edge: {names}",
+            (0.995, height),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="#777777",
+        )
 
 
 def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
@@ -162,8 +208,15 @@ def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
     top = base * (1 + min(max([_LEAST_TOP, *(1.15 * change for change in changes)]), _MOST_TOP))
     axes.axhline(base, color=_INK, linewidth=1, linestyle="--", zorder=1, label="all experts in memory")
     axes.axhspan(base, base * 1.03, color="#F3EFE6", zorder=0, linewidth=0)
-    axes.annotate("up to +3%", (0.995, base * 1.028), xycoords=("axes fraction", "data"), ha="right", va="top",
-                  fontsize=8, color="#9A8F78")  # fmt: skip
+    axes.annotate(
+        "up to +3%",
+        (0.995, base * 1.028),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="top",
+        fontsize=8,
+        color="#9A8F78",
+    )
     _lines(axes, rows, "miss_rate", "ppl", top)
     _marks(axes, rows, "miss_rate", "ppl")
     _optimum(axes, rows, "ppl")

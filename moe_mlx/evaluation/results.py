@@ -102,11 +102,17 @@ class Report:
         """Returns the report for `--json`, its rows those of `keys` in their order."""
         wanted = list(self.rows) if keys is None else keys
         return {
-            "format": FORMAT, "version": VERSION, "model": self.model, "name": self.name, "data": self.data,
-            "tokens": self.tokens, "tasks": self.tasks, "protocol": self.protocol,
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "name": self.name,
+            "data": self.data,
+            "tokens": self.tokens,
+            "tasks": self.tasks,
+            "protocol": self.protocol,
             "reference": None if self.reference is None else asdict(self.reference),
             "rows": [asdict(self.rows[key]) for key in wanted],
-        }  # fmt: skip
+        }
 
     def write(self) -> None:
         """Writes the file, if it is to be kept in one."""

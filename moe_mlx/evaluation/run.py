@@ -152,14 +152,26 @@ class Evaluation:
             decode = self.runtime.stats.decode
             task_misses = decode.misses / max(1, decode.tokens * self.chosen)
         return Row(
-            cache=setting.cache, slots=sum(self.runtime.slots_per_layer), routing=setting.routing, value=setting.value,
-            top_j=setting.top_j, evict=setting.evict, tokens=found.nll.size, ppl=found.ppl,
-            ppl_change=found.ppl_change, ppl_error=found.ppl_error, kl=found.kl, agreement=found.agreement,
+            cache=setting.cache,
+            slots=sum(self.runtime.slots_per_layer),
+            routing=setting.routing,
+            value=setting.value,
+            top_j=setting.top_j,
+            evict=setting.evict,
+            tokens=found.nll.size,
+            ppl=found.ppl,
+            ppl_change=found.ppl_change,
+            ppl_error=found.ppl_error,
+            kl=found.kl,
+            agreement=found.agreement,
             miss_rate=totals.misses / max(1, totals.tokens * self.chosen),
             bytes_per_token=totals.bytes_read / max(1, totals.tokens),
-            swapped=totals.swapped_share, lifetime=lasted, accuracy=right, task_miss_rate=task_misses,
+            swapped=totals.swapped_share,
+            lifetime=lasted,
+            accuracy=right,
+            task_miss_rate=task_misses,
             tasks=0 if right is None else len(self.tasks),
-        )  # fmt: skip
+        )
 
     def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:
         totals = watch.totals

@@ -94,18 +94,30 @@ def quality(trace: Trace, setting: Setting) -> str:
 
 def _cells(trace: Trace, setting: Setting, share: str, counts: Replayed) -> list[str]:
     return [
-        setting.cache, share, setting.describe, "-" if setting.routing == "belady" else setting.evict,
-        f"{counts.miss_rate:.1%}", show_bytes(counts.bytes_per_token), f"{counts.swapped_share:.1%}",
-        f"{counts.lifetime:.0f}", quality(trace, setting),
-    ]  # fmt: skip
+        setting.cache,
+        share,
+        setting.describe,
+        "-" if setting.routing == "belady" else setting.evict,
+        f"{counts.miss_rate:.1%}",
+        show_bytes(counts.bytes_per_token),
+        f"{counts.swapped_share:.1%}",
+        f"{counts.lifetime:.0f}",
+        quality(trace, setting),
+    ]
 
 
 def _as_dict(trace: Trace, found: list[Row]) -> dict[str, Any]:
     rows = [
-        {**asdict(setting), "share": share, **asdict(counts), "miss_rate": counts.miss_rate,
-         "swapped_share": counts.swapped_share, "bytes_per_token": counts.bytes_per_token,
-         "counts": quality(trace, setting)}
+        {
+            **asdict(setting),
+            "share": share,
+            **asdict(counts),
+            "miss_rate": counts.miss_rate,
+            "swapped_share": counts.swapped_share,
+            "bytes_per_token": counts.bytes_per_token,
+            "counts": quality(trace, setting),
+        }
         for setting, share, counts in found
-    ]  # fmt: skip
+    ]
     recorded = {"setting": trace.setting, "slots": trace.slots, "counted": trace.counted}
     return {"model": trace.model, "name": trace.name, "recorded": recorded, "rows": rows}

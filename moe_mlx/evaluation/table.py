@@ -17,11 +17,18 @@ _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "r
 def show_row(row: Row, *, tasks: bool) -> list[str]:
     """Returns the cells of one row."""
     cells = [
-        row.cache, row.setting.describe, "-" if row.routing == "belady" else row.evict, f"{row.ppl:.3f}",
+        row.cache,
+        row.setting.describe,
+        "-" if row.routing == "belady" else row.evict,
+        f"{row.ppl:.3f}",
         f"{row.ppl_change:+.2%} ±{row.ppl_error:.2%}" if row.kl or row.ppl_change else "0",
-        f"{row.kl:.4f}", f"{row.agreement:.1%}", f"{row.miss_rate:.1%}",
-        show_bytes(row.bytes_per_token), f"{row.swapped:.1%}", f"{row.lifetime:.0f}",
-    ]  # fmt: skip
+        f"{row.kl:.4f}",
+        f"{row.agreement:.1%}",
+        f"{row.miss_rate:.1%}",
+        show_bytes(row.bytes_per_token),
+        f"{row.swapped:.1%}",
+        f"{row.lifetime:.0f}",
+    ]
     if tasks:
         cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
     return cells

@@ -115,10 +115,15 @@ class Trace:
     def save(self, path: Path) -> None:
         """Writes the trace, whole or not at all."""
         meta = {
-            "format": FORMAT, "version": VERSION, "model": self.model, "name": self.name, "setting": self.setting,
-            "slots": self.slots, "counted": self.counted,
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "name": self.name,
+            "setting": self.setting,
+            "slots": self.slots,
+            "counted": self.counted,
             "layers": [[layer.experts, layer.top_k, layer.expert_nbytes] for layer in self.layers],
-        }  # fmt: skip
+        }
         arrays: dict[str, Any] = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
         for index, layer in enumerate(self.layers):
             arrays |= {

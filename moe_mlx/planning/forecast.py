@@ -109,33 +109,61 @@ def plan_caps(
 
 def _plan(shape: ModelShape, cap: Cap, kv: int, available: int, comfortable: int | None = None) -> MemoryPlan:
     return plan_memory(
-        shape.layers, cap, resident_weights=shape.resident_nbytes, kv_cache=kv, available=available,
+        shape.layers,
+        cap,
+        resident_weights=shape.resident_nbytes,
+        kv_cache=kv,
+        available=available,
         comfortable=comfortable,
-    )  # fmt: skip
+    )
 
 
 def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int) -> str:
     """Returns the plan for people."""
     layer = shape.layers[0]
     kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
-    heads = ["expert\ncache", "slots a\nlayer", "cache", "in all", "fits", "miss\nrate", "read a\ntoken", "tok/s",
-             "ms a token:\nmemory", "\ndisk", "\nlayers", "bottleneck"]  # fmt: skip
+    heads = [
+        "expert\ncache",
+        "slots a\nlayer",
+        "cache",
+        "in all",
+        "fits",
+        "miss\nrate",
+        "read a\ntoken",
+        "tok/s",
+        "ms a token:\nmemory",
+        "\ndisk",
+        "\nlayers",
+        "bottleneck",
+    ]
     cells = []
     for line in lines:
         low, high = min(line.slots), max(line.slots)
-        cells.append([
-            line.cap, str(low) if low == high else f"{low}-{high}", show_bytes(line.expert_cache),
-            show_bytes(line.total), "yes" if line.fits else "NO", f"{line.miss_rate:.0%}",
-            show_bytes(line.bytes_per_token), f"{line.step.tps:.1f}", f"{line.step.weights * 1e3:.1f}",
-            f"{line.step.reads * 1e3:.1f}", f"{line.step.layers * 1e3:.1f}", line.step.bottleneck,
-        ])  # fmt: skip
-    return "\n".join([
-        f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}",
-        f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
-        f"{show_bytes(layer.expert_nbytes)} each",
-        f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
-        f"KV cache of {kv_tokens} tokens {show_bytes(kv)}, memory MLX may use {show_bytes(available)}",
-        f"on {rates.name}: {rates.assumed}",
-        "",
-        render(heads, cells),
-    ])  # fmt: skip
+        cells.append(
+            [
+                line.cap,
+                str(low) if low == high else f"{low}-{high}",
+                show_bytes(line.expert_cache),
+                show_bytes(line.total),
+                "yes" if line.fits else "NO",
+                f"{line.miss_rate:.0%}",
+                show_bytes(line.bytes_per_token),
+                f"{line.step.tps:.1f}",
+                f"{line.step.weights * 1e3:.1f}",
+                f"{line.step.reads * 1e3:.1f}",
+                f"{line.step.layers * 1e3:.1f}",
+                line.step.bottleneck,
+            ]
+        )
+    return "\n".join(
+        [
+            f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}",
+            f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
+            f"{show_bytes(layer.expert_nbytes)} each",
+            f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
+            f"KV cache of {kv_tokens} tokens {show_bytes(kv)}, memory MLX may use {show_bytes(available)}",
+            f"on {rates.name}: {rates.assumed}",
+            "",
+            render(heads, cells),
+        ]
+    )

@@ -49,10 +49,13 @@ class Rates:
     def of_chip(cls, chip: Chip, decode: str) -> Rates:
         """Rates of a named chip, from published figures and assumed efficiencies."""
         return cls(
-            chip.name, chip.memory_rate * GPU_EFFICIENCY, chip.ssd_rate * SSD_EFFICIENCY, LAYER_SECONDS[decode],
+            chip.name,
+            chip.memory_rate * GPU_EFFICIENCY,
+            chip.ssd_rate * SSD_EFFICIENCY,
+            LAYER_SECONDS[decode],
             f"published memory bandwidth x {GPU_EFFICIENCY}, approximate SSD rate x {SSD_EFFICIENCY}, "
             f"{LAYER_SECONDS[decode] * 1e3:g} ms a capped layer ({decode}): a guess, not a measurement",
-        )  # fmt: skip
+        )
 
     @classmethod
     def of_calibration(cls, found: Calibration, *, cold: bool = True) -> Rates:

@@ -62,14 +62,16 @@ class RigReport:
         """Returns it for people."""
         limit = "none" if self.memory_limit is None else show_bytes(self.memory_limit)
         rate = "none" if self.read_limit is None else f"{show_bytes(self.read_limit)}/s"
-        return "\n".join([
-            f"exit code {self.exit_code} after {self.seconds:.1f} s",
-            f"memory limit {limit}: peak {show_bytes(self.peak_charged)} with page cache, "
-            f"{show_bytes(self.peak_anonymous)} without; largest process {show_bytes(self.peak_process)}; "
-            f"swap {show_bytes(self.swapped)}",
-            f"read limit {rate} on device {self.device}: {show_bytes(self.read)} read, "
-            f"{show_bytes(self.read / max(self.seconds, 1e-9))}/s on average",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"exit code {self.exit_code} after {self.seconds:.1f} s",
+                f"memory limit {limit}: peak {show_bytes(self.peak_charged)} with page cache, "
+                f"{show_bytes(self.peak_anonymous)} without; largest process {show_bytes(self.peak_process)}; "
+                f"swap {show_bytes(self.swapped)}",
+                f"read limit {rate} on device {self.device}: {show_bytes(self.read)} read, "
+                f"{show_bytes(self.read / max(self.seconds, 1e-9))}/s on average",
+            ]
+        )
 
 
 def store_in(command: Sequence[str]) -> Path:

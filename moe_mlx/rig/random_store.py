@@ -77,15 +77,29 @@ def config_of(shape: Shape) -> dict[str, Any]:
     """Returns the config.json of a shape."""
     quantization = {"group_size": GROUP_SIZE, "bits": BITS, "mode": "affine"}
     return {
-        "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": shape.hidden,
-        "num_hidden_layers": shape.layers, "intermediate_size": shape.expert_width,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
-        "num_experts": shape.experts, "num_experts_per_tok": shape.top_k, "decoder_sparse_step": 1,
-        "mlp_only_layers": [], "moe_intermediate_size": shape.expert_width, "rms_norm_eps": 1e-6,
-        "vocab_size": shape.vocabulary, "rope_theta": 1e6, "tie_word_embeddings": False,
-        "max_position_embeddings": 32768, "norm_topk_prob": True, "torch_dtype": "float32",
-        "quantization": quantization, "quantization_config": quantization,
-    }  # fmt: skip
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "intermediate_size": shape.expert_width,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "num_experts": shape.experts,
+        "num_experts_per_tok": shape.top_k,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": shape.expert_width,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": shape.vocabulary,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 32768,
+        "norm_topk_prob": True,
+        "torch_dtype": "float32",
+        "quantization": quantization,
+        "quantization_config": quantization,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +247,13 @@ def _tokenizer(folder: Path, vocabulary: int) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=special[0], bos_token=special[1], eos_token=special[2],
-        additional_special_tokens=special[3:], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        unk_token=special[0],
+        bos_token=special[1],
+        eos_token=special[2],
+        additional_special_tokens=special[3:],
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"

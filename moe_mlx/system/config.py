@@ -114,9 +114,10 @@ def _checked(name: str, value: Any, origin: str) -> Any:
     if name not in KEYS:
         near = get_close_matches(name, KEYS, n=1, cutoff=0.6)
         raise UsageError(
-            f"{origin}: no setting is called {name}" + (f"; did you mean {near[0]}?" if near else "")
+            f"{origin}: no setting is called {name}"
+            + (f"; did you mean {near[0]}?" if near else "")
             + " `moe-mlx config` lists them"
-        )  # fmt: skip
+        )
     kind = KEYS[name][0]
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # expert_cache = 4000000000, readers = 8
