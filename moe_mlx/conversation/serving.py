@@ -108,14 +108,18 @@ class Batches(server.BatchGenerator):
 
         Raises:
             DoesNotFitError: pressure goes on although the expert cache is at its floor.
+            ExpertReadError: an expert of the step could not be read.
         """
         self._watch.between_tokens()
-        return super().next()
+        found = super().next()
+        self._watch.runtime.check_token()
+        return found
 
 
 def _watched_generate(model: nn.Module, *args: Any, **options: Any) -> Iterator[Any]:
     watch = PressureWatch(runtime_of(model), logging.warning)
     for piece in _stream_generate(model, *args, **options):
+        watch.runtime.check_token()
         yield piece
         watch.between_tokens()
 

@@ -184,6 +184,7 @@ class Session:
             audit.enter_context(self.auditor)
         try:
             for response in stream:
+                runtime.check_token()
                 tokens.append(response.token)
                 parts.append(response.text)
                 prompt_tps, generation_tps = response.prompt_tps, response.generation_tps

@@ -160,6 +160,15 @@ class Runtime:
         """Waits where nobody will take a step that is queued; see `CachedLayers.end_turn`."""
         return self.cached.end_turn()
 
+    def check_token(self) -> None:
+        """Raises what the step of a token ran into that is about to be taken; mlx-lm has built one step more by then.
+
+        Raises:
+            ExpertReadError: an expert could not be read.
+        """
+        if self.native is not None:
+            self.native.check_token(self.cached.counter.step - 1)
+
     def use_decode(self, way: str) -> None:
         """Changes between "native" and "readback", between tokens; both go on from the same tables.
 

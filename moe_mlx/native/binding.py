@@ -16,6 +16,7 @@ from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
+from moe_mlx.system.metal import stall_limit
 
 
 class PolicyNumbers(NamedTuple):
@@ -110,7 +111,7 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
         growth=evict.growth,
         log={name: address_of(memory) for name, memory in logged.items()},
         banks=cache.bank.arrays,
-        stall_seconds=cache.pool.stall_seconds,
+        stall_seconds=stall_limit(cache.pool.stall_seconds),
         keep=(arrays, table.state, logged),
     )
     if hints is not None:

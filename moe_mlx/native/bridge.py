@@ -36,6 +36,9 @@ MOST_AHEAD = EventLog.ROWS // 4
 #: How long closing waits for reads ahead that nobody needs any more; what hangs on a disk is left to itself.
 EXIT_SECONDS = 1.0
 
+#: Set to "apart", fetches run on a CPU stream of their own where the model's is one too: what a GPU's fences are like.
+STREAM_VARIABLE = "MOE_MLX_FETCH_STREAM"
+
 _RUNTIMES: weakref.WeakValueDictionary[int, NativeDecode] = weakref.WeakValueDictionary()
 _REGISTERED: list[ModuleType] = []
 
@@ -57,6 +60,7 @@ class NativeDecode:
             keep=self.read_log.counts,
         )
         self.runtime = module.Runtime()
+        self.runtime.apart = os.environ.get(STREAM_VARIABLE) == "apart"
         self.layers: list[NativeLayer] = []
         self.hints: Any = None
         self.untold: ExpertReadError | None = None  # raised where it ends nobody's turn: the next call raises it again
@@ -96,6 +100,32 @@ class NativeDecode:
     def failed(self) -> bool:
         """Whether a step ran into an error that nothing has raised yet."""
         return bool(self.runtime.failed)
+
+    def check_token(self, step: int) -> None:
+        """Raises what a step ran into, where a token is about to be taken from it or from a later one.
+
+        An evaluation may return before MLX has stored the error of the stream that it waited for.
+
+        Args:
+            step: Number of the model call that the token comes from.
+
+        Raises:
+            ExpertReadError: that call, or one before it, failed.
+        """
+        if self.failed and self.runtime.failed_step <= step:
+            raise self.recover()
+
+    def crossings(self, outputs: Sequence[mx.array]) -> tuple[int, int]:
+        """Returns what would cross between the model's stream and the fetches' to compute `outputs`.
+
+        Args:
+            outputs: Arrays that are not evaluated yet, built while `runtime.apart`, or beside a GPU.
+
+        Returns:
+            Arrays that fetches take from the model's stream, and operations of the model's that wait for a fetch.
+        """
+        sent, awaited = self.module.crossings(list(outputs))
+        return sent, awaited
 
     def check(self) -> None:
         """Raises what a step in the graph ran into, where no evaluation has raised it yet.

@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
+#include <unordered_set>
 
 #include "mlx/scheduler.h"
 
 namespace moe {
 namespace {
+
+// The rows of a step, in this order: the model's choice, scores, raw, weigh, weights, the next layer's scores.
+constexpr int kRows = 6;
 
 // Where a row lies; MLX keeps the buffer alive until the work after ours on the stream.
 struct View {
@@ -16,6 +20,9 @@ struct View {
   mx::Dtype::Val type = mx::Dtype::Val::float32;
 
   explicit View(const mx::array& a) : data(a.data<char>()), stride(a.strides().back()), type(a.dtype().val()) {}
+  // Of a packed row, whose words are float32's and int32's bits alike.
+  View(const mx::array& packed, int64_t from)
+      : data(packed.data<uint32_t>() + from * packed.strides().back()), stride(packed.strides().back()) {}
 
   template <typename T>
   void copy(float* to, int n) const {
@@ -42,11 +49,23 @@ struct Job {
   std::shared_ptr<Bound> bound;
   int64_t epoch, step;
   Policy policy;
-  int width;    // of the scores
-  bool has[5];  // scores, raw, weigh, weights, the next layer's
+  int width;         // of the scores
+  int sizes[kRows];  // 0: there is no such row
+  bool packed;       // they come as one row
   std::weak_ptr<Bound> next;
   Policy next_policy;
-  int next_width, next_count;
+  int next_count;
+
+  std::vector<View> views(const std::vector<mx::array>& in) const {
+    std::vector<View> found;
+    int64_t from = 0;
+    for (int i = 0; i < kRows; i++) {
+      if (!sizes[i]) continue;
+      found.push_back(packed ? View(in[0], from) : View(in[found.size()]));
+      from += sizes[i];
+    }
+    return found;
+  }
 
   void run(const std::vector<View>& views, int k, int* experts, int* slots) const {
     Runtime& runtime = *bound->runtime;
@@ -55,45 +74,43 @@ struct Job {
     std::fill(slots, slots + k, 0);
     if (runtime.fault.failed(epoch)) throw std::runtime_error(runtime.text(*runtime.fault.first()));
     const std::vector<int> exact = views[0].ints(k);
-    const int widths[5] = {width, width, width, k, next_width};
-    std::vector<float> rows[5];
+    std::vector<float> rows[kRows];
     size_t view = 1;
-    for (int i = 0; i < 5; i++)
-      if (has[i]) rows[i] = views[view++].floats(widths[i]);
-    const auto row = [&](int i) { return has[i] ? rows[i].data() : nullptr; };
+    for (int i = 1; i < kRows; i++)
+      if (sizes[i]) rows[i] = views[view++].floats(sizes[i]);
+    const auto row = [&](int i) { return sizes[i] ? rows[i].data() : nullptr; };
     try {
-      bound->layer->decode(step, policy, {row(0), row(1), row(2), row(3), exact.data(), k, width}, experts, slots);
+      bound->layer->decode(step, policy, {row(1), row(2), row(3), row(4), exact.data(), k, width}, experts, slots);
     } catch (const ReadError& error) {
-      runtime.fault.raise(epoch, error);
+      runtime.fault.raise(epoch, step, error);
       throw std::runtime_error(runtime.text(error));
     }
     // Only now: this layer's own misses are in, and the disk is free while the layer computes.
-    const auto coming = has[4] ? next.lock() : nullptr;
-    if (coming) coming->layer->look_ahead(next_policy, rows[4].data(), next_width, next_count);
+    const auto coming = sizes[5] ? next.lock() : nullptr;
+    if (coming) coming->layer->look_ahead(next_policy, rows[5].data(), sizes[5], next_count);
   }
 };
+
+constexpr const char* kFetch = "MoeFetch";
 
 class Fetch : public mx::Primitive {
  public:
   Fetch(mx::Stream s, Job job) : Primitive(s), job_(std::move(job)) {}
 
   void eval_cpu(const std::vector<mx::array>& in, std::vector<mx::array>& out) override {
-    for (auto& o : out) o.set_data(mx::allocator::malloc(o.nbytes()));
-    const size_t read = 1 + size_t(std::count(job_.has, job_.has + 5, true));  // what comes after is only waited for
-    std::vector<View> views(in.begin(), in.begin() + read);
-    const int k = int(out[0].size());
+    out[0].set_data(mx::allocator::malloc(out[0].nbytes()));
+    const int k = job_.sizes[0];
     int* experts = out[0].data<int>();
-    int* slots = out[1].data<int>();
-    // The outputs' memory must outlive the task even if nobody takes them.
-    mx::scheduler::enqueue(stream(), [job = job_, views, k, experts, slots, a = out[0].data_shared_ptr(),
-                                      b = out[1].data_shared_ptr()] { job.run(views, k, experts, slots); });
+    // The output's memory must outlive the task even if nobody takes it.
+    mx::scheduler::enqueue(stream(), [job = job_, views = job_.views(in), k, experts, slots = experts + k,
+                                      kept = out[0].data_shared_ptr()] { job.run(views, k, experts, slots); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
     throw std::runtime_error("moe-mlx: the fetch runs on a CPU stream");
   }
 
-  const char* name() const override { return "MoeFetch"; }
+  const char* name() const override { return kFetch; }
 
  private:
   Job job_;
@@ -112,6 +129,9 @@ int64_t next_id() {
   return ++last_id;
 }
 
+// Queued steps of one stream that may each throw once.
+constexpr int kMostErrors = 4096;
+
 const std::string kTag = " [moe-mlx fault ";
 
 mx::array as_row(const mx::array& a, int n, const char* name) {
@@ -119,6 +139,22 @@ mx::array as_row(const mx::array& a, int n, const char* name) {
     throw std::invalid_argument(std::string("moe-mlx: ") + name + " is not one row of " + std::to_string(n));
   const auto type = a.dtype();
   return type == mx::float32 || type == mx::float16 || type == mx::bfloat16 ? a : mx::astype(a, mx::float32);
+}
+
+// One row of words on the model's own stream, so that one array crosses. Integer words: a copy changes none of them.
+mx::array pack(const std::vector<mx::array>& rows) {
+  std::vector<mx::array> words;
+  for (auto& row : rows) {
+    const bool whole = row.dtype() == mx::int32 || row.dtype() == mx::uint32;
+    words.push_back(mx::reshape(mx::view(whole ? row : mx::astype(row, mx::float32), mx::uint32), {-1}));
+  }
+  return words.size() == 1 ? words[0] : mx::concatenate(words, 0);
+}
+
+// A stream for the fetches alone, of this thread; what a Mac has in the CPU's default stream.
+mx::Stream stream_of_its_own() {
+  thread_local const mx::Stream own = mx::new_stream(mx::Device::cpu);
+  return own;
 }
 
 }  // namespace
@@ -146,10 +182,11 @@ void Runtime::drain() {
     streams = streams_;
   }
   for (auto& stream : streams) {
-    for (bool clean = false; !clean;) {  // what is still queued may throw again after an error has been taken out
+    // What is still queued may throw again after an error has been taken out; a device that is lost throws for ever.
+    for (int tries = 0; tries < kMostErrors; tries++) {
       try {
         mx::synchronize(stream);
-        clean = true;
+        break;
       } catch (const std::exception&) {
       }
     }
@@ -177,24 +214,57 @@ std::string Runtime::text(const ReadError& error) const { return error.what() + 
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
                               const mx::array& exact, const Router& router, const Outlook& outlook,
                               const std::optional<mx::array>& after) {
-  const auto stream = mx::default_stream(mx::Device::cpu);
+  const auto model = mx::default_stream(mx::default_device());
+  const auto stream = bound->runtime->apart ? stream_of_its_own() : mx::default_stream(mx::Device::cpu);
   bound->runtime->ran_on(stream);
+  bound->runtime->ran_on(model);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
-  std::vector<mx::array> inputs{exact.dtype() == type ? exact : mx::astype(exact, type)};
   const int n = router.scores ? router.scores->shape(-1) : 0, k = int(exact.size());
   if (exact.ndim() == 0 || exact.shape(-1) != k) throw std::invalid_argument("moe-mlx: indices are not one row");
-  if (router.scores) inputs.push_back(as_row(*router.scores, n, "scores"));
-  if (router.raw) inputs.push_back(as_row(*router.raw, n, "raw"));
-  if (router.weigh) inputs.push_back(as_row(*router.weigh, n, "weigh"));
-  if (router.weights) inputs.push_back(as_row(*router.weights, k, "weights"));
   const int m = outlook.scores ? outlook.scores->shape(-1) : 0;
-  if (outlook.scores) inputs.push_back(as_row(*outlook.scores, m, "outlook"));
+  Job job{bound, bound->runtime->fault.epoch(), step, policy, n, {k}, stream != model, outlook.next, outlook.policy,
+          outlook.count};
+  std::vector<mx::array> inputs{exact.dtype() == type ? exact : mx::astype(exact, type)};
+  const auto add = [&](int place, const std::optional<mx::array>& row, int size, const char* name) {
+    if (!row) return;
+    inputs.push_back(as_row(*row, size, name));
+    job.sizes[place] = size;
+  };
+  add(1, router.scores, n, "scores");
+  add(2, router.raw, n, "raw");
+  add(3, router.weigh, n, "weigh");
+  add(4, router.weights, k, "weights");
+  add(5, outlook.scores, m, "outlook");
+  if (job.packed) inputs = {pack(inputs)};
   if (after && !after->is_available()) inputs.push_back(*after);
-  Job job{bound, bound->runtime->fault.epoch(), step, policy, n,
-          {bool(router.scores), bool(router.raw), bool(router.weigh), bool(router.weights), bool(outlook.scores)},
-          outlook.next, outlook.policy, m, outlook.count};
+  auto shape = exact.shape();
+  shape.back() = 2 * k;
   auto primitive = std::make_shared<Fetch>(stream, std::move(job));
-  return mx::array::make_arrays({exact.shape(), exact.shape()}, {type, type}, primitive, inputs);
+  // One array back, and one operation of the model's that waits for it.
+  return mx::split(mx::array(std::move(shape), type, primitive, std::move(inputs)), 2, -1);
+}
+
+Crossings crossings(const std::vector<mx::array>& outputs) {
+  Crossings found;
+  std::vector<mx::array> left = outputs;
+  std::unordered_set<std::uintptr_t> seen, sent;
+  while (!left.empty()) {
+    const mx::array a = left.back();
+    left.pop_back();
+    if (!a.has_primitive() || a.status() != mx::array::Status::unscheduled || !seen.insert(a.id()).second) continue;
+    for (auto& sibling : a.siblings()) seen.insert(sibling.id());
+    const auto stream = a.primitive().stream();
+    bool awaits = false;
+    for (auto& input : a.inputs()) {
+      left.push_back(input);
+      if (!input.has_primitive() || input.status() != mx::array::Status::unscheduled) continue;
+      if (input.primitive().stream() == stream) continue;
+      if (std::string(a.primitive().name()) == kFetch) found.sent += sent.insert(input.id()).second;
+      else awaits = true;
+    }
+    found.awaited += awaits;
+  }
+  return found;
 }
 
 }  // namespace moe

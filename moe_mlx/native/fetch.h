@@ -1,6 +1,7 @@
 // The MLX side: a primitive on a CPU stream that runs one layer's decode step inside the graph, without the GIL.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,8 +21,9 @@ struct Runtime {
   Runtime();
   const int64_t id;
   Fault fault;
+  std::atomic<bool> apart{false};  // fetches run on a stream of their own: as beside a GPU, where there is none
 
-  void ran_on(mx::Stream stream);
+  void ran_on(mx::Stream stream);  // a fetch, or the model beside it
   void delivered();  // the fault has been raised; after `drain`
   void drain();  // waits for its streams and drops what they threw; not to be called from one of them
   static std::shared_ptr<Runtime> of_error(const std::string& text);
@@ -54,10 +56,18 @@ struct Outlook {
   int count = 0;
 };
 
-// Returns the chosen experts and their slots, both shaped as `exact`. `after` is what has to be computed before slots
-// may be rewritten: the layer's previous output.
+// Returns the chosen experts and their slots, both shaped as `exact`. Where the fetch has another stream than the model,
+// one array goes there and one comes back. `after` is what has to be computed before slots may be rewritten: the layer's
+// previous output.
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
                               const mx::array& exact, const Router& router, const Outlook& outlook,
                               const std::optional<mx::array>& after);
+
+// What crosses between the model's stream and the fetches' in a graph that is not yet evaluated.
+struct Crossings {
+  int64_t sent = 0;     // arrays that fetches take from another stream
+  int64_t awaited = 0;  // other operations that wait for an array of another stream
+};
+Crossings crossings(const std::vector<mx::array>& outputs);
 
 }  // namespace moe

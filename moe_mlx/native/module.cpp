@@ -146,6 +146,9 @@ NB_MODULE(_moe_mlx_native, m) {
       .def_prop_ro("id", [](Runtime& self) { return self.runtime->id; })
       .def_prop_ro("epoch", [](Runtime& self) { return self.runtime->fault.epoch(); })
       .def_prop_ro("failed", [](Runtime& self) { return self.runtime->fault.standing(); })
+      .def_prop_ro("failed_step", [](Runtime& self) { return self.runtime->fault.step(); })
+      .def_prop_rw("apart", [](Runtime& self) { return self.runtime->apart.load(); },
+                   [](Runtime& self, bool apart) { self.runtime->apart = apart; })
       .def("first", [](Runtime& self) -> nb::object {
         auto first = self.runtime->fault.first();
         if (!first) return nb::none();
@@ -160,6 +163,10 @@ NB_MODULE(_moe_mlx_native, m) {
       })
       .def("delivered", [](Runtime& self) { self.runtime->delivered(); });
 
+  m.def("crossings", [](const std::vector<mlx::core::array>& outputs) {
+    const auto found = moe::crossings(outputs);
+    return nb::make_tuple(found.sent, found.awaited);
+  }, "outputs"_a);
   m.def("active_tasks", [] { return mlx::core::scheduler::n_active_tasks(); });
 
   nb::class_<Layer>(m, "Layer")

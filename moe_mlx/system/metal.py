@@ -7,6 +7,8 @@ from typing import Any
 
 #: Left to macOS when the cap is chosen for the user, whatever the GPU may take: bytes or a share of memory, the larger.
 _MACOS_BYTES, _MACOS_SHARE = 4 * 10**9, 0.2
+#: macOS kills a command buffer that waits for about 5 s, with an error that names nothing. A step may wait twice.
+_STALL_SECONDS = 2.0
 #: Set to anything but 0, MLX orders CPU and GPU by spinning kernels, which do not see what the CPU writes to a bank.
 FAST_SYNCH = "MLX_METAL_FAST_SYNCH"
 
@@ -28,6 +30,13 @@ def comfortable_bytes() -> int | None:
     """Returns what MLX may take without starving macOS, whatever limit was raised; None without Metal."""
     total = metal_info().get("memory_size")
     return None if total is None else int(total) - max(_MACOS_BYTES, int(int(total) * _MACOS_SHARE))
+
+
+def stall_limit(seconds: float) -> float:
+    """Returns how long a step in the graph may wait for a read: on Metal, well within what kills a command buffer."""
+    import mlx.core as mx
+
+    return min(seconds, _STALL_SECONDS) if mx.metal.is_available() else seconds
 
 
 def fast_synch() -> bool:

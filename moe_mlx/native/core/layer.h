@@ -35,22 +35,24 @@ class Fault {
   int64_t epoch() const { return epoch_.load(); }
   bool failed(int64_t epoch) const { return epoch <= failed_.load(); }
   bool standing() const { return failed_.load() >= epoch_.load(); }
-  void raise(int64_t epoch, const ReadError& error) {
+  void raise(int64_t epoch, int64_t step, const ReadError& error) {
     std::lock_guard lock(mutex_);
     if (failed_.load() >= epoch) return;
     first_ = error;
+    step_ = step;
     failed_.store(epoch);
   }
   std::optional<ReadError> first() const {
     std::lock_guard lock(mutex_);
     return first_;
   }
+  int64_t step() const { return step_.load(); }  // the one that `first` is of
   void delivered() { epoch_.store(std::max(epoch_.load(), failed_.load()) + 1); }
 
  private:
   mutable std::mutex mutex_;
   std::optional<ReadError> first_;
-  std::atomic<int64_t> epoch_{0}, failed_{-1};
+  std::atomic<int64_t> epoch_{0}, failed_{-1}, step_{-1};
 };
 
 class Layer {
