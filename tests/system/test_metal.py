@@ -32,3 +32,10 @@ def test_fast_synch(value: str | None, on: bool, monkeypatch: pytest.MonkeyPatch
     if value is not None:
         monkeypatch.setenv(metal.FAST_SYNCH, value)
     assert metal.fast_synch() is on
+
+
+def test_on_metal_a_stall_ends_before_the_watchdog(monkeypatch: pytest.MonkeyPatch):
+    assert metal.stall_limit(60) == 60
+    FakeMetal(16 << 30, 11 << 30).install(monkeypatch)
+    assert 2 <= metal.stall_limit(60) <= 3
+    assert metal.stall_limit(0.25) == 0.25

@@ -1,0 +1,57 @@
+"""A token of a failed step is never given out, though the evaluation that it came from returned as if all were well."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mlx.conversation.session import Sampling, Session
+from moe_mlx.errors import ExpertReadError
+from tests.native.conftest import loaded
+
+
+class Late:
+    """A runtime of the primitive whose failure becomes known only when the evaluation has returned."""
+
+    def __init__(self, real: Any, step: int) -> None:
+        self.real, self.failed_step, self.failed = real, step, False
+
+    def first(self) -> tuple[int, int, str, str]:
+        self.failed = False
+        return 1, 3, "experts/layer-001/expert-003.safetensors", "gone"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def pieces(folder: Path, failed_after: int, behind: int) -> tuple[list[int], Session]:
+    """Answers until a failure that is noted after `failed_after` tokens, `behind` the step of the next token."""
+    model, tokenizer, runtime = loaded(folder, "native")
+    tokenizer._eos_token_ids = set()
+    talk = Session(model, tokenizer, Sampling(max_tokens=12))
+    given: list[int] = []
+    native = runtime.native
+    with pytest.raises(ExpertReadError, match="expert-003"):
+        for piece in talk.answer(talk.encode([{"role": "user", "content": "hello"}])):
+            given.append(piece.token)
+            if len(given) == failed_after:
+                native.runtime = Late(native.runtime, runtime.cached.counter.step - behind)
+                native.check = lambda: None  # nothing else looks
+                native.runtime.failed = True
+    return given, talk
+
+
+def test_a_failed_step_s_token_is_not_yielded(native: Any, tiny: Callable[..., Path]):
+    given, talk = pieces(tiny(), 4, 0)  # the step that was under way, whose token is the next
+    assert len(given) == 4
+    assert talk.last is not None and len(talk.last.tokens) == 4
+
+
+def test_the_token_before_a_failed_step_is_good(native: Any, tiny: Callable[..., Path]):
+    given, _ = pieces(tiny(), 4, -1)
+    assert len(given) == 5
+
+
+def test_the_step_of_a_fault_is_kept(native: Any):
+    assert native.Runtime().failed_step == -1
