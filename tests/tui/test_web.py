@@ -16,7 +16,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
 
 
-async def statuses(token, requests):
+async def statuses(here, requests):
     """Serves two pages behind the gate and returns what each request is answered."""
     from aiohttp import ClientSession, CookieJar, web
 
@@ -25,8 +25,8 @@ async def statuses(token, requests):
     async def page(request):
         return web.Response(text="page")
 
-    app = web.Application(middlewares=[Gate(token).middleware()])
-    app.add_routes([web.get("/", page), web.get("/ws", page), web.get("/static/x", page)])
+    app = web.Application(middlewares=[Gate("secret", here=here).middleware()])
+    app.add_routes([web.get("/", page), web.get("/ws/{name}", page), web.get("/static/x", page)])
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -45,34 +45,36 @@ async def statuses(token, requests):
 
 
 async def test_on_this_machine_only_its_own_names_and_pages_are_served():
+    known = {"Cookie": "moe_mlx_token=secret"}
     asked = [
-        ("/", {}),
-        ("/", {"Host": "localhost:PORT"}),
-        ("/", {"Host": "elsewhere.example"}),
-        ("/ws", {"Origin": "http://127.0.0.1:PORT"}),
-        ("/ws", {"Origin": "http://elsewhere.example"}),
-        ("/ws", {}),
+        ("/", known),
+        ("/", {"Host": "localhost:PORT", **known}),
+        ("/", {"Host": "elsewhere.example", **known}),
+        ("/ws/a", {"Origin": "http://127.0.0.1:PORT", **known}),
+        ("/ws/a", {"Origin": "http://elsewhere.example", **known}),
+        ("/ws/a", known),
     ]
-    assert await statuses(None, asked) == [200, 200, 403, 200, 403, 403]
+    assert await statuses(True, asked) == [200, 200, 403, 200, 403, 403]
 
 
-async def test_beyond_it_nothing_is_served_without_the_token():
+@pytest.mark.parametrize("here", [True, False], ids=["this machine", "beyond it"])
+async def test_nothing_is_served_without_the_token(here):
     asked = [
         ("/", {}),
         ("/static/x", {}),
-        ("/ws", {"Origin": "http://127.0.0.1:PORT"}),
+        ("/ws/a", {"Origin": "http://127.0.0.1:PORT"}),
         ("/?token=wrong", {}),
         ("/", {"Cookie": "moe_mlx_token=wrong"}),
         ("/", {"Cookie": "moe_mlx_token=secret"}),
-        ("/ws", {"Cookie": "moe_mlx_token=secret", "Origin": "http://127.0.0.1:PORT"}),
-        ("/ws", {"Cookie": "moe_mlx_token=secret", "Origin": "http://elsewhere.example"}),
+        ("/ws/a", {"Cookie": "moe_mlx_token=secret", "Origin": "http://127.0.0.1:PORT"}),
+        ("/ws/a", {"Cookie": "moe_mlx_token=secret", "Origin": "http://elsewhere.example"}),
         ("/static/x?token=secret", {}),
     ]
-    assert await statuses("secret", asked) == [403, 403, 403, 403, 403, 200, 200, 403, 403]
+    assert await statuses(here, asked) == [403, 403, 403, 403, 403, 200, 200, 403, 403]
 
 
 async def test_the_printed_address_lets_in_and_the_cookie_keeps():
-    assert await statuses("secret", [("/?token=secret", {})]) == [200]
+    assert await statuses(False, [("/?token=secret", {})]) == [200]
 
 
 def test_tokens_and_loopback():

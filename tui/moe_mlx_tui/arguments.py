@@ -20,3 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     web.add_argument("--web", action="store_true", help="serve the app to a browser instead (needs moe-mlx[web])")
     web.add_argument("--host", default="127.0.0.1", help="address to serve on (default: 127.0.0.1, this machine only)")
     web.add_argument("--port", type=int, default=8421, help="port to serve on (default: 8421)")
+    web.add_argument("--tabs", type=int, default=8, metavar="N", help="browser tabs at once (default: 8)")
+    web.add_argument(
+        "--share-sessions", action="store_true", help="show your own saved sessions in every tab, and save there"
+    )

@@ -1,33 +1,42 @@
-"""What the server tells each tab's process, through its environment."""
+"""What a tab's process is told by its server, through its environment."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+#: The variable that holds them, as JSON.
 VARIABLE = "MOE_MLX_TAB"
 
 
 @dataclass(frozen=True, slots=True)
 class TabOptions:
-    """How a tab looks and begins.
+    """What a tab's process is told.
 
     Attributes:
+        engine: The engine's socket.
+        home: Folder of its sessions and prompt history.
+        kept: Folder of what a reload brings back.
+        server: The server's process; without it a tab ends.
         system: The system prompt.
-        ascii: Whether to draw with ASCII alone.
-        theme: Name of a colour theme.
+        ascii: Whether the map is drawn with plain characters.
+        theme: Name of the theme, or None.
     """
 
-    system: str | None = None
+    engine: str
+    home: str
+    kept: str
+    server: int
+    system: str = ""
     ascii: bool = False
     theme: str | None = None
 
     @classmethod
-    def of_environment(cls) -> TabOptions:
-        """Returns what the server set; all defaults without a server."""
-        return cls(**json.loads(os.environ.get(VARIABLE, "{}")))
+    def from_environment(cls, environment: Mapping[str, str]) -> TabOptions:
+        """Returns what the server said."""
+        return cls(**json.loads(environment[VARIABLE]))
 
-    def hand_over(self) -> None:
-        """Sets the environment of processes to come."""
-        os.environ[VARIABLE] = json.dumps(asdict(self))
+    def to_environment(self) -> dict[str, str]:
+        """Returns the variable to start a tab's process with."""
+        return {VARIABLE: json.dumps(asdict(self))}
