@@ -1,6 +1,5 @@
 """What a browser may cost the server: sizes, messages, tabs, and processes that end."""
 
-import asyncio
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -19,21 +17,18 @@ from moe_mlx.errors import MoeMlxError
 from moe_mlx_tui.engine.orders import Configure
 from moe_mlx_tui.engine.shared_engine import SharedEngine
 from tests.tui import scene
+from tests.tui.serving import ONE, PATIENCE, THREE, TWO, children, closed, drawn, running, site
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
 
 from moe_mlx_tui.saved.conversation import Conversation, Sessions  # noqa: E402
 from moe_mlx_tui.web.addresses import address, draw_code, listen, reachable  # noqa: E402
-from moe_mlx_tui.web.gate import Gate  # noqa: E402
 from moe_mlx_tui.web.limits import COLUMNS, MESSAGE, ROWS, within  # noqa: E402
 from moe_mlx_tui.web.seats import FullError, Seats  # noqa: E402
-from moe_mlx_tui.web.site import ELSEWHERE, FULL, Site  # noqa: E402
+from moe_mlx_tui.web.site import ELSEWHERE, FULL  # noqa: E402
 from moe_mlx_tui.web.tab_app import TabApp, Touched  # noqa: E402
 from moe_mlx_tui.web.tab_options import TabOptions  # noqa: E402
-
-PATIENCE = 60
-ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 
 
 @pytest.fixture
@@ -43,50 +38,6 @@ def options(tmp_path):
     home.start()
     yield TabOptions(engine=str(tmp_path / "s"), home="", kept=str(tmp_path / "kept"), server=os.getpid())
     home.close()
-
-
-@asynccontextmanager
-async def site(options, folder, most=2):
-    """Serves, and yields the site and how to open a tab."""
-    served = Site(Gate("secret", here=True), Seats(folder / "tabs", most), options)
-    runner = aiohttp.web.AppRunner(await served._make_app())
-    await runner.setup()
-    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
-    at = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with aiohttp.ClientSession(headers={"Cookie": "moe_mlx_token=secret", "Origin": at}) as http:
-
-        async def tab(name, query="width=80&height=24"):
-            return await http.ws_connect(f"{at}/ws/{name}?{query}", max_msg_size=0)
-
-        served.fetch = lambda path: http.get(at + path)
-        try:
-            yield served, tab
-        finally:
-            await runner.cleanup()
-
-
-async def running(tab):
-    """Waits until a tab's app draws."""
-    async with asyncio.timeout(PATIENCE):
-        async for message in tab:
-            if message.type == aiohttp.WSMsgType.BINARY and b"Message:" in message.data:
-                return
-    raise AssertionError(f"closed with {tab.close_code}")
-
-
-async def closed(tab):
-    """Waits until a tab is let go; returns the code."""
-    async with asyncio.timeout(PATIENCE):
-        async for _ in tab:
-            pass
-    return tab.close_code
-
-
-def children():
-    """Returns the tabs' processes that this process has started."""
-    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in found.splitlines()]
-    return [int(pid) for pid, parent, args in rows if int(parent) == os.getpid() and "moe_mlx_tui.web.tab" in args]
 
 
 @pytest.mark.parametrize("asked", ["1000000", "9" * 5000, 10**9, 1e9, None, "x", [], -5, "0"], ids=str)
@@ -155,13 +106,9 @@ async def test_tabs_do_not_see_each_other_s_conversations_or_the_owner_s(options
             await running(tab)
             await tab.send_str('["focus"]')
             await tab.send_str(json.dumps(["stdin", f"written in {name[0]}"]))
+            await drawn(tab, f"written in {name[0]}")
             await tab.send_str('["touch","sessions"]')
-            seen = b""
-            async with asyncio.timeout(PATIENCE):
-                async for message in tab:
-                    seen += message.data if message.type == aiohttp.WSMsgType.BINARY else b""
-                    if b"No session has been" in seen:
-                        break
+            await drawn(tab, "No session has been")
             await tab.close()
     drafts = {path.parent.name: path.read_text() for path in (tmp_path / "tabs").glob("*/draft.txt")}
     assert drafts == {ONE: "written in 1", TWO: "written in 2"}
@@ -205,33 +152,16 @@ def test_a_tab_whose_output_nobody_reads_ends_all_the_same(options, how):
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_leaves_no_tab(tmp_path):
-    code = (
-        "import asyncio, sys; from tests.tui import test_web_safety as t; from pathlib import Path\n"
-        "asyncio.run(t.serve_a_tab(Path(sys.argv[1])))"
-    )
-    server = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.tui.serving", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     pid = int(server.stdout.readline())
     os.kill(pid, 0)
     server.kill()
     server.wait(timeout=PATIENCE)
     server.stdout.close()
-    limit = time.monotonic() + PATIENCE
-    while (state := subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout) and (
-        not state.startswith("Z")
-    ):
+    limit, look = time.monotonic() + PATIENCE, ["ps", "-o", "stat=", "-p", str(pid)]
+    while subprocess.run(look, check=False, capture_output=True, text=True).stdout.strip("Z+< \n"):
         assert time.monotonic() < limit
-
-
-async def serve_a_tab(folder):
-    """Serves one tab, says which process it is, and waits to be killed."""
-    home = SharedEngine(scene.Still(scene.idle()), folder / "s")
-    home.start()
-    told = TabOptions(engine=str(folder / "s"), home="", kept="", server=os.getpid())
-    async with site(told, folder) as (_, open_tab):
-        tab = await open_tab(ONE)
-        await running(tab)
-        print(*children(), flush=True)
-        await asyncio.Event().wait()
 
 
 def test_a_tab_without_its_server_does_not_start(options):

@@ -16,11 +16,10 @@ from textual.drivers.web_driver import WebDriver
 from textual.message import Message
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx_tui import base_app
+from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.chat_app import ChatApp
 from moe_mlx_tui.engine.orders import Source
 from moe_mlx_tui.saved.conversation import Conversation, export_name, load
-from moe_mlx_tui.saved.paths import write_whole
 
 #: What the page's touch bar may ask for, and the action it stands for.
 TOUCHES = {
@@ -52,8 +51,6 @@ class TabApp(ChatApp):
         fresh: The conversation where nothing was kept.
         options: As of `ChatApp`.
     """
-
-    CSS_PATH = str(Path(base_app.__file__).with_name("app.tcss"))
 
     def __init__(
         self, source: Source, *, kept: Path, hang_up: Callable[[], None], fresh: Conversation, **options: Any
@@ -100,8 +97,8 @@ class TabApp(ChatApp):
                 draft = draft or self.talk.take_back_message() or ""
         with contextlib.suppress(OSError):
             self.sessions.save(self.talk)
-            write_whole(self.kept / "talk.json", self.talk.to_json())
-            write_whole(self.kept / "draft.txt", draft)
+            write_whole(self.kept / "talk.json", self.talk.to_json(), private=True)
+            write_whole(self.kept / "draft.txt", draft, private=True)
 
     def action_export(self, suffix: str) -> None:
         """Hands the conversation to the browser, which saves it where its user keeps downloads."""
