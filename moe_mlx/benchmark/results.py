@@ -50,6 +50,8 @@ class Row:
         bytes_per_token: Bytes that a decode step read.
         misses_per_token: Experts that a decode step read.
         read_backs_per_token: Layers whose routing was read back to Python.
+        crossings_per_token: Arrays that go between the model's stream and the fetches', there and back, counted in the
+            built graph; where both have one stream here, as they would be beside a GPU.
         waits_per_token: Times a step waited for the host to choose.
         host_us_per_layer: Microseconds the host took to choose and look up, a token and layer.
         wait_share: Share of decode time in which the step stood still for reads.
@@ -102,6 +104,7 @@ class Row:
     reads: ReadStats | None = None
     page_cache: PageCacheUse | None = None
     page_cache_twice: PageCacheUse | None = None
+    crossings_per_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

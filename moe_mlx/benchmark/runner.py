@@ -11,13 +11,15 @@ from typing import Any
 
 import mlx.core as mx
 
+from moe_mlx.benchmark.crossings import crossings_per_token
 from moe_mlx.benchmark.profile import profiled
 from moe_mlx.benchmark.prompts import Tokens, random_tokens, read_prompt_file
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
-from moe_mlx.benchmark.settings import BenchSetting
+from moe_mlx.benchmark.settings import APART, BenchSetting
 from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.planning.prediction import Predictor
+from moe_mlx.routing.names import NATIVE
 from moe_mlx.store import is_store, open_source
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.page_cache import page_cache_use
@@ -121,7 +123,7 @@ def run_bench(
         try:
             subject = load_setting(bench.folder, setting, say, **bench.options)
         except (DoesNotFitError, UsageError) as error:
-            if not isinstance(error, DoesNotFitError) and setting.decode != "native":
+            if not isinstance(error, DoesNotFitError) and setting.decode not in {NATIVE, APART}:
                 raise
             skipped.append(f"{setting.key}: {error}")
             continue
@@ -223,6 +225,7 @@ def _measure(
         reads=last.reads,
         page_cache=page_cache_use(runtime.source),
         page_cache_twice=page_cache_use(runtime.source, runtime.resident_experts()),
+        crossings_per_token=crossings_per_token(runtime),
     )
 
 

@@ -14,6 +14,10 @@ from moe_mlx.system.given import split_list
 
 PAGES = ("warm", "cold", "dropped")
 
+#: In the graph with the fetches on a CPU stream of their own, fences and all: the nearest to a GPU's cost without one.
+APART = "apart"
+DECODES = (*DECODE_WAYS, APART)
+
 
 @dataclass(frozen=True, slots=True)
 class BenchSetting:
@@ -63,7 +67,7 @@ def sweep(
     reads_ahead = split_list(prefetches, "--prefetch", str, allowed=PREFETCHES)
     rest = list(
         itertools.product(
-            split_list(decodes, "--decode", str, allowed=DECODE_WAYS),
+            split_list(decodes, "--decode", str, allowed=DECODES),
             split_list(ios, "--io", str, allowed=IOS),
             split_list(pages, "--page-cache", str, allowed=PAGES),
         )

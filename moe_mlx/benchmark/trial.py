@@ -15,13 +15,14 @@ from mlx import nn
 from mlx_lm import stream_generate
 
 from moe_mlx.benchmark.prompts import Tokens
-from moe_mlx.benchmark.settings import BenchSetting
+from moe_mlx.benchmark.settings import APART, BenchSetting
 from moe_mlx.counts.reads import ReadStats
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.loader import load
 from moe_mlx.loading.runtime import Runtime
+from moe_mlx.routing.names import NATIVE
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.files import drop_pages, open_regular
 
@@ -61,11 +62,18 @@ def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None]
     Raises:
         MoeMlxError: as `moe_mlx.load`.
     """
-    options |= {"decode": setting.decode, "io": setting.io, "prefetch": setting.prefetch}
+    options |= {
+        "decode": NATIVE if setting.decode == APART else setting.decode,
+        "io": setting.io,
+        "prefetch": setting.prefetch,
+    }
     if setting.route_lambda is not None:
         options["route_lambda"] = setting.route_lambda
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
-    return Subject(model, tokenizer, runtime_of(model))
+    runtime = runtime_of(model)
+    if setting.decode == APART and runtime.native is not None:
+        runtime.native.runtime.apart = True
+    return Subject(model, tokenizer, runtime)
 
 
 def load_mlx_lm(folder: Path) -> Subject:

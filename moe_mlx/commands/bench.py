@@ -16,7 +16,6 @@ from typing import Any
 from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments, run_soak, run_tui
 from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import DECODE_WAYS
 from moe_mlx.system.given import check_whole, split_list
 
 
@@ -32,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--expert-cache", metavar="CAPS", default="25%,50%,100%", help="(default: %(default)s)")
     sweep.add_argument("--routing", metavar="POLICIES", default="exact,cache-prior", help="(default: %(default)s)")
     sweep.add_argument("--route-lambda", metavar="L", default="0.1", help="strengths of cache-prior (default: 0.1)")
-    sweep.add_argument("--decode", metavar="WAYS", default="auto", help=f"{', '.join(DECODE_WAYS)} (default: auto)")
+    sweep.add_argument(
+        "--decode",
+        metavar="WAYS",
+        default="auto",
+        help="auto, native, readback, apart (native on a stream of its own) (default: auto)",
+    )
     sweep.add_argument("--prefetch", metavar="WAYS", default="off", help="off, on, auto (default: off)")
     sweep.add_argument("--io", metavar="WAYS", default="cached", help="cached, direct (default: cached)")
     sweep.add_argument(

@@ -14,6 +14,7 @@ from typing import Any
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
 from moe_mlx.errors import one_line
 from moe_mlx.planning.budget import cache_bytes, slots_for_share
+from moe_mlx.planning.crossings import PER_LAYER, capped_layers
 from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
@@ -49,6 +50,8 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
                 "slots": sum(per_layer),
                 "expert_cache_bytes": held,
                 "with_resident_bytes": held + source.resident_nbytes,
+                "crossings_per_token": PER_LAYER * (capped := capped_layers(source.layers, per_layer)),
+                "read_backs_per_token": capped,
             }
         )
     cached = page_cache_use(source)
@@ -131,8 +134,10 @@ def _caps_table(described: dict[str, Any]) -> str:
         each = cap["slots_per_layer"]
         slots = f"{min(each)}-{max(each)}" if isinstance(each, list) else str(each)
         sizes = [size_text(cap[name]) for name in ("expert_cache_bytes", "with_resident_bytes")]
-        rows.append([f"{cap['share']:.1%}", slots, str(cap["slots"]), *sizes])
-    return render(["expert cache", "slots/layer", "slots", "cache", "with resident"], rows)
+        crossed = [str(cap[name]) for name in ("crossings_per_token", "read_backs_per_token")]
+        rows.append([f"{cap['share']:.1%}", slots, str(cap["slots"]), *sizes, *crossed])
+    heads = ["expert cache", "slots/layer", "slots", "cache", "with resident", "crossings/token", "or read-backs"]
+    return render(heads, rows)
 
 
 def _shape(layer: ExpertLayer) -> tuple[int, int, int, object]:

@@ -31,10 +31,11 @@ def asked_curves(args: argparse.Namespace, source: ExpertSource) -> Sequence[Cur
         return None
     from moe_mlx.history.file import AUTO, check_history
     from moe_mlx.history.keeper import open_history
+    from moe_mlx.planning.crossings import price_bytes
     from moe_mlx.planning.slot_share import curves_of
 
     keeper = open_history(check_history(args.history or AUTO), source, lambda line: print(line, file=sys.stderr))
-    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers)
+    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers, price_bytes())
     if curves is None:
         print(f"slots are shared evenly: {reason}", file=sys.stderr)
     return curves

@@ -49,6 +49,11 @@ class Receipt(PhaseTotals):
         counts["tokens"] -= discarded
         return cls(**counts, routing=routing, discarded_steps=discarded, prompt=prompt, audit=audit, warmed=warmed)
 
+    @property
+    def crossings(self) -> int:
+        """Arrays that went between the model's stream and a fetch's, there and back, where decode ran in the graph."""
+        return 2 * (self.waits - self.read_backs)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns every counter, the shares, and what there is beside, for `--json`."""
         return {
@@ -56,6 +61,7 @@ class Receipt(PhaseTotals):
             **{f"prompt_{name}": getattr(self.prompt, name) for name in _OF_PROMPT},
             "routing": self.routing,
             "discarded_steps": self.discarded_steps,
+            "crossings": self.crossings,
             "audit": None if self.audit is None else asdict(self.audit),
             "warmed": self.warmed,
         }
@@ -71,6 +77,9 @@ class Receipt(PhaseTotals):
             parts.append(
                 f"ahead {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
             )
+        if (steps := self.tokens + self.discarded_steps) and self.waits:
+            crossed, named = (self.read_backs, "read-backs") if self.read_backs else (self.crossings, "crossings")
+            parts.append(f"{crossed / steps:g} {named} a token")
         if self.warmed:
             parts.append(f"warmed {self.warmed} experts")
         if self.audit is not None:

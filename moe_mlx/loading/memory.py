@@ -11,6 +11,7 @@ from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.wiring import hold_wired_limit
 from moe_mlx.planning.budget import MemoryPlan, plan_memory
+from moe_mlx.planning.crossings import price_bytes
 from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, curves_of, shared_by
@@ -74,7 +75,7 @@ def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], No
     history = open_history(options.history_folder, source, remark)
     curves = None
     if options.share != "even":
-        curves, reason = curves_of(None if history is None else history.past, source.layers)
+        curves, reason = curves_of(None if history is None else history.past, source.layers, price_bytes())
         if curves is None:
             remark(f"slots are shared evenly: {reason}")
     return Planned(shared_by(plan, source.layers, curves), prefetch, curves, history, demand)

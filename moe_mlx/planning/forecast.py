@@ -8,6 +8,7 @@ from typing import Any
 
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.planning.budget import Cap, MemoryPlan, mlx_cache_bytes, parse_cap, plan_memory
+from moe_mlx.planning.crossings import PER_LAYER, capped_layers
 from moe_mlx.planning.kv_cache import kv_bytes, kv_element_bytes
 from moe_mlx.planning.prediction import Rates, StepTime, assumed_miss_rate, step_time
 from moe_mlx.planning.shape import ModelShape
@@ -34,6 +35,7 @@ class CapPlan:
         miss_rate: Assumed or measured.
         bytes_per_token: Read at that miss rate.
         step: Where the time of a decode step goes.
+        capped_layers: Layers with fewer slots than experts.
     """
 
     cap: str
@@ -45,10 +47,17 @@ class CapPlan:
     miss_rate: float
     bytes_per_token: float
     step: StepTime
+    capped_layers: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Returns it with what is derived."""
-        return {**asdict(self), "tokens_per_second": self.step.tps, "bottleneck": self.step.bottleneck}
+        """Returns it with what is derived; crossings are of decode in the graph, read-backs of decode without it."""
+        return {
+            **asdict(self),
+            "tokens_per_second": self.step.tps,
+            "bottleneck": self.step.bottleneck,
+            "crossings_per_token": PER_LAYER * self.capped_layers,
+            "read_backs_per_token": self.capped_layers,
+        }
 
 
 def usable_memory(machine_bytes: int) -> int:
@@ -103,7 +112,8 @@ def plan_caps(
         total = plan.expert_cache + shape.resident_nbytes + kv + mlx_cache_bytes(available)
         chosen = sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
         step = step_time(shape, rates, misses, capped=not everything)
-        lines.append(CapPlan(text, plan.slots, plan.expert_cache, total, fits, why_not, misses, misses * chosen, step))
+        read, capped = misses * chosen, capped_layers(shape.layers, plan.slots)
+        lines.append(CapPlan(text, plan.slots, plan.expert_cache, total, fits, why_not, misses, read, step, capped))
     return lines
 
 
@@ -130,6 +140,7 @@ def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rate
         "fits",
         "miss\nrate",
         "read a\ntoken",
+        "crossings\na token",
         "tok/s",
         "ms a token:\nmemory",
         "\ndisk",
@@ -148,6 +159,7 @@ def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rate
                 "yes" if line.fits else "NO",
                 f"{line.miss_rate:.0%}",
                 show_bytes(line.bytes_per_token),
+                str(PER_LAYER * line.capped_layers),
                 f"{line.step.tps:.1f}",
                 f"{line.step.weights * 1e3:.1f}",
                 f"{line.step.reads * 1e3:.1f}",

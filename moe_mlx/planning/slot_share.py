@@ -43,14 +43,34 @@ def curve_of(distances: Sequence[float], top_k: int) -> Curve:
     return tuple(count / tokens for count in misses)
 
 
-def curves_of(history: History | None, layers: Sequence[ExpertLayer]) -> tuple[tuple[Curve, ...] | None, str]:
-    """Returns the layers' curves, or None and why a history has none."""
+def priced(curves: Sequence[Curve], layers: Sequence[ExpertLayer], nbytes: float) -> tuple[Curve, ...]:
+    """Returns the curves with what a capped layer costs a token beside its misses, as so many bytes more to read.
+
+    A layer that has a slot for every expert does not pay it, so near full residency slots gather in whole layers.
+    """
+    return tuple(
+        (*(misses + nbytes / layer.expert_nbytes for misses in curve[:-1]), curve[-1])
+        for curve, layer in zip(curves, layers, strict=True)
+    )
+
+
+def curves_of(
+    history: History | None, layers: Sequence[ExpertLayer], price: float = 0.0
+) -> tuple[tuple[Curve, ...] | None, str]:
+    """Returns the layers' curves, or None and why a history has none.
+
+    Args:
+        history: What earlier runs used.
+        layers: The MoE layers.
+        price: What a capped layer costs a token beside its misses, in bytes; see `priced`.
+    """
     if history is None:
         return None, "this model has no history yet"
     least = min(past.tokens(layer.top_k) for past, layer in zip(history, layers, strict=True))
     if least < ENOUGH_TOKENS:
         return None, f"the history of this model holds {int(least)} tokens of some layer, {ENOUGH_TOKENS} are needed"
-    return tuple(curve_of(past.distances, layer.top_k) for past, layer in zip(history, layers, strict=True)), ""
+    curves = [curve_of(past.distances, layer.top_k) for past, layer in zip(history, layers, strict=True)]
+    return priced(curves, layers, price), ""
 
 
 def _segments(curve: Curve, floor: int) -> list[tuple[float, int]]:

@@ -30,6 +30,11 @@ class Calibration:
         weight_rate: Weights that decode goes through, everything resident.
         layer_seconds: Host time that a capped layer adds to a decode step, reads not counted.
         prefetch_gain: Decode speed with prefetch as a multiple of that without.
+        native_gain: Decode speed in the graph as a multiple of that with read-backs.
+        crossing_seconds: A way from the model's stream to a CPU stream and back, within one graph.
+        read_back_seconds: Reading a small array back in the middle of a step.
+        cliff_bytes: Memory that MLX may take before using more makes it slower; None where none was met.
+        ops_per_buffer: The `MLX_MAX_OPS_PER_BUFFER` at which decode was fastest; 0 for MLX's own.
     """
 
     date: str = ""
@@ -40,6 +45,11 @@ class Calibration:
     weight_rate: float | None = None
     layer_seconds: float | None = None
     prefetch_gain: float | None = None
+    native_gain: float | None = None
+    crossing_seconds: float | None = None
+    read_back_seconds: float | None = None
+    cliff_bytes: int | None = None
+    ops_per_buffer: int | None = None
 
 
 def calibration_path() -> Path:
@@ -55,7 +65,7 @@ def read_calibration() -> Calibration | None:
         return None
     if not isinstance(found, dict):
         return None
-    kinds = {"date": str, "machine": str, "readers": int}
+    kinds = {"date": str, "machine": str, "readers": int, "cliff_bytes": int, "ops_per_buffer": int}
     sound = {
         field.name: found[field.name]
         for field in fields(Calibration)

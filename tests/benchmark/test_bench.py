@@ -51,6 +51,7 @@ def test_counts_agree_with_each_other(result: BenchResult):
         assert row.hit_rate == pytest.approx(1 - row.misses_per_token / (layers * top_k))
         whole = row.slots_per_layer == result.model["experts"]
         assert row.read_backs_per_token == (0 if whole else layers)
+        assert row.crossings_per_token == 0  # nothing runs in the graph here
         assert row.expert_cache_bytes == row.slots_per_layer * layers * expert_bytes
         assert row.decode_tps.low <= row.decode_tps.median <= row.decode_tps.high
         assert row.decode_share is not None and row.decode_share > 0

@@ -8,8 +8,20 @@ from hypothesis import strategies as st
 
 from moe_mlx.errors import UsageError
 from moe_mlx.history.file import LayerHistory
-from moe_mlx.planning.slot_share import ENOUGH_TOKENS, check_share, curve_of, curves_of, measured_slots, missed_bytes
+from moe_mlx.planning import crossings
+from moe_mlx.planning.crossings import capped_layers
+from moe_mlx.planning.slot_share import (
+    ENOUGH_TOKENS,
+    check_share,
+    curve_of,
+    curves_of,
+    measured_slots,
+    missed_bytes,
+    priced,
+)
 from moe_mlx.store import ExpertLayer, TensorSpec
+from moe_mlx.system.calibration import Calibration
+from tests.metal_fakes import FakeMetal
 
 EXPERTS, TOP_K = 8, 2
 
@@ -77,3 +89,36 @@ def test_there_are_two_shares():
     assert check_share("measured") == "measured"
     with pytest.raises(UsageError, match="even, measured"):
         check_share("fair")
+
+
+def test_the_price_of_a_capped_layer_makes_layers_whole():
+    """Near full residency the even share leaves every layer one slot short, and each of them crosses."""
+    layers = [layer(index) for index in range(8)]
+    curves = [tuple(0.01 * (EXPERTS - slots) for slots in range(EXPERTS + 1))] * 8
+    even = [EXPERTS - 1] * 8
+    assert set(measured_slots(layers, curves, even)) == {EXPERTS - 1}
+    slots = measured_slots(layers, priced(curves, layers, 4.0), even)
+    assert slots.count(EXPERTS) >= 6
+    assert spent(layers, slots) <= spent(layers, even)
+    assert capped_layers(layers, slots) == 8 - slots.count(EXPERTS)
+
+
+@given(st.lists(Distances, min_size=1, max_size=4), st.integers(TOP_K, EXPERTS), st.floats(0, 100))
+def test_a_price_keeps_bounds_and_bytes(rows, count: int, price: float):
+    layers = [layer(index) for index in range(len(rows))]
+    curves = priced([curve_of(row, TOP_K) for row in rows], layers, price)
+    even = [count] * len(rows)
+    slots = measured_slots(layers, curves, even)
+    assert all(TOP_K <= number <= EXPERTS for number in slots)
+    assert spent(layers, slots) <= spent(layers, even)
+    assert missed_bytes(layers, curves, slots) <= missed_bytes(layers, curves, even)
+
+
+def test_what_a_crossing_costs_here(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crossings, "read_calibration", lambda: None)
+    assert crossings.price_bytes() == 0  # one stream: nothing crosses
+    FakeMetal(16 << 30, 11 << 30).install(monkeypatch)
+    assert crossings.price_bytes() == pytest.approx(0.2e-3 * 3e9)
+    measured = Calibration(crossing_seconds=1e-4, cold_rate=5e9)
+    monkeypatch.setattr(crossings, "read_calibration", lambda: measured)
+    assert crossings.price_bytes() == pytest.approx(5e5)
