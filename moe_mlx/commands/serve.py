@@ -1,79 +1,43 @@
-"""Serves a model over HTTP (OpenAI's chat and completions): mlx_lm.server itself, with the expert cache behind it.
+"""Serves a model over HTTP: OpenAI's and Anthropic's protocols, with the expert cache behind them.
 
-Arguments that are not ours go to mlx_lm.server as they are: --host, --port, --draft-model, --max-tokens and so on.
+mlx_lm.server's arguments keep their names: --host, --port, --draft-model, --max-tokens and so on.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import sys
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
 
 from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments, load_model
+from moe_mlx.commands.parser import CommandParser
+from moe_mlx.commands.serve_arguments import add_server_arguments
+from moe_mlx.errors import UsageError
 
-if TYPE_CHECKING:
-    from mlx import nn
-
-#: What the parser does not know is handed to `run` as `args.rest`.
+#: What the parser does not know is handed to `run` as `args.rest`: arguments may also follow "--".
 TAKES_REST = True
+NEEDED = ("pydantic", "starlette", "uvicorn", "prometheus_client")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
-    parser.allow_abbrev = False  # --prompt-cache-size is not ours, nor is what it begins with
-    parser.epilog = "mlx_lm.server's arguments may follow anywhere; `mlx_lm.server --help` lists them."
+    parser.allow_abbrev = False
     add_model_arguments(parser)
     add_history_arguments(parser)
+    add_server_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs mlx-lm's server over our loader."""
-    from moe_mlx.conversation.serving import serve
+    """Serves until told to end."""
+    rest = [word for word in args.rest if word != "--"]
+    if rest:
+        parser = CommandParser(prog="moe-mlx serve", allow_abbrev=False)
+        add_server_arguments(parser)
+        parser.set_defaults(**{name: value for name, value in vars(args).items() if name != "rest"})
+        args = parser.parse_args(rest)
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"serving needs {', '.join(missing)}: pip install 'moe-mlx[serve]'")
+    from moe_mlx.serving.serve import serve
 
-    loaded: list[nn.Module] = []
-
-    def load(
-        path: str, adapter_path: str | None = None, tokenizer_config: dict[str, Any] | None = None, **options: Any
-    ) -> tuple[Any, ...]:
-        from moe_mlx.loading.attachment import runtime_of
-
-        while loaded:  # a client asked for another model: one expert cache at a time
-            runtime_of(loaded.pop()).close()
-        wanted = argparse.Namespace(**{**vars(args), "model": path, "adapter_path": adapter_path})
-        model, tokenizer = load_model(wanted)
-        if (tokenizer_config or {}).get("chat_template"):
-            tokenizer.chat_template = tokenizer_config["chat_template"]  # type: ignore[index]
-        loaded.append(model)
-        return model, tokenizer, runtime_of(model).config
-
-    words = [word for word in args.rest if word != "--"]
-    words += ["--model", args.model]
-    if args.adapter_path is not None:
-        words += ["--adapter-path", args.adapter_path]
-    if args.trust_remote_code:
-        words += ["--trust-remote-code"]
-    sys.argv = ["mlx_lm.server", *words]
-
-    def end(number: int, frame: FrameType | None) -> None:
-        keep_history(loaded)
-        signal.signal(number, signal.SIG_DFL)  # mlx-lm's threads would outlive an exception
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        serve(load)
-    finally:
-        keep_history(loaded)
+    serve(args, load_model)
     return 0
-
-
-def keep_history(models: list[nn.Module]) -> None:
-    """Writes what the models used; from any thread, since it touches no array of MLX."""
-    from moe_mlx.loading.attachment import runtime_of
-
-    for model in models:
-        if (history := runtime_of(model).history) is not None:
-            history.save(at_once=True)

@@ -1,0 +1,116 @@
+"""What is done for one answer on the generating thread: its beginning, each of its tokens, its account at the end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from moe_mlx.conversation.receipt import Receipt, Snapshot
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.serving.drawing import chance_of, processors_of, sampler_of
+from moe_mlx.serving.grammar import Grammars
+from moe_mlx.serving.job import Began, Ended, Job, Said, Usage
+from moe_mlx.serving.kept_prompts import KeptPrompts
+from moe_mlx.serving.loaded import Loaded
+from moe_mlx.serving.runners import Drawn, Start
+from moe_mlx.serving.text_reader import TextReader
+from moe_mlx.serving.tool_format import MARKERS
+
+
+class AnswerSteps:
+    """The steps of answers of one model."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded, self.runtime = loaded, loaded.runtime
+        self._spared = [*loaded.tokenizer.encode("\n"), *loaded.tokenizer.eos_token_ids]
+        self._grammars = Grammars(loaded.tokenizer, loaded.room.vocabulary)
+        self._audit: dict[Job, ExitStack] = {}
+
+    def begin(self, job: Job, kept: KeptPrompts) -> Start:
+        """Returns what a runner begins with, the longest known beginning of its prompt included.
+
+        Raises:
+            Refusal: its grammar is none.
+        """
+        drawing = job.drawing
+        prompt = job.prompt + job.tokens  # one that was broken off goes on from the tokens it has
+        processors = processors_of(drawing)
+        if job.grammar is not None:
+            processors.append(self._grammars.processor(job.grammar, len(job.prompt), job.tokens))
+        if drawing.seed is not None:
+            mx.random.seed(drawing.seed)
+        if self.loaded.draft is None:
+            cache, reused = kept.begin(prompt)
+        else:
+            cache, reused = make_prompt_cache(self.loaded.model) + make_prompt_cache(self.loaded.draft), 0
+        if job.began_at is None:
+            job.began_at, job.reused = time.monotonic(), reused
+            job.before = Snapshot.of(self.runtime.stats)
+            job.reader = TextReader(
+                self.loaded.tokenizer, job.stops, job.state, markers=MARKERS, tools=job.tools, raw=job.raw
+            )
+            job.emit(Began(len(job.prompt), reused))
+        if self.loaded.auditor is not None:
+            self._audit[job] = stack = ExitStack()
+            self.loaded.auditor.reset()
+            stack.enter_context(self.loaded.auditor)
+        sampler = sampler_of(drawing, self.loaded.room.vocabulary, self._spared)
+        return Start(job, prompt, cache, reused, sampler, processors)
+
+    def drawn(self, job: Job, drawn: Drawn) -> bool:
+        """Takes a token of an answer and sends what it says; returns whether the answer is complete."""
+        assert job.reader is not None
+        job.tokens.append(drawn.token)
+        if job.first_at is None:
+            job.first_at = time.monotonic()
+        if drawn.token in self.loaded.tokenizer.eos_token_ids:
+            return True
+        parts = job.reader.take(drawn.token)
+        chance = None if job.likeliest is None else chance_of(drawn.logprobs, drawn.token, job.likeliest)
+        if parts or chance is not None:
+            job.emit(Said(tuple(parts), chance))
+        return job.reader.stop_sequence is not None or len(job.tokens) >= job.drawing.max_tokens
+
+    def end(self, job: Job, usage: Usage) -> None:
+        """Sends what is left of an answer, why it ended and what it took."""
+        assert job.reader is not None
+        if rest := job.reader.finish():
+            job.emit(Said(tuple(rest)))
+        own = job.tokens[-1] in self.loaded.tokenizer.eos_token_ids
+        sequence = None if own else job.reader.stop_sequence
+        reason = "stop" if own else "stop_sequence" if sequence is not None else "length"
+        job.emit(Ended(reason, usage, sequence))
+
+    def leave(self, job: Job) -> None:
+        """Ends an audit, if there was one."""
+        if (stack := self._audit.pop(job, None)) is not None:
+            stack.close()
+
+    def queued_failure(self) -> ExpertReadError | None:
+        """Waits for queued work; returns what it ran into, which the next step tells: caches it wrote to are no good."""
+        self.runtime.drain()
+        return None if self.runtime.native is None else self.runtime.native.untold
+
+    def account(self, job: Job) -> Usage:
+        """Returns what an answer took; the runner has let go of it."""
+        assert job.before is not None and job.began_at is not None and job.first_at is not None
+        runtime = self.runtime
+        runtime.drain()
+        runtime.ledger.collect(closing=True)
+        after = Snapshot.of(runtime.stats)
+        decode, prefill = after.decode - job.before.decode, after.prefill - job.before.prefill
+        discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0
+        runtime.ledger.discard(discarded)
+        found = None if self.loaded.auditor is None else self.loaded.auditor.summary()
+        receipt = Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found).as_dict()
+        if runtime.history is not None:
+            runtime.history.save()
+        now = time.monotonic()
+        return Usage(
+            prompt_tokens=len(job.prompt), reused_tokens=job.reused, tokens=len(job.tokens),
+            queued_seconds=job.began_at - job.asked_at, first_token_seconds=job.first_at - job.asked_at,
+            seconds=now - job.asked_at, receipt={**receipt, "shared_by": job.shared_by},
+        )  # fmt: skip

@@ -1,0 +1,42 @@
+"""`/health`: whether an answer can be had now, told from what the generating thread does, not from the process's being."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moe_mlx.serving.engine import Engine
+from moe_mlx.serving.replies import Reply
+from moe_mlx.serving.service import Service
+
+#: Seconds without a step, with answers under way, after which something is stuck: a drive that stalls, most likely.
+STALLED_SECONDS = 60.0
+#: Answers that failed one after the other before the server calls itself failing.
+FAILING = 3
+
+
+def state_of(engine: Engine) -> str:
+    """Returns "ok", "failing", "stalled" or "dead"."""
+    if not engine.alive:
+        return "dead"
+    if (engine.running or engine.waiting) and time.monotonic() - engine.beat > STALLED_SECONDS:
+        return "stalled"
+    return "failing" if engine.failed_in_a_row >= FAILING else "ok"
+
+
+async def health(request: Request, service: Service) -> Response:
+    """Answers 200 while answers can be had, else 503; details only with the key, where there is one."""
+    engine = service.engine
+    state = state_of(engine)
+    body: dict[str, Any] = {"status": state}
+    if request.scope["state"].get("known", True):
+        body |= {
+            "model": service.names[0], "running": engine.running, "waiting": engine.waiting,
+            "answered": engine.answered, "failed": engine.failed,
+            "failed_in_a_row": engine.failed_in_a_row,
+            "seconds_since_step": round(time.monotonic() - engine.beat, 3),
+        }  # fmt: skip
+    return Reply(body, status_code=200 if state == "ok" else 503)

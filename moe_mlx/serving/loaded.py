@@ -1,0 +1,53 @@
+"""The model that is served, as the generating thread loaded it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.serving.limits import Room
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from moe_mlx.conversation.audit import Auditor
+    from moe_mlx.loading.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model and what belongs to it.
+
+    Attributes:
+        draft: A smaller model for speculative decoding, whole in memory.
+        caching: The KV cache's settings.
+        room: Tokens that the memory plan has room for.
+        auditor: Computes every N-th token with exact routing too; answers are then made one by one.
+        kept_sequences: Prompt caches kept at most.
+        kept_bytes: Bytes that they may take; None leaves it to the memory plan.
+    """
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    draft: nn.Module | None
+    caching: CacheSettings
+    room: Room
+    auditor: Auditor | None = None
+    kept_sequences: int = 10
+    kept_bytes: int | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """The expert cache behind the model."""
+        return runtime_of(self.model)
+
+    def batches(self) -> bool:
+        """Returns whether several answers can be made in the same steps."""
+        if self.draft is not None or self.caching.kv_bits is not None or self.auditor is not None:
+            return False
+        return all(hasattr(cache, "merge") for cache in make_prompt_cache(self.model))

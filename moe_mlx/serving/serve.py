@@ -1,0 +1,74 @@
+"""Starts a server and runs it to its end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from starlette.requests import Request
+
+from moe_mlx.serving.app import application
+from moe_mlx.serving.call import Call
+from moe_mlx.serving.connections import listen, server_for
+from moe_mlx.serving.engine import Engine
+from moe_mlx.serving.guard import rules_for
+from moe_mlx.serving.limits import Limits
+from moe_mlx.serving.log import set_up
+from moe_mlx.serving.opening import Loader, open_model, public_name
+from moe_mlx.serving.prompts import Prompts
+from moe_mlx.serving.service import Defaults, Service
+
+log = logging.getLogger("moe_mlx.serve")
+
+
+def serve(args: argparse.Namespace, load: Loader) -> None:
+    """Serves until it is told to end.
+
+    Args:
+        args: Of `moe-mlx serve`.
+        load: Loads the model that they name.
+
+    Raises:
+        MoeMlxError: the address cannot be had, the model cannot be loaded, or the settings exclude each other.
+    """
+    set_up(args.log_level, args.log_format)
+    rules = rules_for(
+        args.host, key=args.api_key, key_file=args.api_key_file, hosts=args.allowed_hosts, origins=args.allowed_origins
+    )
+    limits = Limits(
+        body_bytes=args.max_body_bytes, waiting=args.max_waiting, at_once=args.decode_concurrency,
+        shutdown_seconds=args.shutdown_seconds,
+    )  # fmt: skip
+    socket = listen(args.host, args.port)
+    engine = Engine(lambda: open_model(args, load), limits)
+    try:
+        engine.start()
+        service = service_for(engine, args, limits)
+        port = socket.getsockname()[1]
+        shown = f"[{args.host}]" if ":" in args.host else args.host
+        log.info("serving %s at http://%s:%d", ", ".join(service.names), shown, port)
+        server_for(application(service, rules), engine, limits).run(sockets=[socket])
+    finally:
+        socket.close()
+        engine.stop()
+
+
+def service_for(engine: Engine, args: argparse.Namespace, limits: Limits) -> Service:
+    """Returns the service of an engine that has started."""
+    loaded = engine.loaded
+    defaults = Defaults(
+        max_tokens=args.max_tokens, temp=args.temp, top_p=args.top_p, top_k=args.top_k, min_p=args.min_p,
+        num_draft_tokens=args.num_draft_tokens, template=args.chat_template_args,
+    )  # fmt: skip
+    prompts = Prompts(
+        loaded.tokenizer, loaded.room, template=args.chat_template_args, boundaries=not engine.kept.trimmable
+    )
+    names = list(dict.fromkeys([*args.alias, public_name(args.model)]))
+    return Service(engine, prompts, names, defaults, limits, any_model=args.any_model, note=_note)
+
+
+def _note(request: Request, call: Call) -> None:
+    """Lets the log say what an answer took when its request is over."""
+    state: dict[str, Any] = request.scope["state"]
+    state["call"] = call

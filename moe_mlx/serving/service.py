@@ -1,0 +1,205 @@
+"""What all endpoints stand on: the model's names, the defaults, and how a request becomes answers to be made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe_mlx.serving.answer_text import AnswerText
+from moe_mlx.serving.call import Call
+from moe_mlx.serving.drawing_fields import DrawingFields
+from moe_mlx.serving.engine import Engine
+from moe_mlx.serving.grammar import grammar_of
+from moe_mlx.serving.job import Drawing, Job
+from moe_mlx.serving.limits import Limits
+from moe_mlx.serving.prompts import Conversation, Prompt, Prompts
+from moe_mlx.serving.refusal import Refusal, invalid
+from moe_mlx.serving.tool_format import call_schema, forceable
+
+#: What requests without a model, and mlx-lm's own, call the one that is served.
+DEFAULT_MODEL = "default_model"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """How answers are drawn where a request does not say; mlx_lm.server's names and values."""
+
+    max_tokens: int = 512
+    temp: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    num_draft_tokens: int = 3
+    template: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request wants beside its prompt, whatever protocol it came by.
+
+    Attributes:
+        max_tokens: Longest answer; None for the server's default.
+        schema: A JSON schema that the answer keeps to.
+        forced: A call has to be made: "" for any tool, else that one; None for no such thing.
+        likeliest: Log probabilities of how many tokens beside each drawn one; None for none.
+        schema_field: The field that the schema came in, for what is said of it.
+    """
+
+    fields: DrawingFields
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+    forced: str | None = None
+    likeliest: int | None = None
+    schema_field: str = "response_format"
+
+
+class Service:
+    """One model, served.
+
+    Attributes:
+        names: What it may be called, the first being its own; never a place in the file system.
+        any_model: Whether every other name means it too.
+        began: Unix time of the start.
+    """
+
+    def __init__(
+        self, engine: Engine, prompts: Prompts, names: Sequence[str], defaults: Defaults, limits: Limits, *,
+        any_model: bool = False, note: Callable[..., None] = lambda **_: None,
+    ) -> None:  # fmt: skip
+        self.engine, self.prompts, self.defaults, self.limits = engine, prompts, defaults, limits
+        self.names, self.any_model, self.note = tuple(names), any_model, note
+        self.began = int(time.time())
+        self.room = engine.loaded.room
+        self.tokenizer = engine.loaded.tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: the versions that an answer depends on."""
+        import mlx.core as mx
+        from mlx_lm import __version__ as mlx_lm_version
+
+        from moe_mlx.version import __version__
+
+        return f"moe-mlx-{__version__}-mlx-{mx.__version__}-mlx-lm-{mlx_lm_version}"
+
+    def check_model(self, name: str | None) -> str:
+        """Returns the name that an answer carries.
+
+        Raises:
+            Refusal: another model was asked for (404).
+        """
+        if name is None or name == DEFAULT_MODEL or name in self.names or self.any_model:
+            return name if name in self.names else self.names[0]
+        raise Refusal(
+            404, f"the model {name[:200]!r} is not served here: {', '.join(self.names)}", param="model",
+            code="model_not_found",
+        )  # fmt: skip
+
+    def drawing(self, wish: Wish, prompt: int) -> Drawing:
+        """Returns how tokens are drawn, with what the server was started with where the request is silent.
+
+        Args:
+            wish: Of the request.
+            prompt: Tokens of the prompt: an answer is never longer than what is left of the room.
+
+        Raises:
+            Refusal: token ids beyond the vocabulary.
+        """
+        asked, defaults = wish.fields, self.defaults
+        bias = tuple(sorted((int(key), value) for key, value in (asked.logit_bias or {}).items()))
+        if bias and bias[-1][0] >= self.room.vocabulary:
+            raise invalid(
+                f"logit_bias has token {bias[-1][0]:,}, the vocabulary ends at {self.room.vocabulary - 1:,}",
+                param="logit_bias",
+            )
+
+        def or_else(value: Any, otherwise: Any) -> Any:
+            return otherwise if value is None else value
+
+        return Drawing(
+            max_tokens=min(or_else(wish.max_tokens, defaults.max_tokens), self.room.longest - prompt),
+            temp=or_else(asked.temperature, defaults.temp), top_p=or_else(asked.top_p, defaults.top_p),
+            top_k=max(0, or_else(asked.top_k, defaults.top_k)), min_p=or_else(asked.min_p, defaults.min_p),
+            xtc_probability=asked.xtc_probability, xtc_threshold=asked.xtc_threshold,
+            repetition_penalty=or_else(asked.repetition_penalty, 0.0),
+            repetition_context_size=asked.repetition_context_size,
+            presence_penalty=or_else(asked.presence_penalty, 0.0),
+            presence_context_size=asked.presence_context_size,
+            frequency_penalty=or_else(asked.frequency_penalty, 0.0),
+            frequency_context_size=asked.frequency_context_size,
+            bias=bias, seed=asked.seed, draft_tokens=or_else(asked.num_draft_tokens, defaults.num_draft_tokens),
+        )  # fmt: skip
+
+    async def converse(
+        self, wish: Wish, messages: list[dict[str, Any]], tools: list[dict[str, Any]], given: Mapping[str, Any] | None
+    ) -> tuple[Call, list[AnswerText]]:
+        """Begins the answers to a conversation.
+
+        Raises:
+            Refusal: it cannot be answered.
+        """
+        template = self.prompts.arguments(given)
+        schema = wish.schema
+        if wish.forced is not None:
+            if not forceable(self.tokenizer):
+                raise invalid("this model's tool calls cannot be forced: use tool_choice auto", param="tool_choice")
+            schema = call_schema(tools, wish.forced or None)
+        grammar = None
+        if schema is not None:
+            grammar = grammar_of(schema, "tool_choice" if wish.forced is not None else wish.schema_field)
+            template.setdefault("enable_thinking", False)
+        forced = wish.forced is not None
+        prompt = await self.prompts.chat(Conversation(messages, tools, template, forced))
+        if grammar is not None and prompt.state == "reasoning":
+            raise invalid(
+                "this model thinks before it answers, which a schema has no place for: switch thinking off",
+                param=wish.schema_field,
+            )
+        call = self.begin(wish, [prompt], tools=bool(tools), grammar=grammar)
+        return call, [AnswerText(self.tokenizer, tools, forced) for _ in call.jobs]
+
+    def begin(
+        self,
+        wish: Wish,
+        prompts: Sequence[Prompt],
+        *,
+        tools: bool = False,
+        grammar: str | None = None,
+        raw: bool = False,
+    ) -> Call:
+        """Puts answers in the queue, `n` for each prompt.
+
+        Raises:
+            Refusal: the queue is full, or a value is beyond the model.
+        """
+        jobs: list[Job] = []
+        for prompt in prompts:
+            drawing = self.drawing(wish, len(prompt.tokens))
+            for number in range(wish.fields.n):
+                seed = None if drawing.seed is None else (drawing.seed + number) % (1 << 64)
+                jobs.append(
+                    Job(
+                        prompt.tokens,
+                        _with_seed(drawing, seed),
+                        lambda _: None,
+                        prompt.boundaries,
+                        wish.stops,
+                        prompt.state,
+                        tools,
+                        wish.likeliest,
+                        grammar,
+                        raw=raw,
+                    )  # fmt: skip
+                )
+        call = Call(self.engine, jobs)
+        call.submit()
+        return call
+
+
+def _with_seed(drawing: Drawing, seed: int | None) -> Drawing:
+    from dataclasses import replace
+
+    return drawing if seed == drawing.seed else replace(drawing, seed=seed)

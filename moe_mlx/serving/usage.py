@@ -1,0 +1,54 @@
+"""What an answer took, as each protocol says it, with the receipt of the expert cache beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from moe_mlx.serving.job import Usage
+
+#: Counts of a receipt that are sums over answers; everything else is of the first one.
+_SUMS = (
+    "tokens", "discarded_steps", "hits", "misses", "bytes_read", "swapped", "weight_moved", "read_backs",
+    "prompt_tokens", "prompt_hits", "prompt_misses", "prompt_bytes_read", "hinted", "hint_hits", "wasted_bytes",
+)  # fmt: skip
+
+
+def extension(usages: Sequence[Usage]) -> dict[str, Any]:
+    """Returns the receipt, times in seconds, as `usage.moe_mlx` has it; of several answers made by one request, sums."""
+    first = usages[0]
+    receipt = dict(first.receipt)
+    if len(usages) > 1 and max(usage.receipt["shared_by"] for usage in usages) == 1:
+        for name in _SUMS:
+            receipt[name] = sum(usage.receipt[name] for usage in usages)
+        chosen = receipt["hits"] + receipt["misses"]
+        receipt["hit_rate"] = receipt["hits"] / chosen if chosen else 0.0
+        receipt["swapped_share"] = receipt["swapped"] / chosen if chosen else 0.0
+    return {
+        **receipt,
+        "queued_seconds": round(first.queued_seconds, 6),
+        "first_token_seconds": round(min(usage.first_token_seconds for usage in usages), 6),
+        "seconds": round(max(usage.seconds for usage in usages), 6),
+    }
+
+
+def headers(usages: Sequence[Usage]) -> dict[str, str]:
+    """Returns the receipt's main figures as headers of an answer that is sent whole."""
+    receipt = extension(usages)
+    names = ("hits", "misses", "bytes_read", "swapped", "prompt_bytes_read", "shared_by", "first_token_seconds")
+    shown = {f"x-moe-mlx-{name.replace('_', '-')}": str(receipt[name]) for name in names}
+    if (audit := receipt.get("audit")) is not None:
+        shown["x-moe-mlx-audit"] = f"{audit['agreement']:.4f} of {audit['tokens']}"
+    return shown | {"x-moe-mlx-routing": str(receipt["routing"])}
+
+
+def openai(usages: Sequence[Usage]) -> dict[str, Any]:
+    """Returns OpenAI's `usage` of a completion."""
+    prompt, tokens = usages[0].prompt_tokens, sum(usage.tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens,
+        "total_tokens": prompt + tokens,
+        "prompt_tokens_details": {"cached_tokens": usages[0].reused_tokens},
+        "moe_mlx": extension(usages),
+    }
