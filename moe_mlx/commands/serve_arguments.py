@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.planning.budget import parse_size
+from moe_mlx.system.sizes import parse_size
 
 
 def _sized(text: str) -> int:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from moe_mlx.conversation.receipt import Receipt, Snapshot
+from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.serving.drawing import chance_of, processors_of, sampler_of
 from moe_mlx.serving.grammar import Grammars
@@ -33,7 +33,7 @@ class AnswerSteps:
         """Returns what a runner begins with, the longest known beginning of its prompt included.
 
         Raises:
-            Refusal: its grammar is none.
+            RefusalError: its grammar is none.
         """
         drawing = job.drawing
         prompt = job.prompt + job.tokens  # one that was broken off goes on from the tokens it has
@@ -48,7 +48,7 @@ class AnswerSteps:
             cache, reused = make_prompt_cache(self.loaded.model) + make_prompt_cache(self.loaded.draft), 0
         if job.began_at is None:
             job.began_at, job.reused = time.monotonic(), reused
-            job.before = Snapshot.of(self.runtime.stats)
+            job.before = (self.runtime.stats.decode, self.runtime.stats.prefill)
             job.reader = TextReader(
                 self.loaded.tokenizer, job.stops, job.state, markers=MARKERS, tools=job.tools, raw=job.raw
             )
@@ -90,7 +90,7 @@ class AnswerSteps:
             stack.close()
 
     def queued_failure(self) -> ExpertReadError | None:
-        """Waits for queued work; returns what it ran into, which the next step tells: caches it wrote to are no good."""
+        """Waits for queued work; returns what it ran into and the next step will tell: its caches are no good."""
         self.runtime.drain()
         return None if self.runtime.native is None else self.runtime.native.untold
 
@@ -100,8 +100,7 @@ class AnswerSteps:
         runtime = self.runtime
         runtime.drain()
         runtime.ledger.collect(closing=True)
-        after = Snapshot.of(runtime.stats)
-        decode, prefill = after.decode - job.before.decode, after.prefill - job.before.prefill
+        decode, prefill = runtime.stats.decode - job.before[0], runtime.stats.prefill - job.before[1]
         discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0
         runtime.ledger.discard(discarded)
         found = None if self.loaded.auditor is None else self.loaded.auditor.summary()

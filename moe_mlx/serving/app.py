@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx.serving import chat_completions, completions, health, models
+from moe_mlx.serving import chat_completions, completions, embeddings, health, messages, models, responses
 from moe_mlx.serving.guard import Guard, Rules
-from moe_mlx.serving.refusal import GoneError, Refusal, refusal_of
+from moe_mlx.serving.refusal import GoneError, RefusalError, refusal_of
 from moe_mlx.serving.replies import refused
 from moe_mlx.serving.service import Service
 
@@ -27,6 +27,10 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v1/chat/completions", "POST", chat_completions.answer),
     ("/chat/completions", "POST", chat_completions.answer),
     ("/v1/completions", "POST", completions.answer),
+    ("/v1/responses", "POST", responses.answer),
+    ("/v1/messages", "POST", messages.answer),
+    ("/v1/messages/count_tokens", "POST", messages.count),
+    ("/v1/embeddings", "POST", embeddings.refuse),
     ("/v1/models", "GET", models.listed),
     ("/v1/models/{name:path}", "GET", models.one),
     ("/health", "GET", health.health),
@@ -44,7 +48,7 @@ def application(service: Service, rules: Rules) -> Guard:
         )
     routes = [Route(path, _within_bounds(endpoint, service), methods=[method]) for path, method, endpoint in ROUTES]
     missing = {404: _told(404, "there is nothing at this path"), 405: _told(405, "this path takes another method")}
-    return Guard(Starlette(routes=routes, middleware=middleware, exception_handlers=missing), rules)  # type: ignore[arg-type]
+    return Guard(Starlette(routes=routes, middleware=middleware, exception_handlers=missing), rules)
 
 
 def _within_bounds(endpoint: Endpoint, service: Service) -> Callable[[Request], Awaitable[Response]]:
@@ -55,7 +59,7 @@ def _within_bounds(endpoint: Endpoint, service: Service) -> Callable[[Request], 
             return await endpoint(request, service)
         except GoneError:
             return Response(status_code=499)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return _in_its_shape(request, refusal)
         except MoeMlxError as error:
             log.warning("%s: %s", request.url.path, error)
@@ -67,13 +71,13 @@ def _within_bounds(endpoint: Endpoint, service: Service) -> Callable[[Request], 
     return bounded
 
 
-def _in_its_shape(request: Request, refusal: Refusal) -> Response:
+def _in_its_shape(request: Request, refusal: RefusalError) -> Response:
     anthropic = request.url.path.startswith("/v1/messages")
     return refused(refusal, refusal.anthropic() if anthropic else refusal.openai())
 
 
 def _told(status: int, words: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def told(request: Request, error: Exception) -> Response:
-        return _in_its_shape(request, Refusal(status, words))
+        return _in_its_shape(request, RefusalError(status, words))
 
     return told

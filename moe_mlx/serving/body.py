@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from moe_mlx.serving.limits import Limits
-from moe_mlx.serving.refusal import GoneError, Refusal, invalid, of_validation
+from moe_mlx.serving.refusal import GoneError, RefusalError, invalid, of_validation
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -19,23 +19,26 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     """Returns the body.
 
     Raises:
-        Refusal: no JSON by its content type, too large, or too slow.
+        RefusalError: no JSON by its content type, too large, or too slow.
         GoneError: the client left meanwhile.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise Refusal(415, "send JSON: Content-Type: application/json")
+        raise RefusalError(415, "send JSON: Content-Type: application/json")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "send the body as it is, without Content-Encoding")
+        raise RefusalError(415, "send the body as it is, without Content-Encoding")
+    told = request.headers.get("content-length", "0")
+    if told.isdigit() and (len(told) > 15 or int(told) > limits.body_bytes):
+        raise RefusalError(413, f"the body is larger than {limits.body_bytes:,} bytes")
     whole = bytearray()
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
                 whole += part
                 if len(whole) > limits.body_bytes:
-                    raise Refusal(413, f"the body is larger than {limits.body_bytes:,} bytes")
+                    raise RefusalError(413, f"the body is larger than {limits.body_bytes:,} bytes")
     except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {limits.body_seconds:g} s") from None
+        raise RefusalError(408, f"the body did not arrive within {limits.body_seconds:g} s") from None
     except ClientDisconnect:
         raise GoneError from None
     return bytes(whole)
@@ -45,7 +48,7 @@ def parse(body: bytes, schema: type[Schema]) -> Schema:
     """Returns the body as the schema has it.
 
     Raises:
-        Refusal: no UTF-8, no JSON, nested too deep, numbers that are none, or not what the schema takes.
+        RefusalError: no UTF-8, no JSON, nested too deep, numbers that are none, or not what the schema takes.
     """
     try:
         value: Any = from_json(body, allow_inf_nan=False, cache_strings=False)

@@ -1,4 +1,4 @@
-"""One request while its answers are made: their events on the loop's side, and the end of them when the client leaves."""
+"""One request while its answers are made: their events in the event loop, and their end when the client leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.job import Ended, Event, Failed, Job, Usage
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 
 
 class Call:
@@ -33,7 +33,7 @@ class Call:
         """Puts the answers in the queue.
 
         Raises:
-            Refusal: it is full.
+            RefusalError: it is full.
         """
         self.engine.submit(*self.jobs)
 
@@ -53,7 +53,7 @@ class Call:
         """The client has gone: ends the answers, and whoever reads `events`."""
         self.cancel()
         for index in range(len(self.jobs)):
-            self._events.put_nowait((index, Failed(Refusal(499, "the client left", code="gone"))))
+            self._events.put_nowait((index, Failed(RefusalError(499, "the client left", code="gone"))))
 
     def summary(self) -> dict[str, Any]:
         """Returns what the log says of the answers that are complete."""
@@ -71,7 +71,7 @@ class Call:
         """Yields events with the number of their answer until all are complete.
 
         Raises:
-            Refusal: one of them failed; the others are ended.
+            RefusalError: one of them failed; the others are ended.
         """
         try:
             while self._open:

@@ -16,7 +16,7 @@ from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.chat_fields import ChatFields, NamedTool
 from moe_mlx.serving.job import Ended, Said
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import EventStream, Reply, event, whole
 from moe_mlx.serving.service import Service, Wish
 
@@ -149,7 +149,7 @@ class ChatCompletion:
         return event({**self._frame, "object": "chat.completion.chunk", "choices": [choice]})
 
     @staticmethod
-    def failed(refusal: Refusal) -> tuple[dict[str, Any], bytes]:
+    def failed(refusal: RefusalError) -> tuple[dict[str, Any], bytes]:
         """Returns an error as a body and as an event."""
         return refusal.openai(), event(refusal.openai())
 

@@ -15,7 +15,7 @@ from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.completion_fields import CompletionFields
 from moe_mlx.serving.job import Ended, Said, TokenChance, Usage
-from moe_mlx.serving.refusal import Refusal, invalid
+from moe_mlx.serving.refusal import RefusalError, invalid
 from moe_mlx.serving.replies import EventStream, Reply, event, whole
 from moe_mlx.serving.service import Service, Wish
 
@@ -107,7 +107,7 @@ class Completion:
         return event({**self._frame, "choices": [choice]})
 
     @staticmethod
-    def failed(refusal: Refusal) -> tuple[dict[str, Any], bytes]:
+    def failed(refusal: RefusalError) -> tuple[dict[str, Any], bytes]:
         """Returns an error as a body and as an event."""
         return refusal.openai(), event(refusal.openai())
 

@@ -1,4 +1,4 @@
-"""uvicorn with time limits: heads that arrive slowly, connections without number, an end that does not wait for ever."""
+"""uvicorn with limits: heads that arrive slowly, connections without number, an end that does not wait for ever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.limits import Limits
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 
 log = logging.getLogger("moe_mlx.serve")
 
@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends within `shutdown_seconds`."""
-        refusal = Refusal(503, "the server is ending", code="shutting_down")
+        refusal = RefusalError(503, "the server is ending", code="shutting_down")
         self.engine.refuse(refusal)
         log.info("ending: %d answers under way, %d waiting", self.engine.running, self.engine.waiting)
         handle = asyncio.get_running_loop().call_later(self.limits.shutdown_seconds, self.engine.end_all, refusal)

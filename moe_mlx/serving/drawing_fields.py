@@ -1,4 +1,4 @@
-"""The fields of a request that say how tokens are drawn: one schema for all of OpenAI's endpoints, checked before MLX."""
+"""The fields that say how tokens are drawn: one schema for all of OpenAI's endpoints, checked before MLX is asked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One thread that owns MLX: takes answers to be made in turn, makes them, and outlives whatever befalls one of them.
 
-An exception ends the answer that it belongs to. Where several were in the same step nobody can say whose it was: each of
-them goes on by itself then, from the tokens it has, and the one that fails alone is told.
+An exception ends the answer that it belongs to. Where several were in the same step nobody can say whose it was: each
+of them goes on by itself then, from the tokens it has, and the one that fails alone is told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from moe_mlx.serving.job import Failed, Job, Reading
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.loaded import Loaded
-from moe_mlx.serving.refusal import Refusal, refusal_of
+from moe_mlx.serving.refusal import RefusalError, refusal_of
 from moe_mlx.serving.runners import AloneRunner, Drawn, Read, TogetherRunner, Worth
 
 log = logging.getLogger("moe_mlx.serve")
@@ -49,7 +49,7 @@ class Engine:
         self.beat = time.monotonic()
         self.failed_in_a_row = self.answered = self.failed = 0
         self.death: BaseException | None = None
-        self._refusing: Refusal | None = None
+        self._refusing: RefusalError | None = None
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._over = False
@@ -95,24 +95,25 @@ class Engine:
         """Puts answers at the end of the queue, all of them or none.
 
         Raises:
-            Refusal: the queue is full, or the server is ending.
+            RefusalError: the queue is full, or the server is ending.
         """
         with self._wake:
             if self._refusing is not None:
                 raise self._refusing
             if not self.alive:
-                raise Refusal(503, "the server cannot answer any more; it has to be started again")
-            if len(self._waiting) + len(jobs) > self.limits.waiting:
-                raise Refusal(429, f"{len(self._waiting)} requests are waiting already: try again later")
+                raise RefusalError(503, "the server cannot answer any more; it has to be started again")
+            waiting = sum(not job.left.is_set() for job in self._waiting)
+            if waiting + len(jobs) > self.limits.waiting:
+                raise RefusalError(429, f"{waiting} requests are waiting already: try again later")
             self._waiting.extend(jobs)
             self._wake.notify()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: RefusalError) -> None:
         """Takes no further answers."""
         with self._wake:
             self._refusing = refusal
 
-    def end_all(self, refusal: Refusal) -> None:
+    def end_all(self, refusal: RefusalError) -> None:
         """Ends what waits and what is under way, at the next step."""
         with self._wake:
             self._refusing = refusal
@@ -146,7 +147,7 @@ class Engine:
         except BaseException as error:
             self.death = error
             log.critical("the generating thread ended: %r", error, exc_info=error)
-            self.end_all(Refusal(503, "the server cannot answer any more; it has to be started again"))
+            self.end_all(RefusalError(503, "the server cannot answer any more; it has to be started again"))
         finally:
             with suppress(Exception):
                 self._drop_runner()

@@ -25,7 +25,7 @@ def grammar_of(schema: dict[str, Any], param: str) -> str:
     """Returns a JSON schema as a grammar of llguidance's.
 
     Raises:
-        Refusal: the extra is not installed, or this schema cannot be kept to.
+        RefusalError: the extra is not installed, or this schema cannot be kept to.
     """
     try:
         from llguidance import LLMatcher
@@ -58,7 +58,7 @@ class Grammars:
             said: Tokens of the answer that are there already.
 
         Raises:
-            Refusal: the tokenizer is of a kind that llguidance does not take.
+            RefusalError: the tokenizer is of a kind that llguidance does not take.
         """
         from llguidance import LLMatcher
 

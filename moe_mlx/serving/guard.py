@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moe_mlx.errors import UsageError
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import refused
 
 log = logging.getLogger("moe_mlx.serve")
@@ -29,6 +29,8 @@ KEY_VARIABLE = "MOE_MLX_API_KEY"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 #: Answered without a key: says whether the server lives, and nothing else.
 OPEN_PATHS = ("/health",)
+_NO_PAGES = "web pages may not ask this server; --allowed-origins names those that may"
+_NO_SUCH_NAME = "this server is not called that; whoever runs it can name it with --allowed-hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Guard:
             headers = Headers(scope=scope)
             try:
                 state["known"] = self.check(scope["method"], scope["path"], headers)
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 anthropic = scope["path"].startswith("/v1/messages")
                 body = refusal.anthropic() if anthropic else refusal.openai()
                 await refused(refusal, body)(scope, receive, numbered)
@@ -134,20 +136,17 @@ class Guard:
             Whether the key is right, or none is needed; what is open to all tells such clients more.
 
         Raises:
-            Refusal: it may not ask.
+            RefusalError: it may not ask.
         """
         host = headers.get("host", "")
         if len(headers.getlist("host")) > 1 or not self._known(host):
-            raise Refusal(403, "this server is not called that; whoever runs it can say --allowed-hosts", code="host")
+            raise RefusalError(
+                403, "this server is not called that; whoever runs it can say --allowed-hosts", code="host"
+            )
         origin = headers.get("origin")
-        if origin is not None and not self._welcome(origin, host):
-            raise Refusal(
-                403, "web pages may not ask this server; --allowed-origins names those that may", code="origin"
-            )
-        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            raise Refusal(
-                403, "web pages may not ask this server; --allowed-origins names those that may", code="origin"
-            )
+        elsewhere = origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if elsewhere or (origin is not None and not self._welcome(origin, host)):
+            raise RefusalError(403, _NO_PAGES, code="origin")
         if self.rules.key is None:
             return True
         given = headers.get("x-api-key", "")
@@ -156,7 +155,7 @@ class Guard:
             given = token.strip()
         known = hmac.compare_digest(given.encode("utf-8", "replace"), self.rules.key.encode())
         if not known and path not in OPEN_PATHS and method != "OPTIONS":
-            raise Refusal(
+            raise RefusalError(
                 401, "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY", code="invalid_api_key"
             )
         return known

@@ -1,4 +1,4 @@
-"""`/health`: whether an answer can be had now, told from what the generating thread does, not from the process's being."""
+"""`/health`: whether an answer can be had now, told from what the generating thread does."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ async def health(request: Request, service: Service) -> Response:
             "model": service.names[0], "running": engine.running, "waiting": engine.waiting,
             "answered": engine.answered, "failed": engine.failed,
             "failed_in_a_row": engine.failed_in_a_row,
+            "planned_bytes": engine.loaded.runtime.plan.total,
             "seconds_since_step": round(time.monotonic() - engine.beat, 3),
         }  # fmt: skip
     return Reply(body, status_code=200 if state == "ok" else 503)

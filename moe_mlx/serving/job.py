@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 
 if TYPE_CHECKING:
-    from moe_mlx.conversation.receipt import Snapshot
+    from moe_mlx.counts.totals import PhaseTotals
     from moe_mlx.serving.text_reader import TextReader
 
 
@@ -112,7 +112,7 @@ class Ended:
 class Failed:
     """The answer ends with an error."""
 
-    refusal: Refusal
+    refusal: RefusalError
 
 
 Event = Began | Reading | Said | Ended | Failed
@@ -157,7 +157,7 @@ class Job:
     retried: bool = False
     shared_by: int = 1
     reader: TextReader | None = None
-    before: Snapshot | None = None
+    before: tuple[PhaseTotals, PhaseTotals] | None = None
 
     @property
     def need(self) -> int:

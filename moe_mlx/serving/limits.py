@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moe_mlx.conversation.context import context_tokens
-from moe_mlx.planning.budget import first_value, kv_bytes, kv_element_bytes
+from moe_mlx.planning.kv_cache import first_value, kv_bytes, kv_element_bytes
 
 if TYPE_CHECKING:
     from moe_mlx.loading.runtime import Runtime
@@ -76,7 +76,7 @@ def room_of(runtime: Runtime, chunk: int, *, scores_in_memory: bool) -> Room:
         runtime: Of the model.
         chunk: Prompt tokens at a time, as asked for.
         scores_in_memory: Whether attention writes out its scores (heads x chunk x length), as MLX's CPU kernels do:
-            there the chunk shrinks with the length that prompts may have, so that they stay within MLX's buffer cache.
+            there the chunk shrinks with the length that prompts may have, so that scores stay near MLX's buffer cache.
     """
     config = runtime.config
     token = max(1, kv_bytes(config, 1, kv_element_bytes(config)))
@@ -84,8 +84,7 @@ def room_of(runtime: Runtime, chunk: int, *, scores_in_memory: bool) -> Room:
     if scores_in_memory:
         heads = int(first_value(config, "num_attention_heads", "n_heads", "n_head") or 1)
         longest = planned if context is None else min(planned, context)
-        copies = 3  # scores, their softmax, and the mask that goes between
-        fits = runtime.plan.mlx_cache // max(1, 4 * copies * heads * longest)
+        fits = 2 * runtime.plan.mlx_cache // max(1, 2 * 4 * heads * longest)  # scores and their softmax, float32
         chunk = min(chunk, max(64, 1 << max(0, int(fits).bit_length() - 1)))
     vocabulary = int(first_value(config, "vocab_size") or 0)
     return Room(planned, context, token, chunk, vocabulary)

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import Reply
 from moe_mlx.serving.service import Service
 
@@ -32,9 +32,9 @@ async def one(request: Request, service: Service) -> Response:
     """Describes one name.
 
     Raises:
-        Refusal: it is none (404).
+        RefusalError: it is none (404).
     """
     name = request.path_params["name"]
     if name not in service.names:
-        raise Refusal(404, f"the model {name[:200]!r} is not served here", param="model", code="model_not_found")
+        raise RefusalError(404, f"the model {name[:200]!r} is not served here", param="model", code="model_not_found")
     return Reply(_row(service, name))

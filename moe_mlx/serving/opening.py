@@ -16,7 +16,7 @@ from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.sampling import CacheSettings
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
-from moe_mlx.planning.budget import head_width
+from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.serving.limits import room_of
 from moe_mlx.serving.loaded import Loaded
 

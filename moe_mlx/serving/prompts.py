@@ -1,4 +1,4 @@
-"""From a request to token ids: chat template, tools, bounds. One thread of its own, so that MLX's never waits for text."""
+"""From a request to token ids: chat template, tools, bounds; in a thread of its own, so that MLX's never waits."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Prompts:
             answered: Whether there has to be room for an answer.
 
         Raises:
-            Refusal: too long.
+            RefusalError: too long.
             MoeMlxError: the template does not take it.
         """
         self._refuse_huge(sum(map(_length, conversation.messages)) + sum(map(_length, conversation.tools)))
@@ -100,7 +100,7 @@ class Prompts:
         """Returns token ids as a prompt.
 
         Raises:
-            Refusal: none at all, ids beyond the vocabulary, or too many.
+            RefusalError: none at all, ids beyond the vocabulary, or too many.
         """
         if not tokens:
             raise invalid("the prompt is empty: say something", param="prompt")
@@ -113,7 +113,7 @@ class Prompts:
         """Refuses a prompt that leaves no room for an answer.
 
         Raises:
-            Refusal: it does not.
+            RefusalError: it does not.
         """
         if tokens >= self.room.longest:
             raise too_long(tokens, self.room.longest - 1, self.room.why())
@@ -122,7 +122,7 @@ class Prompts:
         """Returns what a client may tell the chat template: plain values of variables that it has.
 
         Raises:
-            Refusal: something else.
+            RefusalError: something else.
         """
         given = given or {}
         for name, value in given.items():

@@ -11,7 +11,7 @@ from moe_mlx.errors import DoesNotFitError, ExpertReadError, MoeMlxError, UsageE
 RETRY_SECONDS = 2
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is not answered.
 
     Attributes:
@@ -33,6 +33,8 @@ class Refusal(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that go along."""
         headers = {"retry-after": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
+        if self.status in (401, 403, 408, 413, 415):  # what is left of the body is not waited for
+            headers["connection"] = "close"
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers
@@ -57,36 +59,37 @@ class GoneError(Exception):
     """The client went away; nobody is told."""
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+def invalid(message: str, param: str | None = None, code: str | None = None) -> RefusalError:
     """Returns a refusal of something in the request itself."""
-    return Refusal(400, message, param=param, code=code)
+    return RefusalError(400, message, param=param, code=code)
 
 
-def too_long(prompt: int, most: int, why: str) -> Refusal:
+def too_long(prompt: int, most: int, why: str) -> RefusalError:
     """Returns the refusal of a prompt that is too long."""
-    return Refusal(
+    return RefusalError(
         400, f"the prompt has {prompt:,} tokens, this server takes {most:,}: {why}", param="messages",
         code="context_length_exceeded",
     )  # fmt: skip
 
 
-def refusal_of(error: BaseException) -> Refusal:
+def refusal_of(error: BaseException) -> RefusalError:
     """Returns what a client is told of an error that ended its answer; the server's log has the rest."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RefusalError):
         return error
     if isinstance(error, ExpertReadError):
-        return Refusal(
-            500, f"layer {error.layer}, expert {error.expert}: {error.reason.replace(str(error.path), error.path.name)} "
+        return RefusalError(
+            500, f"layer {error.layer}, expert {error.expert}: "
+            f"{error.reason.replace(str(error.path), error.path.name)} "
             f"({error.path.name}). Whoever runs this server can find the damage with `moe-mlx verify`.",
             code="expert_unreadable",
         )  # fmt: skip
     if isinstance(error, DoesNotFitError | MemoryError):
-        return Refusal(503, "the server is short of memory: try again later, or send less", code="out_of_memory")
+        return RefusalError(503, "the server is short of memory: try again later, or send less", code="out_of_memory")
     if isinstance(error, UsageError):
-        return Refusal(400, "the model does not take this conversation: " + _placeless(error))
+        return RefusalError(400, "the model does not take this conversation: " + _placeless(error))
     if isinstance(error, MoeMlxError):
-        return Refusal(500, "the answer failed in the model; the server's log says why", code="model_error")
-    return Refusal(500, "the answer failed inside the server; its log says why", code="internal_error")
+        return RefusalError(500, "the answer failed in the model; the server's log says why", code="model_error")
+    return RefusalError(500, "the answer failed inside the server; its log says why", code="internal_error")
 
 
 def _placeless(error: MoeMlxError) -> str:
@@ -98,7 +101,7 @@ def _placeless(error: MoeMlxError) -> str:
 _BRANCH = ("constrained-", "function-", "tagged-", "list[", "dict[", "json-or-python")
 
 
-def of_validation(errors: Sequence[Any]) -> Refusal:
+def of_validation(errors: Sequence[Any]) -> RefusalError:
     """Returns the refusal of a body that a schema did not take: the first fault, and where it is."""
     place = _place(errors[0])
     said = dict.fromkeys(_said(error) for error in errors if _place(error).startswith(place))

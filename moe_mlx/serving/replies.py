@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.limits import Limits
-from moe_mlx.serving.refusal import Refusal
+from moe_mlx.serving.refusal import RefusalError
 
 #: Shown by no client, seen by every connection: a stream is alive.
 ALIVE = b": alive\n\n"
@@ -55,7 +55,7 @@ async def whole(request: Request, call: Call, collect: Callable[[int, Any], None
     """Waits for all answers of a call; every event goes to `collect` with the number of its answer.
 
     Raises:
-        Refusal: one of them failed, or the client left.
+        RefusalError: one of them failed, or the client left.
     """
     async with ended_by_leaving(call, request.receive):
         async for index, happened in call.events():
@@ -70,8 +70,8 @@ class EventStream(Response):
     """
 
     def __init__(
-        self, call: Call, frames: AsyncIterator[bytes], failed: Callable[[Refusal], tuple[Mapping[str, Any], bytes]],
-        limits: Limits, alive: bytes = ALIVE,
+        self, call: Call, frames: AsyncIterator[bytes],
+        failed: Callable[[RefusalError], tuple[Mapping[str, Any], bytes]], limits: Limits, alive: bytes = ALIVE,
     ) -> None:  # fmt: skip
         """Takes the frames.
 
@@ -118,7 +118,7 @@ class EventStream(Response):
                     break
                 await put(frame)
                 following = asyncio.ensure_future(anext(self.frames, None))
-        except Refusal as refusal:
+        except RefusalError as refusal:
             body, frame = self.failed(refusal)
             if not started:
                 await refused(refusal, body)(scope, receive, send)
@@ -131,6 +131,6 @@ class EventStream(Response):
         await put(b"", more=False)
 
 
-def refused(refusal: Refusal, body: Mapping[str, Any]) -> Response:
+def refused(refusal: RefusalError, body: Mapping[str, Any]) -> Response:
     """Returns a refusal as an answer."""
     return Reply(body, status_code=refusal.status, headers=refusal.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -11,13 +12,14 @@ from mlx import nn
 from mlx_lm.generate import BatchGenerator, StopSequences, generate_step, speculative_generate_step
 
 from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.drawing import Processor, Sampler
 from moe_mlx.serving.job import Job
 
 
 @dataclass(slots=True)
 class Start:
-    """What an answer starts from: its cache, which holds the first `reused` tokens of the prompt, and how it is drawn."""
+    """What an answer starts from: a cache that holds the first `reused` tokens of the prompt, and how it is drawn."""
 
     job: Job
     prompt: list[int]
@@ -82,6 +84,7 @@ class TogetherRunner:
         self._batch = BatchGenerator(
             model, completion_batch_size=at_once, prefill_batch_size=1, prefill_step_size=chunk
         )
+        self._runtime = runtime_of(model)
         self._by_uid: dict[int, Job] = {}
         self._reading: set[int] = set()
         self._reused: dict[int, int] = {}
@@ -99,7 +102,7 @@ class TogetherRunner:
         """Takes one more."""
         places = [place for place in start.job.boundaries if start.reused < place < len(start.prompt)]
         cuts = [start.reused, *places, len(start.prompt)]
-        segments = [start.prompt[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        segments = [start.prompt[a:b] for a, b in pairwise(cuts) if b > a]
         (uid,) = self._batch.insert_segments(
             [segments], max_tokens=[1 << 62], caches=[start.cache], all_tokens=[start.prompt[: start.reused]],
             samplers=[start.sampler], logits_processors=[tuple(start.processors)], stop_sequences=[StopSequences()],
@@ -111,6 +114,7 @@ class TogetherRunner:
     def step(self) -> Iterator[Drawn | Read | Worth]:
         """See `Runner`."""
         read, drawn = self._batch.next()
+        self._runtime.check_token()
         for response in read:
             done, total = response.progress
             reused = self._reused[response.uid]
@@ -153,7 +157,7 @@ class AloneRunner:
         self, model: nn.Module, draft: nn.Module | None, chunk: int, caching: CacheSettings,
         between: Callable[[], None], start: Start,
     ) -> None:  # fmt: skip
-        self._start, self._between = start, between
+        self._start, self._between, self._runtime = start, between, runtime_of(model)
         self.jobs = [start.job]
         self._tokens: list[int] = []
         self._read: list[Read] = []
@@ -179,9 +183,11 @@ class AloneRunner:
         if not start.reused:
             return start.processors
         before = mx.array(start.prompt[: start.reused])
-        return [
-            lambda tokens, logits, one=one: one(mx.concatenate([before, tokens]), logits) for one in start.processors
-        ]
+
+        def seeing_all(one: Processor) -> Processor:
+            return lambda tokens, logits: one(mx.concatenate([before, tokens]), logits)
+
+        return [seeing_all(one) for one in start.processors]
 
     def _progress(self, done: int, total: int) -> None:
         self._between()
@@ -202,6 +208,7 @@ class AloneRunner:
         """See `Runner`."""
         try:
             token, logprobs, *_ = next(self._steps)
+            self._runtime.check_token()
         except _LeftError:
             return
         self._tokens.append(int(token))

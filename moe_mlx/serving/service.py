@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moe_mlx.serving.answer_text import AnswerText
@@ -15,7 +15,7 @@ from moe_mlx.serving.grammar import grammar_of
 from moe_mlx.serving.job import Drawing, Job
 from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.prompts import Conversation, Prompt, Prompts
-from moe_mlx.serving.refusal import Refusal, invalid
+from moe_mlx.serving.refusal import RefusalError, invalid
 from moe_mlx.serving.tool_format import call_schema, forceable
 
 #: What requests without a model, and mlx-lm's own, call the one that is served.
@@ -89,11 +89,11 @@ class Service:
         """Returns the name that an answer carries.
 
         Raises:
-            Refusal: another model was asked for (404).
+            RefusalError: another model was asked for (404).
         """
         if name is None or name == DEFAULT_MODEL or name in self.names or self.any_model:
             return name if name in self.names else self.names[0]
-        raise Refusal(
+        raise RefusalError(
             404, f"the model {name[:200]!r} is not served here: {', '.join(self.names)}", param="model",
             code="model_not_found",
         )  # fmt: skip
@@ -106,7 +106,7 @@ class Service:
             prompt: Tokens of the prompt: an answer is never longer than what is left of the room.
 
         Raises:
-            Refusal: token ids beyond the vocabulary.
+            RefusalError: token ids beyond the vocabulary.
         """
         asked, defaults = wish.fields, self.defaults
         bias = tuple(sorted((int(key), value) for key, value in (asked.logit_bias or {}).items()))
@@ -139,7 +139,7 @@ class Service:
         """Begins the answers to a conversation.
 
         Raises:
-            Refusal: it cannot be answered.
+            RefusalError: it cannot be answered.
         """
         template = self.prompts.arguments(given)
         schema = wish.schema
@@ -162,44 +162,24 @@ class Service:
         return call, [AnswerText(self.tokenizer, tools, forced) for _ in call.jobs]
 
     def begin(
-        self,
-        wish: Wish,
-        prompts: Sequence[Prompt],
-        *,
-        tools: bool = False,
-        grammar: str | None = None,
+        self, wish: Wish, prompts: Sequence[Prompt], *, tools: bool = False, grammar: str | None = None,
         raw: bool = False,
-    ) -> Call:
-        """Puts answers in the queue, `n` for each prompt.
+    ) -> Call:  # fmt: skip
+        """Puts answers in the queue, `n` for each prompt; each of them has a seed of its own.
 
         Raises:
-            Refusal: the queue is full, or a value is beyond the model.
+            RefusalError: the queue is full, or a value is beyond the model.
         """
         jobs: list[Job] = []
         for prompt in prompts:
             drawing = self.drawing(wish, len(prompt.tokens))
             for number in range(wish.fields.n):
-                seed = None if drawing.seed is None else (drawing.seed + number) % (1 << 64)
-                jobs.append(
-                    Job(
-                        prompt.tokens,
-                        _with_seed(drawing, seed),
-                        lambda _: None,
-                        prompt.boundaries,
-                        wish.stops,
-                        prompt.state,
-                        tools,
-                        wish.likeliest,
-                        grammar,
-                        raw=raw,
-                    )  # fmt: skip
-                )
+                own = drawing
+                if drawing.seed is not None and number:
+                    own = replace(drawing, seed=(drawing.seed + number) % (1 << 64))
+                job = Job(prompt.tokens, own, lambda _: None, prompt.boundaries, wish.stops, prompt.state)
+                job.tools, job.likeliest, job.grammar, job.raw = tools, wish.likeliest, grammar, raw
+                jobs.append(job)
         call = Call(self.engine, jobs)
         call.submit()
         return call
-
-
-def _with_seed(drawing: Drawing, seed: int | None) -> Drawing:
-    from dataclasses import replace
-
-    return drawing if seed == drawing.seed else replace(drawing, seed=seed)

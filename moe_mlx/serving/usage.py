@@ -7,20 +7,18 @@ from typing import Any
 
 from moe_mlx.serving.job import Usage
 
-#: Counts of a receipt that are sums over answers; everything else is of the first one.
-_SUMS = (
-    "tokens", "discarded_steps", "hits", "misses", "bytes_read", "swapped", "weight_moved", "read_backs",
-    "prompt_tokens", "prompt_hits", "prompt_misses", "prompt_bytes_read", "hinted", "hint_hits", "wasted_bytes",
-)  # fmt: skip
+#: Figures of a receipt that are no counts.
+_SHARES = ("hit_rate", "miss_rate", "swapped_share", "hint_precision", "hint_recall", "shared_by")
 
 
 def extension(usages: Sequence[Usage]) -> dict[str, Any]:
-    """Returns the receipt, times in seconds, as `usage.moe_mlx` has it; of several answers made by one request, sums."""
+    """Returns the receipt as `usage.moe_mlx` has it, times in seconds; of several answers to one request, sums."""
     first = usages[0]
     receipt = dict(first.receipt)
     if len(usages) > 1 and max(usage.receipt["shared_by"] for usage in usages) == 1:
-        for name in _SUMS:
-            receipt[name] = sum(usage.receipt[name] for usage in usages)
+        for name, value in first.receipt.items():
+            if name not in _SHARES and isinstance(value, int | float):
+                receipt[name] = sum(usage.receipt[name] for usage in usages)
         chosen = receipt["hits"] + receipt["misses"]
         receipt["hit_rate"] = receipt["hits"] / chosen if chosen else 0.0
         receipt["swapped_share"] = receipt["swapped"] / chosen if chosen else 0.0

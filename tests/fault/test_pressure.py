@@ -10,6 +10,7 @@ from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.loading import pressure
 from moe_mlx.loading.pressure import CALM_SECONDS, PressureWatch, psi_some
+from moe_mlx.loading.runtime import Runtime
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
@@ -77,26 +78,33 @@ def test_at_the_floor_it_refuses_and_the_session_stays_usable(checkpoint: Path):
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool, monkeypatch: pytest.MonkeyPatch):
-    from moe_mlx.conversation import serving
+    from moe_mlx.serving import engine
+    from moe_mlx.serving.job import Drawing, Job
+    from moe_mlx.serving.limits import Limits
+    from tests.serving.engines import answered, opener
 
-    talk, _, weather, said = open_session(checkpoint, 6)
-    prompt = talk.encode([{"role": "user", "content": "what is a fox"}])
-    watch = PressureWatch(talk.runtime, said.append, lambda: weather.pressure, weather.clock)
-    monkeypatch.setattr(serving, "PressureWatch", lambda runtime, say: watch)
-    asked, weather.pressure, tokens = talk.runtime.slots_per_layer, True, []
-    if batched:
-        batches = serving.Batches(talk.model)
-        batches.insert([prompt], max_tokens=[6])
-        while len(tokens) < 6:
-            tokens += [answer.token for answer in batches.next()[1]]
-            weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
-        batches.close()
-    else:
-        for piece in serving._watched_generate(talk.model, talk.tokenizer, prompt, max_tokens=6):
-            tokens.append(piece.token)
-            weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
-    assert len(said) == 2
-    assert talk.runtime.slots_per_layer < asked
+    weather, said, watches = Weather(), [], []
+
+    def watch(runtime: Runtime, say: object) -> PressureWatch:
+        watches.append(PressureWatch(runtime, say_and_calm, lambda: weather.pressure, weather.clock))
+        return watches[-1]
+
+    def say_and_calm(line: str) -> None:
+        said.append(line)
+        weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
+
+    monkeypatch.setattr(engine, "PressureWatch", watch)
+    server = engine.Engine(opener(checkpoint), Limits())
+    server.start()
+    try:
+        runtime, weather.pressure = server.loaded.runtime, True
+        asked = runtime.slots_per_layer
+        prompt = list(server.loaded.tokenizer.encode("what is a fox"))
+        tokens = answered(server, Job(prompt, Drawing(6), lambda event: None, alone=not batched))
+        assert len(said) == 2
+        assert runtime.slots_per_layer < asked
+    finally:
+        server.stop()
     calm = open_session(checkpoint, 6)[0]
     for _ in calm.answer(prompt):
         pass
