@@ -8,7 +8,7 @@ VERBS: dict[str, str] = {
     "chat": "talk to a model, its expert cache alive beside the conversation",
     "generate": "answer one prompt",
     "replay": "play a recording of the app again, without a model",
-    "serve": "serve a model over HTTP: mlx_lm.server with the expert cache behind it",
+    "serve": "serve a model over HTTP to chats and agents: OpenAI's and Anthropic's protocols",
     "fetch": "download a model from the hub, and go on where it was interrupted",
     "convert": "reshard an MLX checkpoint into one file per expert",
     "verify": "re-read every digest of a store",

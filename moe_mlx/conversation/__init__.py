@@ -1,1 +1,1 @@
-"""A conversation with a loaded model: turns, sampling, receipts, audits, and serving them."""
+"""A conversation with a loaded model: turns, sampling, receipts, audits."""

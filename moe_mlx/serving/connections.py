@@ -93,6 +93,8 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             handle.cancel()
+            # Here, not later: uvicorn raises the signal again, which ends the process.
+            await asyncio.to_thread(self.engine.stop)
 
 
 def server_for(app: Any, engine: Engine, limits: Limits) -> Server:
