@@ -9,6 +9,7 @@ VERBS: dict[str, str] = {
     "generate": "answer one prompt",
     "replay": "play a recording of the app again, without a model",
     "serve": "serve a model over HTTP to chats and agents: OpenAI's and Anthropic's protocols",
+    "launch": "start a coding agent on a running server",
     "fetch": "download a model from the hub, and go on where it was interrupted",
     "convert": "reshard an MLX checkpoint into one file per expert",
     "verify": "re-read every digest of a store",

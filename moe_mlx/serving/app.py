@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx.serving import chat_completions, completions, embeddings, health, messages, models, responses
+from moe_mlx.serving import chat_completions, completions, embeddings, health, messages, metrics, models, responses
 from moe_mlx.serving.guard import Guard, Rules
+from moe_mlx.serving.job import Usage
 from moe_mlx.serving.refusal import GoneError, RefusalError, refusal_of
 from moe_mlx.serving.replies import refused
 from moe_mlx.serving.service import Service
@@ -34,6 +35,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v1/models", "GET", models.listed),
     ("/v1/models/{name:path}", "GET", models.one),
     ("/health", "GET", health.health),
+    ("/metrics", "GET", metrics.answer),
 )
 
 
@@ -48,7 +50,14 @@ def application(service: Service, rules: Rules) -> Guard:
         )
     routes = [Route(path, _within_bounds(endpoint, service), methods=[method]) for path, method, endpoint in ROUTES]
     missing = {404: _told(404, "there is nothing at this path"), 405: _told(405, "this path takes another method")}
-    return Guard(Starlette(routes=routes, middleware=middleware, exception_handlers=missing), rules)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=missing)
+    app.state.metrics = figures = metrics.Metrics(service.engine)
+    paths = {path for path, _, _ in ROUTES}
+
+    def over(path: str, status: int, usages: Sequence[Usage]) -> None:
+        figures.request(path if path in paths else "other", status, usages)
+
+    return Guard(app, rules, over)
 
 
 def _within_bounds(endpoint: Endpoint, service: Service) -> Callable[[Request], Awaitable[Response]]:

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moe_mlx.errors import UsageError
+from moe_mlx.serving.job import Usage
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import refused
 
@@ -90,11 +91,15 @@ def rules_for(
     return Rules(key, tuple(sorted(names)), not local, tuple(origins))
 
 
-class Guard:
-    """ASGI middleware: refuses who may not ask, gives every request a number, and logs it."""
+#: Told of every request that is over: its path, its status, and what its answers took.
+Over = Callable[[str, int, Sequence[Usage]], None]
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        self.app, self.rules = app, rules
+
+class Guard:
+    """ASGI middleware: refuses who may not ask, gives every request a number, logs and counts it."""
+
+    def __init__(self, app: ASGIApp, rules: Rules, over: Over = lambda path, status, usages: None) -> None:
+        self.app, self.rules, self.over = app, rules, over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it."""
@@ -128,6 +133,8 @@ class Guard:
             await self.app(scope, receive, numbered)
         finally:
             self._log(scope, state, number, status, time.monotonic() - began)
+            call = state.get("call")
+            self.over(scope["path"], status, call.usages if call is not None else ())
 
     def check(self, method: str, path: str, headers: Headers) -> bool:
         """Looks at one request's head.

@@ -1,0 +1,95 @@
+"""`/metrics` for Prometheus: the server's requests, the engine's answers, the expert cache's counters, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moe_mlx.counts.totals import NAMES
+from moe_mlx.serving.engine import Engine
+from moe_mlx.serving.health import state_of
+from moe_mlx.serving.job import Usage
+from moe_mlx.serving.service import Service
+from moe_mlx.system.memory import read_memory
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class EngineFigures(Collector):
+    """Reads the engine when it is asked; nothing is counted twice."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields everything that has a value now."""
+        engine, runtime = self.engine, self.engine.loaded.runtime
+        yield from self._gauges(
+            ("up", "1 while answers can be had", float(state_of(engine) == "ok")),
+            ("running", "answers under way", engine.running),
+            ("waiting", "answers in the queue", engine.waiting),
+            ("prompt_caches", "prompt caches kept in memory", len(engine.kept)),
+            ("prompt_cache_bytes", "bytes of these", engine.kept.nbytes),
+            ("planned_bytes", "bytes of the memory plan", runtime.plan.total),
+            ("expert_cache_bytes", "bytes of the expert slots", runtime.expert_cache_bytes),
+            ("resident_share", "share of the routed experts that have a slot", runtime.resident_share),
+            ("footprint_bytes", "bytes of this process", read_memory().footprint),
+        )
+        yield from self._counters(
+            ("answered", "answers that ended well", engine.answered), ("failed", "answers that failed", engine.failed)
+        )
+        phases = {"decode": runtime.stats.decode, "prefill": runtime.stats.prefill}
+        for name in NAMES:
+            family = CounterMetricFamily(f"moe_mlx_expert_{name}", f"{name} of the expert cache", labels=["phase"])
+            for phase, totals in phases.items():
+                family.add_metric([phase], float(getattr(totals, name)))
+            yield family
+
+    @staticmethod
+    def _gauges(*rows: tuple[str, str, float]) -> Iterator[Metric]:
+        for name, words, value in rows:
+            yield GaugeMetricFamily(f"moe_mlx_{name}", words, value=float(value))
+
+    @staticmethod
+    def _counters(*rows: tuple[str, str, float]) -> Iterator[Metric]:
+        for name, words, value in rows:
+            yield CounterMetricFamily(f"moe_mlx_{name}", words, value=float(value))
+
+
+class Metrics:
+    """One server's metrics, in a registry of their own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineFigures(engine))
+        common: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("moe_mlx_requests", "requests answered", ["path", "status"], **common)
+        self.prompt = Counter("moe_mlx_prompt_tokens", "tokens of prompts", ["source"], **common)
+        self.tokens = Counter("moe_mlx_generated_tokens", "tokens generated", **common)
+        self.first = Histogram("moe_mlx_first_token_seconds", "to the first token", buckets=SECONDS, **common)
+        self.queued = Histogram("moe_mlx_queued_seconds", "in the queue", buckets=SECONDS, **common)
+        self.seconds = Histogram("moe_mlx_answer_seconds", "to an answer's end", buckets=SECONDS, **common)
+
+    def request(self, path: str, status: int, usages: Iterable[Usage]) -> None:
+        """Counts a request that is over; `path` is one of the server's own, so that clients make no labels."""
+        self.requests.labels(path, str(status)).inc()
+        for usage in usages:
+            self.prompt.labels("computed").inc(usage.prompt_tokens - usage.reused_tokens)
+            self.prompt.labels("cached").inc(usage.reused_tokens)
+            self.tokens.inc(usage.tokens)
+            self.first.observe(usage.first_token_seconds)
+            self.queued.observe(usage.queued_seconds)
+            self.seconds.observe(usage.seconds)
+
+
+async def answer(request: Request, service: Service) -> Response:
+    """Shows all of them."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(generate_latest(metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
