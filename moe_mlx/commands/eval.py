@@ -47,8 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `moe-mlx eval`."""
     from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
+    from moe_mlx.expert_cache.eviction import make_eviction
 
     grid = checked_grid(args)
+    for name in grid.evictions:
+        make_eviction(name)  # a replay knows more of them than the runtime
     for name in ("limit_tokens", "limit_tasks"):
         if getattr(args, name) is not None:
             check_whole(f"--{name.replace('_', '-')}", getattr(args, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.routing.names import EVALUATED
 
 
@@ -22,5 +22,10 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
     add("--route-max-rank", metavar="M", help="M of Max-Rank (default: twice the model's top-k)")
     add("--route-mass", metavar="P", help="p of Cumulative, 0 to 1 (default: as for generate)")
     add("--pruned", metavar="K", help="k' of the Pruned baseline (default: every one below top-k)")
-    add("--evict", metavar="NAMES", default=DEFAULT_EVICTION, help="lru, lfu or both (default: %(default)s)")
+    add(
+        "--evict",
+        metavar="NAMES",
+        default=DEFAULT_EVICTION,
+        help=f"among {', '.join(EVICTIONS)} (default: %(default)s)",
+    )
     add("--sweep", action="store_true", help="the whole trade-off curve: every policy over its range of parameters")

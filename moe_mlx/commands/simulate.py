@@ -2,6 +2,9 @@
 
 Exact routing, and the policy the trace was recorded with, give the runtime's own counts. Any other policy is an
 approximation: its choices would have changed the scores that follow.
+
+--evict also takes what others published: s3-fifo, mix (recency and frequency), and lfu:H (the aged LFU with a half-life
+of H tokens).
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from moe_mlx.counts.totals import ChoiceShares
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.belady import belady_misses
+from moe_mlx.evaluation.contenders import make_any
 from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import LayerTrace, Trace
-from moe_mlx.expert_cache.eviction import LeastRecentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.routing.policy import RoutingPolicy, choose, finite_range
 
@@ -79,7 +80,7 @@ def replay(trace: Trace, setting: Setting, slots: Sequence[int]) -> Replayed:
             misses = belady_misses(choices, layer.experts, count)
             counts.append(LayerCounts(sum(map(len, choices)) - int(misses.sum()), 0, misses))
         else:
-            table = ResidencyTable(layer.experts, count, make_eviction(setting.evict))
+            table = ResidencyTable(layer.experts, count, make_any(setting.evict))
             counts.append(replay_layer(layer, table, setting.policy(layer.top_k, layer.experts)))
     layers = list(zip(trace.layers, counts, slots, strict=True))
     return Replayed(
@@ -119,6 +120,8 @@ def replay_layer(layer: LayerTrace, table: ResidencyTable, policy: RoutingPolicy
             heaviest_first = sorted(choice.experts, key=lambda expert: (-weigh[expert], expert))
             touch_order = [expert for expert in heaviest_first if expert < layer.experts]
             swapped += choice.swapped
+        if table.eviction.uses_scores and layer.raw.size:
+            table.eviction.observe(table, layer.raw[token].tolist())
         admission = table.begin(touch_order)
         for placement in admission.misses:
             table.commit(placement)

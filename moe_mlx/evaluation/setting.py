@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.contenders import make_any
 from moe_mlx.evaluation.pruned import Pruned
-from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, make_eviction
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
@@ -29,7 +30,7 @@ class Setting:
         routing: One of `EVALUATED`.
         value: lambda, M, p or k', by policy; None where the policy has no parameter, or M is the policy's own.
         top_j: J; None for the model's default.
-        evict: "lru" or "lfu"; under "belady" of no effect.
+        evict: The runtime's or, in a replay, a contender's name; under "belady" of no effect.
     """
 
     cache: str
@@ -43,7 +44,7 @@ class Setting:
             raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
         if self.routing == "pruned" and not is_whole(self.value):
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
-        make_eviction(self.evict)
+        make_any(self.evict)
         self.settings()
 
     def settings(self) -> RoutingSettings:

@@ -38,6 +38,7 @@ class LayerCache:
         self.spans: list[mx.array] = []
         self.selected: tuple[mx.array, mx.array] | None = None
         self.recorder: Callable[[DecodeEvent], None] | None = None
+        self.scores_to_come: mx.array | None = None  # of an exactly routed decode step, for the eviction
         self.observed: tuple[mx.array, mx.array, mx.array] | None = None
         self._host_ns = 0
         #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
@@ -51,6 +52,11 @@ class LayerCache:
     def lossy(self) -> bool:
         """Whether the policy may change a choice."""
         return not self.policy.lossless and not self.full
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the eviction wants the router's scores of each decode step."""
+        return self.table.eviction.uses_scores and not self.full
 
     @contextmanager
     def event(self) -> Iterator[None]:
@@ -111,6 +117,7 @@ class LayerCache:
         """
         started = time.perf_counter_ns()
         self.take_spans()
+        self.tell_eviction(raw)
         delta = self.table.observe_range(finite_range(raw))
         resident = self.resident_mask()
         if scores.size > resident.size:  # what needs no memory is always there
@@ -118,6 +125,15 @@ class LayerCache:
         choice = choose(self.policy, scores, exact, resident, delta)
         self._host_ns = time.perf_counter_ns() - started
         return choice
+
+    def tell_eviction(self, raw: Scores) -> None:
+        """Gives the eviction the scores of the token to come, where it wants them.
+
+        Args:
+            raw: float32 `[E]`, before groups were masked.
+        """
+        if self.wants_scores:
+            self.table.eviction.observe(self.table, raw.tolist())
 
     def decode(self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float) -> list[int]:
         """Brings one token's experts in.
@@ -187,7 +203,7 @@ class LayerCache:
     def empty(self) -> None:
         """Empties residency, running range and counts; of a layer that holds all its experts the latter two."""
         self.spans.clear()
-        self.selected = self.observed = None
+        self.selected = self.observed = self.scores_to_come = None
         if self.full:
             self.table.reset_range()
             self.table.reset_counts()

@@ -51,6 +51,7 @@ class TableState(ctypes.Structure):
         stamp: The latest stamp given to `last`.
         gain: What a touch adds to an expert's heat, for the aged LFU.
         range_sum: Sum of the logit ranges.
+        score_range: Range of the scores of the running event, for the eviction that knows the router; else 0.
     """
 
     _fields_ = (
@@ -59,12 +60,14 @@ class TableState(ctypes.Structure):
         ("stamp", ctypes.c_int64),
         ("gain", ctypes.c_double),
         ("range_sum", ctypes.c_double),
+        ("score_range", ctypes.c_double),
     )
     clock: int
     range_tokens: int
     stamp: int
     gain: float
     range_sum: float
+    score_range: float
 
     def tobytes(self) -> bytes:
         """Returns all of them as they lie in memory."""
@@ -75,6 +78,14 @@ class Eviction(Protocol):
     """Chooses victims. Hears of every touch, and of no eviction but the ones it decided."""
 
     name: str
+    #: Whether it wants the router's scores of every decode step.
+    uses_scores: bool
+
+    def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
+        """Takes the router's scores of the decode step to come, before its event: `[E]` or more, as float32 gives them.
+
+        Called only where `uses_scores` is true and an adapter knows the router.
+        """
 
     def touch(self, table: ResidencyTable, expert: int) -> None:
         """Notes that `expert` was chosen in the running event."""
@@ -96,7 +107,7 @@ class ResidencyTable:
         slot_of: int32 `[E]`, the slot of each expert, -1 where absent.
         owner: int32 `[S]`, the expert in each slot, -1 where empty.
         used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
-        heat: float64 `[E]`, for the aged LFU.
+        heat: float64 `[E]`, what the eviction keeps of each expert; LRU keeps nothing.
         state: Single numbers; see `TableState`.
         uses: int64 `[E]`, decode steps that used the expert.
         reads: int64 `[E]`, decode steps that had to read it for that.
@@ -293,6 +304,7 @@ class ResidencyTable:
             self.heat[expert] = 0.0
         self.state.clock = 0
         self.state.gain = 1.0
+        self.state.score_range = 0.0
         self.reset_range()
 
     def reset_range(self) -> None:

@@ -68,12 +68,16 @@ class CappedSwitch(nn.Module):
             return run_prompt(cache, x, indices, *args, **kwargs)
         elif native is not None:
             cache.counter.enter(cache.spec.index)
-            slots = native.step(indices)[1]
+            raw, cache.scores_to_come = cache.scores_to_come, None
+            slots = native.step(indices, raw=raw)[1]
         else:
             cache.claim()
             cache.counter.enter(cache.spec.index)
+            raw, cache.scores_to_come = cache.scores_to_come, None
             experts: list[int] = indices.reshape(-1).tolist()
             distinct = cache.real(dict.fromkeys(experts))
+            if raw is not None:
+                cache.tell_eviction(np.array(raw).reshape(-1))
             self._record_exact(experts, distinct)
             slots = self._slots(cache.decode(experts, distinct, 0, 0.0), indices)
         if native is None:
@@ -127,7 +131,8 @@ class CappedSwitch(nn.Module):
     def observe(self, scores: mx.array, *, raw: mx.array | None = None, weigh: mx.array | None = None) -> None:
         """Notes the scores of rows that are routed exactly; arguments as for `select`.
 
-        Under a lossy policy their ranges count for later decode steps; a recorder gets the scores of decode steps.
+        Under a lossy policy their ranges count for later decode steps; a recorder and an eviction that knows the router
+        get the scores of decode steps.
         Costs nothing otherwise: what is not needed is never evaluated.
         """
         cache = self.cache
@@ -139,7 +144,11 @@ class CappedSwitch(nn.Module):
             finite = mx.isfinite(wide)
             top = mx.where(finite, wide, -mx.inf).max(axis=-1)
             cache.spans.append((top - mx.where(finite, wide, mx.inf).min(axis=-1)).reshape(-1))
-        if cache.recorder is not None and rows_of(scores) == 1:
+        if rows_of(scores) > 1:
+            return
+        if cache.wants_scores:
+            cache.scores_to_come = raw.astype(mx.float32)
+        if cache.recorder is not None:
             parts = (scores, raw, scores if weigh is None else weigh)
             cache.observed = tuple(part.astype(mx.float32) for part in parts)
 

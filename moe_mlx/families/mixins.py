@@ -29,7 +29,7 @@ class Routing:
         if switch.cache.recorder is not None and rows == 1:
             ranking = router.ranking(module, x)
             switch.observe(ranking.scores, raw=ranking.raw, weigh=_order(ranking))
-        elif switch.cache.lossy:
+        elif switch.cache.lossy or (switch.cache.wants_scores and rows == 1):
             switch.observe(router.observed(module, x))
         return False
 

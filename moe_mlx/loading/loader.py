@@ -194,6 +194,8 @@ def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) ->
         remark(f"{family}: no routing adapter knows this model's router, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
+    if runtime.evict == "router" and not runtime.routed and not whole:
+        remark("no routing adapter knows this model's router, so --evict router empties the least recently used slot")
     if opened.source.in_place and not is_demo(opened.folder) and not whole:
         runs = len(opened.source.byte_ranges(0, 0))
         remark(

@@ -15,7 +15,9 @@ FAMILIES = ["qwen3_moe", "deepseek_v3", "longcat_flash", "gpt_oss"]
 SETTINGS = [
     Setting("50%", "exact"),
     Setting("50%", "exact", evict="lfu"),
+    Setting("50%", "exact", evict="router"),
     Setting("50%", "cache-prior", 0.3),
+    Setting("30%", "cache-prior", 0.3, 1, "router"),
     Setting("30%", "cache-prior", 1.0, 1, "lfu"),
     Setting("50%", "max-rank", 6),
     Setting("50%", "cumulative", 0.6),

@@ -1,12 +1,22 @@
 """Victims against naive models of LRU and aged LFU that recount the whole history each time."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache import eviction
-from moe_mlx.expert_cache.eviction import LFU_HALF_LIFE, AgedLeastFrequentlyUsed, LeastRecentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import (
+    LFU_HALF_LIFE,
+    ROUTER_BONUS,
+    ROUTER_KEEP,
+    AgedLeastFrequentlyUsed,
+    LeastRecentlyUsed,
+    RouterMean,
+    make_eviction,
+)
 from moe_mlx.expert_cache.residency import ResidencyTable
 
 EXPERTS = 9
@@ -63,6 +73,56 @@ def test_lfu_empties_the_least_used_counting_old_uses_less(history):
     run(ResidencyTable(EXPERTS, slots, AgedLeastFrequentlyUsed(half_life)), events, worst)
 
 
+@settings(max_examples=150, deadline=None)
+@given(HISTORY, st.randoms(use_true_random=False))
+def test_the_router_s_least_favourite_goes(history, random):
+    slots, events = history
+    table = ResidencyTable(EXPERTS, slots, RouterMean())
+    told: list[list[float]] = []
+    seen: list[list[int]] = []
+
+    def heat(expert: int) -> float:
+        mean = 0.0
+        for scores, chosen in zip(told, seen, strict=True):
+            mean = ROUTER_KEEP * mean + (1 - ROUTER_KEEP) * scores[expert]
+            if expert in chosen:
+                mean += (1 - ROUTER_KEEP) * ROUTER_BONUS * (max(scores) - min(scores))
+        return mean
+
+    for chosen in events:
+        told.append([random.uniform(-4, 4) for _ in range(EXPERTS)])
+        table.eviction.observe(table, told[-1])
+        left = set(table.resident) - set(chosen)
+        admission = table.begin(chosen)
+        seen.append(chosen)
+        for loser in admission.evicted:
+            assert heat(loser) == pytest.approx(min(map(heat, left)))
+            left.discard(loser)
+        for placement in admission.misses:
+            table.commit(placement)
+    assert list(table.heat) == pytest.approx([heat(expert) for expert in range(EXPERTS)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(HISTORY)
+def test_without_scores_the_router_s_eviction_is_lru(history):
+    slots, events = history
+    tables = [ResidencyTable(EXPERTS, slots, eviction()) for eviction in (RouterMean, LeastRecentlyUsed)]
+    for chosen in events:
+        first, second = (table.begin(chosen) for table in tables)
+        assert first == second
+        for table, admission in zip(tables, (first, second), strict=True):
+            for placement in admission.misses:
+                table.commit(placement)
+
+
+def test_an_expert_that_the_router_ruled_out_counts_as_the_lowest():
+    table = ResidencyTable(3, 3, RouterMean(keep=0.5, bonus=1.0))
+    table.eviction.observe(table, [-math.inf, 2.0, -4.0])
+    assert list(table.heat) == [-2.0, 1.0, -2.0]
+    assert table.state.score_range == 6.0
+
+
 def test_the_gain_is_scaled_down_long_before_it_overflows(monkeypatch):
     monkeypatch.setattr(eviction, "_HEAT_CEILING", 4.0)
     small = ResidencyTable(4, 2, AgedLeastFrequentlyUsed(1.0))
@@ -90,5 +150,5 @@ def test_a_touch_counts_half_after_the_half_life():
 
 
 def test_an_unknown_eviction_is_refused():
-    with pytest.raises(UsageError, match="unknown eviction 'random': choose one of lru, lfu"):
+    with pytest.raises(UsageError, match="unknown eviction 'random': choose one of lru, lfu, router"):
         make_eviction("random")
