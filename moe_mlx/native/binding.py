@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, LeastRecentlyUsed
+from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, LeastRecentlyUsed, RouterMean
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.routing.cache_prior import CachePrior
@@ -30,10 +30,13 @@ class PolicyNumbers(NamedTuple):
 
 
 class EvictionNumbers(NamedTuple):
-    """An eviction as the primitive takes it."""
+    """An eviction as the primitive takes it; `kind` as `moe::Eviction::Kind`."""
 
-    lfu: bool
+    kind: int
     growth: float = 1.0
+    keep: float = 0.0
+    share: float = 0.0
+    gain: float = 0.0
 
 
 def policy_numbers(policy: RoutingPolicy) -> PolicyNumbers | None:
@@ -52,9 +55,11 @@ def policy_numbers(policy: RoutingPolicy) -> PolicyNumbers | None:
 def eviction_numbers(eviction: Eviction) -> EvictionNumbers | None:
     """Returns an eviction as the primitive takes it; None for one that only Python knows."""
     if type(eviction) is LeastRecentlyUsed:
-        return EvictionNumbers(lfu=False)
+        return EvictionNumbers(0)
     if type(eviction) is AgedLeastFrequentlyUsed:
-        return EvictionNumbers(lfu=True, growth=eviction.growth)
+        return EvictionNumbers(1, growth=eviction.growth)
+    if type(eviction) is RouterMean:
+        return EvictionNumbers(2, keep=eviction.keep, share=eviction.share, gain=eviction.gain)
     return None
 
 
@@ -107,8 +112,7 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
             **{name: address_of(memory) for name, memory in arrays.items()},
             "state": ctypes.addressof(table.state),
         },
-        lfu=evict.lfu,
-        growth=evict.growth,
+        evict=module.Eviction(**evict._asdict()),
         log={name: address_of(memory) for name, memory in logged.items()},
         banks=cache.bank.arrays,
         stall_seconds=stall_limit(cache.pool.stall_seconds),

@@ -219,7 +219,7 @@ std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step,
   bound->runtime->ran_on(stream);
   bound->runtime->ran_on(model);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
-  const int n = router.scores ? router.scores->shape(-1) : 0, k = int(exact.size());
+  const int n = router.scores ? router.scores->shape(-1) : router.raw ? router.raw->shape(-1) : 0, k = int(exact.size());
   if (exact.ndim() == 0 || exact.shape(-1) != k) throw std::invalid_argument("moe-mlx: indices are not one row");
   const int m = outlook.scores ? outlook.scores->shape(-1) : 0;
   Job job{bound, bound->runtime->fault.epoch(), step, policy, n, {k}, stream != model, outlook.next, outlook.policy,

@@ -64,9 +64,9 @@ T* named(const nb::dict& addresses, const char* name) {
   return at<T>(nb::cast<uintptr_t>(addresses[name]));
 }
 
-moe::Table make_table(int experts, int slots, bool lfu, double growth, const nb::dict& addresses) {
+moe::Table make_table(int experts, int slots, const moe::Eviction& evict, const nb::dict& addresses) {
   moe::Table table{};
-  table.experts = experts, table.slots = slots, table.lfu = lfu, table.growth = growth;
+  table.experts = experts, table.slots = slots, table.evict = evict;
   table.state = named<moe::TableState>(addresses, "state");
 #define FIELD(type, name) table.name = named<type>(addresses, #name);
   MOE_TABLE_ARRAYS(FIELD)
@@ -117,6 +117,11 @@ NB_MODULE(_moe_mlx_native, m) {
       .def("__init__", [](moe::Policy* self, int kind, float lam, int top_j, int max_rank, double mass) {
         new (self) moe::Policy{moe::Kind(kind), lam, top_j, max_rank, mass};
       }, nb::kw_only(), "kind"_a, "lam"_a, "top_j"_a, "max_rank"_a, "mass"_a);
+
+  nb::class_<moe::Eviction>(m, "Eviction")
+      .def("__init__", [](moe::Eviction* self, int kind, double growth, double keep, double share, double gain) {
+        new (self) moe::Eviction{moe::Eviction::Kind(kind), growth, keep, share, gain};
+      }, nb::kw_only(), "kind"_a, "growth"_a, "keep"_a, "share"_a, "gain"_a);
 
   nb::class_<Reader>(m, "Reader")
       .def("__init__", [](Reader* self, int threads, const std::string& root, const std::string& way, int64_t memory,
@@ -173,7 +178,7 @@ NB_MODULE(_moe_mlx_native, m) {
       .def("__init__", [](Layer* self, const Runtime& runtime, const Reader& reader, int layer,
                           std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                           const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
-                          nb::bytes digests, int experts, int slots, const nb::dict& table, bool lfu, double growth,
+                          nb::bytes digests, int experts, int slots, const nb::dict& table, const moe::Eviction& evict,
                           const nb::dict& log, nb::list banks, double stall_seconds,
                           nb::object keep) {
         const moe::EventLog l{named<moe::Event>(log, "rows"), named<double>(log, "weights_moved"),
@@ -187,13 +192,13 @@ NB_MODULE(_moe_mlx_native, m) {
         auto shelf = make_shelf(layer, std::move(tensors), std::move(tensor_nbytes), paths, file_nbytes, ranges,
                                 digests, experts);
         auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf),
-                                                 make_table(experts, slots, lfu, growth, table), l, std::move(memory),
+                                                 make_table(experts, slots, evict, table), l, std::move(memory),
                                                  arrays);
         core->stall_seconds = stall_seconds;
         new (self) Layer{std::make_shared<moe::Bound>(
             moe::Bound{runtime.runtime, std::move(core), keep_alive(std::move(keep))})};
       }, nb::kw_only(), "runtime"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
-         "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "lfu"_a, "growth"_a, "log"_a, "banks"_a,
+         "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "evict"_a, "log"_a, "banks"_a,
          "stall_seconds"_a, "keep"_a)
       .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })

@@ -106,7 +106,7 @@ def test_an_exact_answer_is_the_same_and_its_misses_are_fewer(talk: Open, tmp_pa
     assert warm.last.receipt.warmed == 0
 
 
-@pytest.mark.parametrize("evict", ["lru", "lfu"])
+@pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
 def test_the_hottest_are_the_last_to_give_way(talk: Open, tmp_path: Path, evict: str):
     remembered(talk, tmp_path / "history")
     warm = talk(expert_cache="25%", evict=evict, history=tmp_path / "history", warm="on")

@@ -34,7 +34,7 @@ struct Bytes {
 };
 
 struct Head {
-  int experts, width, slots, k, kind, top_j, max_rank, lfu, raw, weigh, scores, steps, verify, tensors;
+  int experts, width, slots, k, kind, top_j, max_rank, evict, raw, weigh, scores, steps, verify, tensors;
 };
 
 [[noreturn]] void differ(int step, const char* what) {
@@ -62,7 +62,7 @@ std::vector<float> guess(std::mt19937& random, int width, const std::vector<int>
 // One block: a layer, its steps and what they must lead to. Takes its own copy of the bytes.
 void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& folder, size_t* end) {
   const Head h = in.take<Head>(1)[0];
-  const auto reals = in.take<double>(3);  // lambda, mass, growth
+  const auto reals = in.take<double>(6);  // lambda, mass; growth, keep, share, gain
   const auto sizes = in.take<int64_t>(size_t(h.tensors));
   Shelf shelf;
   shelf.layer = 7, shelf.experts = h.experts, shelf.tensor_nbytes = sizes;
@@ -77,7 +77,7 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   const auto contents = in.take<unsigned char>(size_t(h.experts) * size_t(shelf.expert_nbytes()));
   std::vector<int32_t> slot_of(size_t(h.experts), -1), owner(size_t(h.slots), -1);
   std::vector<int64_t> used(size_t(h.slots)), written(1);
-  TableState state{0, 0, 0, 1, 0};
+  TableState state{0, 0, 0, 1, 0, 0};
   std::vector<Event> rows(EventLog::kRows);
   std::vector<int64_t> uses(size_t(h.experts)), reads(size_t(h.experts)), last(size_t(h.experts)),
       distances(size_t(h.experts) + 1);
@@ -86,7 +86,8 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   std::vector<char*> blocks;
   for (int64_t n : sizes) blocks.push_back(memory->emplace_back(size_t(n * h.slots)).data());
   const int64_t nbytes = shelf.expert_nbytes();
-  Table table{h.experts,   h.slots,     bool(h.lfu), reals[2],     &state,      slot_of.data(), owner.data(),
+  const Eviction evict{Eviction::Kind(h.evict), reals[2], reals[3], reals[4], reals[5]};
+  Table table{h.experts,   h.slots,     evict,        &state,      slot_of.data(),  owner.data(),
               used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data()};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
   const auto hints = std::make_shared<Hints>(reader, 2, 3, nbytes);

@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import EVICTIONS, make_eviction
 from moe_mlx.expert_cache.residency import ResidencyTable
-from moe_mlx.native.binding import policy_numbers
+from moe_mlx.native.binding import eviction_numbers, policy_numbers
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
@@ -45,15 +45,16 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
         MaxRank(int(random.integers(1, experts + 1)), top_j, k),
         Cumulative(float(random.random()), top_j),
     ][int(random.integers(4))]
-    evict = make_eviction(str(random.choice(["lru", "lfu"])))
+    evict = make_eviction(str(random.choice(list(EVICTIONS))))
     has_scores = not isinstance(policy, Exact)
-    has_raw, has_weigh = has_scores and random.random() < 0.3, has_scores and random.random() < 0.3
+    has_raw = random.random() < (0.3 if has_scores else 0.7)
+    has_weigh = has_scores and random.random() < 0.3
     verify = random.random() < 0.5
     kind, lam, _, rank, mass = policy_numbers(policy)
-    head = [experts, width, slots, k, kind, top_j, rank, evict.name == "lfu", has_raw, has_weigh, has_scores, steps]
+    numbers = eviction_numbers(evict)
+    head = [experts, width, slots, k, kind, top_j, rank, numbers.kind, has_raw, has_weigh, has_scores, steps]
     file.write(np.array([*head, verify, len(SIZES)], dtype=np.int32).tobytes())
-    growth = evict.growth if isinstance(evict, AgedLeastFrequentlyUsed) else 1.0
-    file.write(np.array([lam, mass, growth]).tobytes())
+    file.write(np.array([lam, mass, *numbers[1:]]).tobytes())
     file.write(np.array(SIZES, dtype=np.int64).tobytes())
     if verify:
         file.write(b"".join(bytes.fromhex(digest.of([contents[expert].tobytes()])) for expert in range(experts)))
@@ -99,6 +100,8 @@ def _step(
     else:
         exact = chosen = random.integers(0, width, k).tolist()
         order, swapped, moved = list(dict.fromkeys(chosen)), 0, 0.0
+    if table.eviction.uses_scores and (has_scores or has_raw):
+        table.eviction.observe(table, raw.tolist())
     admission = table.begin([expert for expert in order if expert < table.experts])
     failed = -1
     for placement in admission.misses:

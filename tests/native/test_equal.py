@@ -16,7 +16,7 @@ from tests.native.conftest import counts, loaded, state
 from tests.native.runs import CAPS, FAMILIES, POLICIES, same, talk
 
 
-@pytest.mark.parametrize("evict", ["lru", "lfu"])
+@pytest.mark.parametrize("evict", list(EVICTIONS))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_and_cap(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     for cap in CAPS:

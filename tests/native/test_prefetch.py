@@ -40,7 +40,7 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
-@pytest.mark.parametrize("evict", ["lru", "lfu"])
+@pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     begun = used = 0

@@ -31,6 +31,7 @@ void Layer::choose(const Token& token, const Policy& policy) {
     choice_.displaced.clear();
     choice_.experts.assign(token.exact, token.exact + token.k);
   }
+  if (const float* raw = token.raw ? token.raw : token.scores) table_.observe(raw, token.width);
   touched_.clear();
   for (int expert : choice_.experts)
     if (expert < table_.experts && std::find(touched_.begin(), touched_.end(), expert) == touched_.end())
@@ -155,6 +156,8 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
   for (int i = 0; i < token.k; i++)
     if (token.exact[i] < 0 || (token.scores && token.exact[i] >= token.width))
       throw std::out_of_range("expert " + std::to_string(token.exact[i]));
+  if (token.width && token.width < table_.experts)
+    throw std::out_of_range("scores of " + std::to_string(token.width) + " experts");
   if (!stalled_.empty()) give_back();
   choose(token, policy);
   float moved = 0;

@@ -16,7 +16,8 @@
 
 namespace moe {
 
-// One token's router, widened to float32. Without scores the model's own choice stands (`exact` may then repeat).
+// One token's router, widened to float32. Without scores the model's own choice stands (`exact` may then repeat); `raw`
+// alone is for the eviction that knows the router.
 struct Token {
   const float* scores = nullptr;
   const float* raw = nullptr;      // before groups were masked; else scores
@@ -24,7 +25,7 @@ struct Token {
   const float* weights = nullptr;  // of `exact`, for the weight moved
   const int* exact = nullptr;
   int k = 0;
-  int width = 0;  // of the scores
+  int width = 0;  // of the scores, or of `raw` alone
 };
 
 // What is wrong with the steps of one model: the first failed read, until its message has been delivered. Steps carry

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -31,7 +33,8 @@ constexpr const char* type_code<double>() { return "d"; }
   FIELD(int64_t, range_tokens) \
   FIELD(int64_t, stamp)        \
   FIELD(double, gain)          \
-  FIELD(double, range_sum)
+  FIELD(double, range_sum)    \
+  FIELD(double, score_range)
 
 #define MOE_TABLE_ARRAYS(FIELD) \
   FIELD(int32_t, slot_of)       \
@@ -49,10 +52,17 @@ struct TableState {
 #undef FIELD
 };
 
+// Who gives way, with the numbers of eviction.py: growth of the aged LFU's gain; of the router's mean what is kept at
+// each token, the share of the new score, and what being chosen is worth.
+struct Eviction {
+  enum Kind { lru, lfu, router };
+  Kind kind = lru;
+  double growth = 1, keep = 0, share = 0, gain = 0;
+};
+
 struct Table {
   int experts, slots;
-  bool lfu;
-  double growth;
+  Eviction evict;
   TableState* state;
 #define FIELD(type, name) type* name;
   MOE_TABLE_ARRAYS(FIELD)
@@ -79,6 +89,22 @@ struct Table {
 
   double mean_range() const { return state->range_tokens ? state->range_sum / double(state->range_tokens) : 0.0; }
 
+  // The scores of the step to come, before its event.
+  void observe(const float* scores, int scored) {
+    if (evict.kind != Eviction::router) return;
+    double lowest = std::numeric_limits<double>::infinity(), highest = -lowest;
+    for (int e = 0; e < scored; e++) {
+      if (!std::isfinite(scores[e])) continue;
+      lowest = std::min(lowest, double(scores[e])), highest = std::max(highest, double(scores[e]));
+    }
+    if (highest < lowest) return;
+    for (int e = 0; e < experts; e++) {
+      const double score = std::isfinite(scores[e]) ? double(scores[e]) : lowest;
+      heat[e] = evict.keep * heat[e] + evict.share * score;
+    }
+    state->score_range = highest - lowest;
+  }
+
   // Touches what is resident and clears a slot for each expert that is not; returns the number of hits.
   int begin(const std::vector<int>& chosen, std::vector<Placement>& misses) {
     const int64_t since = state->clock;
@@ -86,7 +112,8 @@ struct Table {
     stamps.clear();
     for (size_t i = 0; i < chosen.size(); i++) {
       const int e = chosen[i];
-      if (lfu) heat[e] += state->gain;
+      if (evict.kind == Eviction::lfu) heat[e] += state->gain;
+      if (evict.kind == Eviction::router) heat[e] += evict.gain * state->score_range;
       if (slot_of[e] >= 0) {
         used[slot_of[e]] = since + 1 + int64_t(i);
       } else {
@@ -96,7 +123,7 @@ struct Table {
     }
     state->clock = since + int64_t(chosen.size());
     for (size_t m = 0; m < misses.size(); m++) {
-      const int slot = lfu ? coldest(since) : oldest(since);
+      const int slot = evict.kind == Eviction::lru ? oldest(since) : coldest(since);
       if (slot < 0) {
         for (size_t done = 0; done < m; done++) forget(misses[done].slot);
         throw std::length_error("more experts than slots");
@@ -105,7 +132,8 @@ struct Table {
       used[slot] = stamps[m];
       misses[m].slot = slot;
     }
-    if (lfu) age();
+    if (evict.kind == Eviction::lfu) age();
+    state->score_range = 0;
     return int(chosen.size() - misses.size());
   }
 
@@ -135,14 +163,14 @@ struct Table {
     std::pair<double, int64_t> best_key;
     for (int slot = 0; slot < slots; slot++) {
       if (used[slot] > since) continue;
-      const std::pair<double, int64_t> key{owner[slot] >= 0 ? heat[owner[slot]] : -1.0, used[slot]};
+      const std::pair<double, int64_t> key{owner[slot] >= 0 ? heat[owner[slot]] : -std::numeric_limits<double>::infinity(), used[slot]};
       if (best < 0 || key < best_key) best = slot, best_key = key;
     }
     return best;
   }
 
   void age() {
-    double gain = state->gain * growth;
+    double gain = state->gain * evict.growth;
     if (gain > 1e100) {
       for (int e = 0; e < experts; e++) heat[e] /= gain;
       gain = 1.0;
