@@ -14,7 +14,7 @@ from moe_mlx.system.metal import working_set_bytes
 
 #: Of a capped layer, native: one array to the fetch's stream, one back.
 PER_LAYER = 2
-#: A way there and back by Metal's events, as others measured it (150 to 200 us); `moe-mlx doctor` measures this machine.
+#: There and back by Metal's events, as others measured it (150 to 200 us); `moe-mlx doctor` measures this machine.
 PUBLISHED_SECONDS = 0.2e-3
 #: Cold reads of a Mac's SSD, where this machine is not calibrated.
 _PUBLISHED_RATE = 3e9
@@ -26,7 +26,7 @@ def capped_layers(layers: Sequence[ExpertLayer], slots: Sequence[int]) -> int:
 
 
 def price_bytes() -> float:
-    """Returns what one capped layer costs a token, as bytes that the disk reads in that time; 0 where nothing crosses."""
+    """Returns what a capped layer costs a token, as bytes that the disk reads meanwhile; 0 where nothing crosses."""
     found = read_calibration()
     seconds = found.crossing_seconds if found is not None else None
     if seconds is None:
