@@ -25,6 +25,7 @@ nightly: $(VENV)/.dev
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode readback
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode native
 	$(BIN)/python -m tests.soak.faults --minutes 60
+	$(BIN)/python -m tests.soak.server --minutes 60
 
 # Compiles for macOS what is native and checks it against MLX's macOS wheels; tests/cross says what of that is proof.
 check-mac: $(VENV)/.dev

@@ -44,6 +44,15 @@ def _from(least: float, most: float = float("inf"), kind: type = int) -> Any:
     return read
 
 
+def add_store_arguments(group: argparse._ActionsContainer) -> None:
+    """Adds where prompt caches are kept between runs; chat and serve find each other's."""
+    group.add_argument(
+        "--prompt-store", metavar="FOLDER",
+        help="keep prompt caches on disk, in a folder or 'auto'; conversations can be read from them (default: none)",
+    )  # fmt: skip
+    group.add_argument("--prompt-store-bytes", type=_sized, default=4 * 10**9, metavar="SIZE", help="(default: 4GB)")
+
+
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds everything that is not about the model itself."""
     net = parser.add_argument_group("who may ask")
@@ -78,6 +87,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     caches.add_argument("--prefill-step-size", type=_from(1), default=2048, help="prompt tokens at a time (2048)")
     caches.add_argument("--prompt-cache-size", type=_from(0), default=10, help="prompt caches kept (default: 10)")
     caches.add_argument("--prompt-cache-bytes", type=_sized, help="bytes for them; never more than the plan has")
+    add_store_arguments(caches)
     caches.add_argument("--kv-bits", type=int, help="quantise the KV cache; answers are then made one by one")
     caches.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")
     caches.add_argument("--quantized-kv-start", type=int, default=5000, help="(default: 5000)")

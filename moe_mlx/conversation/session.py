@@ -22,6 +22,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.conversation.sampling import CacheSettings, Sampling
 from moe_mlx.counts.reads import Counts
@@ -56,6 +57,7 @@ class Session:
         last: The latest answer.
         between_tokens: Called after each token while no step is being built; may resize the expert cache.
         auditor: Computes every N-th token with exact routing too; the answer does not change.
+        store: Prompt caches on disk: what an earlier run has read of a prompt is not read again.
     """
 
     model: nn.Module
@@ -67,6 +69,7 @@ class Session:
     last: Answer | None = None
     between_tokens: Callable[[], None] | None = None
     auditor: Auditor | None = None
+    store: PromptStore | None = None
     _held: list[int] = field(default_factory=list)
     _cache: list[Any] | None = None
     _warmed: int = 0
@@ -108,6 +111,13 @@ class Session:
         """Throws the prompt cache away; the next answer prefills everything."""
         self._cache, self._held = None, []
 
+    def keep_prompt(self) -> bool:
+        """Writes the conversation's prompt cache to the store, if there is one; returns whether it is there."""
+        if self.store is None or self._cache is None or not self._held:
+            return False
+        self.runtime.drain()
+        return self.store.keep(self._held, self._cache)
+
     def _reuse(self, prompt: list[int]) -> tuple[int, str]:
         """Makes the cache hold a prefix of `prompt`; returns how long it is, and why it is empty if it need not be."""
         shared = 0
@@ -116,6 +126,9 @@ class Session:
                 break
             shared += 1
         shared = min(shared, len(prompt) - 1)  # mlx-lm needs one token to start from
+        if self.store is not None and (found := self.store.find(prompt, better_than=shared)) is not None:
+            self._cache, shared = found
+            self._held = prompt[:shared]
         excess = len(self._held) - shared
         if self._cache is not None and shared and excess:
             if can_trim_prompt_cache(self._cache) and trim_prompt_cache(self._cache, excess) == excess:

@@ -133,7 +133,9 @@ class Engine:
         try:
             self.loaded = self._opener()
             self._steps = AnswerSteps(self.loaded)
-            self._kept = KeptPrompts(self.loaded.model, self.loaded.kept_sequences, self.loaded.kept_bytes)
+            self._kept = KeptPrompts(
+                self.loaded.model, self.loaded.kept_sequences, self.loaded.kept_bytes, self.loaded.store
+            )
             self._watch = PressureWatch(self.loaded.runtime, log.warning)
             self._batches = self.loaded.batches()
         except BaseException as error:
@@ -152,6 +154,8 @@ class Engine:
             with suppress(Exception):
                 self._drop_runner()
             with suppress(Exception):
+                self._kept.save(at_once=True)
+            with suppress(Exception):
                 self.loaded.runtime.close()
 
     def _turn(self) -> None:
@@ -161,6 +165,7 @@ class Engine:
         except Exception as error:  # nobody's answer: what is under way goes on
             log.exception("an answer could not be begun: %s", error)
         if self._runner is None:
+            self._kept.save()
             with self._wake:
                 if not self._waiting and not self._over:
                     self._wake.wait(IDLE_SECONDS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from moe_mlx.conversation.audit import Auditor
+    from moe_mlx.conversation.prompt_store import PromptStore
     from moe_mlx.loading.runtime import Runtime
 
 
@@ -30,6 +31,7 @@ class Loaded:
         auditor: Computes every N-th token with exact routing too; answers are then made one by one.
         kept_sequences: Prompt caches kept at most.
         kept_bytes: Bytes that they may take; None leaves it to the memory plan.
+        store: Prompt caches on disk.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class Loaded:
     auditor: Auditor | None = None
     kept_sequences: int = 10
     kept_bytes: int | None = None
+    store: PromptStore | None = None
 
     @property
     def runtime(self) -> Runtime:

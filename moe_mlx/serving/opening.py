@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.utils import load as load_whole
 
 from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import CacheSettings
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.serving.limits import room_of
 from moe_mlx.serving.loaded import Loaded
+
+log = logging.getLogger("moe_mlx.serve")
 
 #: Loads the model that arguments name.
 Loader = Callable[[argparse.Namespace], tuple[nn.Module, Any]]
@@ -48,7 +52,14 @@ def open_model(args: argparse.Namespace, load: Loader) -> Loaded:
             raise UsageError("--draft-model: this model's cache cannot be cut back, which drafting needs")
     room = room_of(runtime, caching.prefill_step_size, scores_in_memory=not mx.metal.is_available())
     auditor = None if args.audit is None else Auditor(model, args.audit)
-    return Loaded(model, tokenizer, draft, caching, room, auditor, args.prompt_cache_size, args.prompt_cache_bytes)
+    store = None
+    if args.prompt_store is not None and draft is None:
+        store = open_prompt_store(
+            runtime, args.prompt_store, caching, adapter=args.adapter_path, most_bytes=args.prompt_store_bytes,
+            say=log.warning,
+        )  # fmt: skip
+    kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
+    return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
 
 
 def public_name(model: str) -> str:

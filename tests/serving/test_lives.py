@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,16 @@ def test_told_to_end_it_finishes_what_is_short_and_ends_what_is_long():
         assert time.monotonic() - began < 12
         assert b'"finish_reason":"length"' in received or b'"code":"shutting_down"' in received
         long.close()
+
+
+def test_a_prompt_is_not_read_again_after_a_restart(tmp_path: Path):
+    text = "The fox and the hen went to the river. " * 20
+    words = ("--prompt-store", str(tmp_path), "--max-tokens", "8")
+    with served(*words) as server:
+        first = server.chat(text)
+        assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    with served(*words) as server:
+        again = server.chat(text)
+    assert again["choices"] == first["choices"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == first["usage"]["prompt_tokens"] - 1
+    assert again["usage"]["moe_mlx"]["prompt_tokens"] == 0

@@ -1,0 +1,245 @@
+"""Prompt caches on disk: a conversation that was read once is not read again after a restart. For chat and serve alike.
+
+One folder a model, two files a prompt: mlx-lm's cache file and the tokens it holds. A cache is found by the tokens that
+it shares with a prompt; one whose kind cannot be cut back (hybrids, sliding windows) is used only whole. Files are
+private to their user: from tokens the text can be read again. What is damaged, foreign or half written is no cache and
+is removed; the one unused longest goes when the folder's bytes are used up.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+import xxhash
+from mlx_lm.models.cache import (
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    make_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
+from numpy.typing import NDArray
+
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.store.identity import identity_of
+from moe_mlx.system.folders import user_folder
+
+if TYPE_CHECKING:
+    from moe_mlx.conversation.sampling import CacheSettings
+    from moe_mlx.loading.runtime import Runtime
+
+#: Shorter prompts are read again sooner than their cache is.
+LEAST_TOKENS = 64
+#: Bytes of all caches of a model, unless told otherwise.
+MOST_BYTES = 4 * 10**9
+_DIGEST_NBYTES, _LARGEST_TOKENS = 16, 64 * 10**6
+
+
+@dataclass(slots=True)
+class _Entry:
+    path: Path
+    tokens: NDArray[np.uint32]
+    digest: bytes
+    nbytes: int
+    used: float
+
+    @property
+    def tokens_path(self) -> Path:
+        return self.path.with_suffix(".tokens")
+
+
+class PromptStore:
+    """The prompt caches of one model. Used by the thread that owns MLX.
+
+    Attributes:
+        folder: Where they lie.
+        trimmable: Whether a cache may be cut back to a shared beginning.
+    """
+
+    def __init__(
+        self, folder: Path, make_cache: Callable[[], list[Any]], most_bytes: int = MOST_BYTES,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        """Looks at what is there.
+
+        Args:
+            folder: Of this model and these settings alone; made when something is kept.
+            make_cache: Makes an empty prompt cache, whose kinds a loaded one has to have.
+            most_bytes: What all of them may take.
+            say: Gets one line where nothing can be kept.
+        """
+        self.folder, self.most_bytes, self._say = folder, most_bytes, say
+        self._kinds = [type(cache).__name__ for cache in make_cache()]
+        self.trimmable = can_trim_prompt_cache(make_cache())
+        self._complained = False
+
+    def find(self, prompt: Sequence[int], *, better_than: int = 0) -> tuple[list[Any], int] | None:
+        """Returns the cache that holds the longest beginning of a prompt, and its length: all but one token at most.
+
+        Args:
+            prompt: Token ids.
+            better_than: Tokens that are at hand anyway; nothing is loaded for less.
+        """
+        wanted = np.asarray(prompt, dtype=np.uint32)
+        ranked: list[tuple[int, _Entry]] = []
+        for entry in self._entries():
+            shared = _shared(entry.tokens, wanted)
+            if not self.trimmable and (shared < entry.tokens.size or shared >= wanted.size):
+                continue
+            usable = min(shared, wanted.size - 1)
+            if usable > better_than:
+                ranked.append((usable, entry))
+        for usable, entry in sorted(ranked, key=lambda pair: -pair[0]):
+            cache = self._load(entry)
+            excess = entry.tokens.size - usable
+            if cache is not None and (not excess or trim_prompt_cache(cache, excess) == excess):
+                return cache, usable
+        return None
+
+    def keep(self, tokens: Sequence[int], cache: list[Any]) -> bool:
+        """Writes a prompt cache; returns whether it is there now.
+
+        Args:
+            tokens: What it holds.
+            cache: Evaluated, and not written to meanwhile.
+        """
+        held = np.asarray(tokens, dtype=np.uint32)
+        if held.size < LEAST_TOKENS or sum(int(one.nbytes) for one in cache) > self.most_bytes:
+            return False
+        entries = self._entries()
+        longer = any(entry.tokens.size >= held.size == _shared(entry.tokens, held) for entry in entries)
+        if any(np.array_equal(entry.tokens, held) for entry in entries) or (self.trimmable and longer):
+            return True
+        name = xxhash.xxh3_128_hexdigest(held.tobytes())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".half-") as half:
+                written = Path(half) / f"{name}.safetensors"
+                save_prompt_cache(str(written), cache)
+                written.chmod(0o600)
+                beside = written.with_suffix(".tokens")
+                beside.write_bytes(_digest(written, held.tobytes()) + held.tobytes())
+                beside.chmod(0o600)
+                written.replace(self.folder / written.name)
+                beside.replace(self.folder / beside.name)
+        except (OSError, RuntimeError, ValueError) as error:
+            if not self._complained:
+                self._complained = True
+                self._say(f"prompt caches cannot be kept in {self.folder}: {error}")
+            return False
+        if self.trimmable:  # its own beginnings add nothing
+            for entry in entries:
+                if entry.tokens.size < held.size and _shared(entry.tokens, held) == entry.tokens.size:
+                    self._remove(entry)
+        self._bound()
+        return True
+
+    def _entries(self) -> list[_Entry]:
+        found = []
+        for path in self.folder.glob("*.tokens") if self.folder.is_dir() else ():
+            cache = path.with_suffix(".safetensors")
+            try:
+                if path.stat().st_size > _LARGEST_TOKENS or not path.is_file() or path.is_symlink():
+                    continue
+                data = path.read_bytes()
+                stat = cache.stat()
+            except OSError:
+                continue
+            if len(data) > _DIGEST_NBYTES and (len(data) - _DIGEST_NBYTES) % 4 == 0:
+                tokens = np.frombuffer(data, dtype=np.uint32, offset=_DIGEST_NBYTES)
+                found.append(_Entry(cache, tokens, data[:_DIGEST_NBYTES], stat.st_size + len(data), stat.st_mtime))
+        return found
+
+    def _load(self, entry: _Entry) -> list[Any] | None:
+        try:
+            if _digest(entry.path, entry.tokens.tobytes()) != entry.digest:
+                raise ValueError("damaged")
+            cache: list[Any] = load_prompt_cache(str(entry.path))
+            if [type(one).__name__ for one in cache] != self._kinds:
+                raise ValueError("of another kind")
+            mx.eval([one.state for one in cache])
+        except Exception:  # whatever mlx-lm raises over a strange file: it is no cache
+            self._remove(entry)
+            return None
+        with suppress(OSError):
+            os.utime(entry.path)
+        return cache
+
+    @staticmethod
+    def _remove(entry: _Entry) -> None:
+        for path in (entry.tokens_path, entry.path):
+            with suppress(OSError):
+                path.unlink()
+
+    def _bound(self) -> None:
+        entries = sorted(self._entries(), key=lambda entry: entry.used)
+        over = sum(entry.nbytes for entry in entries) - self.most_bytes
+        for entry in entries:
+            if over <= 0:
+                break
+            self._remove(entry)
+            over -= entry.nbytes
+        for half in self.folder.glob(".half-*"):  # of a program that was killed
+            with suppress(OSError):
+                if half.stat().st_mtime < time.time() - 3600:
+                    for path in half.iterdir():
+                        path.unlink()
+                    half.rmdir()
+
+
+def open_prompt_store(
+    runtime: Runtime, where: str | Path, caching: CacheSettings, *, adapter: str | None = None,
+    most_bytes: int = MOST_BYTES, say: Callable[[str], None] = lambda line: None,
+) -> PromptStore | None:  # fmt: skip
+    """Returns a loaded model's store; None, with a remark, where the model cannot be told from others.
+
+    What a cache holds depends on the model, its adapter, its routing, the KV cache's settings and the versions that
+    computed it: a store is of all of them.
+
+    Args:
+        runtime: Of the model.
+        where: A folder, or "auto" for the user's cache folder.
+        caching: The KV cache's settings.
+        adapter: Folder of a LoRA adapter, where there is one.
+        most_bytes: What all caches of this model may take.
+        say: Gets remarks.
+    """
+    from mlx_lm import __version__ as mlx_lm_version
+
+    try:
+        model = identity_of(runtime.source)
+        base = user_folder() / "prompts" if str(where) == "auto" else Path(where).expanduser()
+    except (ExpertReadError, RuntimeError) as error:
+        say(f"no prompt caches are kept: {error}")
+        return None
+    parts = [model, runtime.routing.describe(), repr(caching), mx.__version__, mlx_lm_version, str(mx.default_device())]
+    if adapter is not None:
+        files = sorted(Path(adapter).expanduser().glob("adapter*"))
+        parts += [f"{path.name} {_digest(path).hex()}" for path in files]
+    folder = base / xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+    return PromptStore(folder, lambda: make_prompt_cache(runtime.model, caching.max_kv_size), most_bytes, say)
+
+
+def _shared(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> int:
+    """Returns how many tokens two prompts begin with alike."""
+    size = min(a.size, b.size)
+    differ = np.flatnonzero(a[:size] != b[:size])
+    return int(differ[0]) if differ.size else int(size)
+
+
+def _digest(path: Path, beside: bytes = b"") -> bytes:
+    """Returns the digest of a file and of what goes with it."""
+    sums = xxhash.xxh3_128(beside)
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            sums.update(part)
+    return sums.digest()
