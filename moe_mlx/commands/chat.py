@@ -20,6 +20,7 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
     open_session,
 )
+from moe_mlx.commands.store_arguments import add_store_arguments
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.terminal import for_reader
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_history_arguments(parser, idle=True)
     add_sampling_arguments(parser, max_tokens=1024)
+    add_store_arguments(parser.add_argument_group("prompt caches between runs"))
     if find_spec("moe_mlx_tui.arguments") is not None:
         from moe_mlx_tui.arguments import add_arguments as add_app_arguments
 
@@ -83,6 +85,7 @@ def line_mode(args: argparse.Namespace) -> int:
             break
         if line:
             talk.turn(line)
+    session.keep_prompt()
     session.runtime.close()
     return 0
 

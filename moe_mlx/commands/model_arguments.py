@@ -242,6 +242,7 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
             raise UsageError(f"--chat-template-config is no JSON: {error}") from error
         if not isinstance(template, dict):
             raise UsageError("--chat-template-config holds no object")
+    from moe_mlx.commands.store_arguments import prompt_store_of
     from moe_mlx.conversation.audit import Auditor, check_every
     from moe_mlx.conversation.session import Session
     from moe_mlx.loading.attachment import runtime_of
@@ -261,4 +262,5 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stde
         raw=args.ignore_chat_template,
         between_tokens=watch.between_tokens,
         auditor=None if every is None else Auditor(model, every),
+        store=prompt_store_of(args, runtime_of(model), caching, say),
     )

@@ -6,15 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from moe_mlx.errors import UsageError
-from moe_mlx.system.sizes import parse_size
-
-
-def _sized(text: str) -> int:
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+from moe_mlx.commands.store_arguments import add_store_arguments, sized
 
 
 def _listed(text: str) -> list[str]:
@@ -44,15 +36,6 @@ def _from(least: float, most: float = float("inf"), kind: type = int) -> Any:
     return read
 
 
-def add_store_arguments(group: argparse._ActionsContainer) -> None:
-    """Adds where prompt caches are kept between runs; chat and serve find each other's."""
-    group.add_argument(
-        "--prompt-store", metavar="FOLDER",
-        help="keep prompt caches on disk, in a folder or 'auto'; conversations can be read from them (default: none)",
-    )  # fmt: skip
-    group.add_argument("--prompt-store-bytes", type=_sized, default=4 * 10**9, metavar="SIZE", help="(default: 4GB)")
-
-
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds everything that is not about the model itself."""
     net = parser.add_argument_group("who may ask")
@@ -72,7 +55,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     bounds.add_argument("--max-waiting", type=_from(0), default=32, help="requests in the queue (default: 32)")
     bounds.add_argument(
-        "--max-body-bytes", type=_sized, default=16_000_000, metavar="SIZE", help="largest request (default: 16MB)"
+        "--max-body-bytes", type=sized, default=16_000_000, metavar="SIZE", help="largest request (default: 16MB)"
     )
     bounds.add_argument(
         "--shutdown-seconds", type=_from(0, kind=float), default=10.0, help="for answers under way (default: 10)"
@@ -86,7 +69,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     caches = parser.add_argument_group("prompts and KV caches")
     caches.add_argument("--prefill-step-size", type=_from(1), default=2048, help="prompt tokens at a time (2048)")
     caches.add_argument("--prompt-cache-size", type=_from(0), default=10, help="prompt caches kept (default: 10)")
-    caches.add_argument("--prompt-cache-bytes", type=_sized, help="bytes for them; never more than the plan has")
+    caches.add_argument("--prompt-cache-bytes", type=sized, help="bytes for them; never more than the plan has")
     add_store_arguments(caches)
     caches.add_argument("--kv-bits", type=int, help="quantise the KV cache; answers are then made one by one")
     caches.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")

@@ -221,7 +221,8 @@ def open_prompt_store(
     except (ExpertReadError, RuntimeError) as error:
         say(f"no prompt caches are kept: {error}")
         return None
-    parts = [model, runtime.routing.describe(), repr(caching), mx.__version__, mlx_lm_version, str(mx.default_device())]
+    kept = (caching.max_kv_size, caching.kv_bits, caching.kv_group_size, caching.quantized_kv_start)
+    parts = [model, runtime.routing.describe(), repr(kept), mx.__version__, mlx_lm_version, str(mx.default_device())]
     if adapter is not None:
         files = sorted(Path(adapter).expanduser().glob("adapter*"))
         parts += [f"{path.name} {_digest(path).hex()}" for path in files]

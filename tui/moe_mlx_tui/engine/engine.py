@@ -116,6 +116,7 @@ class Engine:
             while not self._closing:
                 self._carry_out(self._waiting.popleft() if self._waiting else self._next_order())
         finally:
+            self._session.keep_prompt()
             self._session.runtime.close()
             self._publish(phase=CLOSED)
             self._over.set()
