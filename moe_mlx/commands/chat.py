@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         from moe_mlx_tui.app import run_app
 
         return int(run_app(args))
-    for option in ("resume", "record"):
+    for option in ("resume", "record", "attach"):
         if getattr(args, option, None):
             raise UsageError(f"--{option} is the app's, and this is the line mode: leave it or --plain out")
     return line_mode(args)

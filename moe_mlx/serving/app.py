@@ -13,7 +13,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx.serving import chat_completions, completions, embeddings, health, messages, metrics, models, responses
+from moe_mlx.serving import (
+    chat_completions,
+    completions,
+    embeddings,
+    experts,
+    health,
+    messages,
+    metrics,
+    models,
+    responses,
+)
 from moe_mlx.serving.guard import Guard, Rules
 from moe_mlx.serving.job import Usage
 from moe_mlx.serving.refusal import GoneError, RefusalError, refusal_of
@@ -36,6 +46,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("/v1/models/{name:path}", "GET", models.one),
     ("/health", "GET", health.health),
     ("/metrics", "GET", metrics.answer),
+    ("/v1/experts", "GET", experts.watch),
 )
 
 

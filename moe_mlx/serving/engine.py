@@ -41,13 +41,14 @@ class Engine:
         failed_in_a_row: Answers that ended in an error of the server's since the last good one.
         answered: Answers that ended well.
         failed: Answers that ended in an error.
+        generated: Tokens of all answers.
     """
 
     def __init__(self, opener: Callable[[], Loaded], limits: Limits) -> None:
         self._opener, self.limits = opener, limits
         self.loaded: Loaded
         self.beat = time.monotonic()
-        self.failed_in_a_row = self.answered = self.failed = 0
+        self.failed_in_a_row = self.answered = self.failed = self.generated = 0
         self.death: BaseException | None = None
         self._refusing: RefusalError | None = None
         self._waiting: deque[Job] = deque()
@@ -85,6 +86,14 @@ class Engine:
         """Answers under way."""
         runner = self._runner
         return 0 if runner is None else len(runner.jobs)
+
+    @property
+    def phase(self) -> str:
+        """What is being done: "idle", "prefill" or "decode"."""
+        runner = self._runner
+        if runner is None or not runner.jobs:
+            return "idle"
+        return "prefill" if runner.reading() else "decode"
 
     @property
     def kept(self) -> KeptPrompts:
@@ -250,7 +259,9 @@ class Engine:
         try:
             if isinstance(event, Read):
                 job.emit(Reading(event.done, event.total))
-            elif self._steps.drawn(job, event):
+                return
+            self.generated += 1
+            if self._steps.drawn(job, event):
                 self._end(job)
         except Exception as error:
             self._out(job, keep=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError
@@ -26,11 +27,14 @@ def run_app(args: argparse.Namespace) -> int:
         return serve(args)
     from moe_mlx_tui.engine.engine import Engine
     from moe_mlx_tui.recording.recording import Recorder
+    from moe_mlx_tui.web.attached_source import AttachedSource
 
     talk = Conversation(system=args.system_prompt or "")
     if args.resume:
         talk = Sessions(data_folder() / "sessions").open(args.resume)
-    engine = Engine(args)
+    engine: Engine | AttachedSource = (
+        AttachedSource(args.attach, os.environ.get("MOE_MLX_API_KEY")) if args.attach else Engine(args)
+    )
     recorder = Recorder(Path(args.record)) if args.record else None
     if recorder is not None:
         engine.listeners.append(recorder.add)
@@ -41,7 +45,7 @@ def run_app(args: argparse.Namespace) -> int:
         engine.close()
         if recorder is not None:
             recorder.close()
-    if engine.failure is not None:
+    if isinstance(engine, Engine) and engine.failure is not None:
         raise engine.failure
     if recorder is not None and recorder.failure:
         raise MoeMlxError(recorder.failure)
