@@ -39,7 +39,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="bytes (4GB), a share of the routed experts (50%%), or auto (default: auto; 50%% for the demo)",
     )
     cache.add_argument(
-        "--evict", choices=tuple(EVICTIONS), default=DEFAULT_EVICTION, help="which expert gives way (default: lru)"
+        "--evict",
+        choices=tuple(EVICTIONS),
+        default=DEFAULT_EVICTION,
+        help="which expert gives way; router: the one that the router thought least of lately (default: lru)",
     )
     add_readers_argument(cache)
     cache.add_argument(
