@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from moe_mlx.conversation.session import Message, Session
 
 HELP = (
-    "type a message; /new starts over, /regenerate answers again, /stats shows the cache, /quit leaves; "
-    "Ctrl-C stops an answer"
+    "type a message; /new starts over, /regenerate answers again, /undo goes back before either, /stats shows the "
+    "cache, /quit leaves; Ctrl-C stops an answer"
 )
 LEAVE = ("/quit", "/exit")
 
@@ -83,8 +83,17 @@ def line_mode(args: argparse.Namespace) -> int:
             continue
         if line in LEAVE:
             break
-        if line:
+        if not line:
+            continue
+        before = list(talk.messages)
+        try:
             talk.turn(line)
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            talk.go_back(before, "interrupted")
+        except Exception as error:  # whatever it is, what was said so far is kept
+            talk.go_back(before, f"{type(error).__name__}: {error}")
     session.keep_prompt()
     session.runtime.close()
     return 0
@@ -126,25 +135,50 @@ class Conversation:
         self.session, self.system_prompt = session, system_prompt
         self.context = context_watch(session)
         self.messages: list[Message] = []
+        self.past: list[list[Message]] = []
         self.commands: dict[str, Callable[[], None]] = {
-            "/new": self.new,
-            "/regenerate": self.regenerate,
-            "/stats": self.stats,
+            "/new": self.new, "/regenerate": self.regenerate, "/undo": self.undo, "/stats": self.stats,
             "/help": self.help,
-        }
-        self.new()
+        }  # fmt: skip
+        self.messages = self.opening()
+
+    def opening(self) -> list[Message]:
+        """Returns what every conversation begins with."""
+        return [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
 
     def new(self) -> None:
-        """Starts over; the system prompt stays."""
-        self.messages = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        """Starts over; the system prompt stays, and `/undo` brings the old conversation back."""
+        self.past.append(self.messages)
+        self.messages = self.opening()
         self.session.forget()
 
     def regenerate(self) -> None:
-        """Answers the latest message again."""
+        """Answers the latest message again; `/undo` brings the old answer back."""
+        before = list(self.messages)
         if self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.answer()
+            self.messages = self.messages[:-1]
+        if not self.messages or self.messages[-1]["role"] != "user":
+            print("there is no message to answer again", file=sys.stderr)
+            return
+        self.past.append(before)
+        if not self.answer():
+            self.messages = self.past.pop()
+
+    def undo(self) -> None:
+        """Goes back before the last `/new` or `/regenerate`."""
+        if not self.past:
+            print("there is nothing to undo", file=sys.stderr)
+            return
+        self.messages = self.past.pop()
+        last = self.messages[-1]["content"] if self.messages else ""
+        print(f"[back to {len(self.messages)} messages, the last: {one_line(last)}]", file=sys.stderr)
+
+    def go_back(self, messages: list[Message], why: str) -> None:
+        """Returns to the messages before something unexpected."""
+        print(flush=True)
+        print(f"error: {why}; the conversation before this line is kept: try again, or /quit", file=sys.stderr)
+        self.messages = messages
+        self.session.forget()
 
     def stats(self) -> None:
         """Prints the running totals of decode, and how reads went."""
@@ -170,11 +204,13 @@ class Conversation:
         if is_command(line):
             print(unknown(line, [*self.commands, *LEAVE]), file=sys.stderr)
             return
+        before = list(self.messages)
         self.messages.append({"role": "user", "content": line})
-        self.answer()
+        if not self.answer():
+            self.messages = before
 
-    def answer(self) -> None:
-        """Answers the latest message; Ctrl-C keeps what was said so far, an error takes the message back."""
+    def answer(self) -> bool:
+        """Answers the latest message; Ctrl-C keeps what was said so far. False where nothing came of it."""
         from moe_mlx.commands.generate import describe
 
         stop, shown = threading.Event(), for_reader()
@@ -187,8 +223,7 @@ class Conversation:
         except MoeMlxError as error:
             print(flush=True)
             print(f"error: {error}", file=sys.stderr)
-            self.messages.pop()
-            return
+            return False
         if stop.is_set():
             print(" [stopped]", end="")
         print(flush=True)
@@ -198,3 +233,10 @@ class Conversation:
             tokens = self.session.last.prompt_tokens + len(self.session.last.tokens)
             for line in filter(None, [self.session.last.refilled, *self.context.remarks(tokens)]):
                 print(f"[{line}]", file=sys.stderr)
+        return True
+
+
+def one_line(text: str, width: int = 60) -> str:
+    """Returns the beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."

@@ -52,6 +52,7 @@ class MoeApp(TerminalApp):
         Binding("ctrl+g", "swap_map", "map", show=False),
         Binding("f1", "help", "keys", show=False),
         Binding("question_mark", "help", "keys", show=False),
+        Binding("ctrl+z", "suspend", "suspend", show=False, priority=True),
         Binding("ctrl+q", "leave", "leave", show=False, priority=True),
     ]
     #: Name, help and action of each line of the palette.
@@ -64,6 +65,7 @@ class MoeApp(TerminalApp):
         ("theme", "colours", "change_theme"),
         ("keys", "F1 or ?", "help"),
         ("screenshot", "save the screen as SVG in the folder for downloads", "screenshot"),
+        ("suspend", "Ctrl+Z: back to the shell; fg goes on", "suspend"),
         ("leave", "Ctrl+Q", "leave"),
     )
 
@@ -113,10 +115,18 @@ class MoeApp(TerminalApp):
         await self.begin()
         self.source.start()
         if self._poll:
-            self.sampling = self.set_interval(1 / sampling_rate(), self.tick)
+            self.sampling = self.set_interval(1 / sampling_rate(), self._sample)
 
     async def begin(self) -> None:
         """Prepares the screen before the first snapshot."""
+
+    async def _sample(self) -> None:
+        try:
+            await self.tick()
+        except Exception as error:  # a timer would end the app with it
+            if not self.survives:
+                raise
+            self.mishap(error)
 
     async def tick(self) -> None:
         """Shows the latest snapshot, if it is a new one."""

@@ -23,8 +23,6 @@ class ChatActions(MoeApp):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "stop", show=False),
-        Binding("ctrl+r", "regenerate", "answer again", show=False),
-        Binding("ctrl+l", "edit_last", "edit the last message", show=False),
         Binding("ctrl+y", "copy_answer", "copy the answer", show=False),
         Binding("ctrl+t", "thinking", "unfold thinking", show=False),
         Binding("ctrl+n", "new_session", "new session", show=False),
@@ -33,9 +31,11 @@ class ChatActions(MoeApp):
     ]
     ACTIONS = (
         ("stop", "Esc: stop the answer at the next token", "stop"),
-        ("answer again", "Ctrl+R", "regenerate"),
-        ("edit the last message", "Ctrl+L", "edit_last"),
-        ("copy the answer", "Ctrl+Y; reaches the clipboard over SSH too", "copy_answer"),
+        (
+            "copy the answer",
+            "Ctrl+Y: the picked one or the last; reaches the clipboard over SSH too",
+            "copy_answer",
+        ),
         ("unfold thinking", "Ctrl+T", "thinking"),
         ("settings", "Ctrl+O: sampling, routing, cap", "settings"),
         ("system prompt", "what every answer starts from", "system_prompt"),
@@ -62,8 +62,9 @@ class ChatActions(MoeApp):
         return self.view is None
 
     def action_copy_answer(self) -> None:
-        """Copies the last answer, without its thinking."""
-        answer = self.transcript.last_answer
+        """Copies the picked message or the last answer, without its thinking."""
+        picked = self.transcript.picked_place
+        answer = self.transcript.last_answer if picked is None else self.transcript.placed[picked]
         if answer is None or not answer.text:
             self.notify("There is no answer to copy yet.", severity="warning")
             return

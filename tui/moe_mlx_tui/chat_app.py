@@ -12,12 +12,12 @@ from textual.widget import Widget
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import SWAPPED
-from moe_mlx_tui.chat_actions import ChatActions
 from moe_mlx_tui.engine.orders import Ask, Source, Stop
 from moe_mlx_tui.engine.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.saved.conversation import Conversation, Sessions
 from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.saved.prompt_history import PromptHistory
+from moe_mlx_tui.turn_actions import TurnActions
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.prompt import Prompt
 
@@ -25,6 +25,9 @@ from moe_mlx_tui.widgets.prompt import Prompt
 COMMANDS = {
     "/new": "new_session",
     "/regenerate": "regenerate",
+    "/edit": "edit_last",
+    "/undo": "undo",
+    "/redo": "redo",
     "/stats": "stats",
     "/help": "help",
     "/quit": "leave",
@@ -32,7 +35,7 @@ COMMANDS = {
 }
 
 
-class ChatApp(ChatActions):
+class ChatApp(TurnActions):
     """Talks to an engine."""
 
     def __init__(
@@ -57,21 +60,36 @@ class ChatApp(ChatActions):
         if self.talk.messages:
             await self.show_conversation()
 
+    def mishap(self, error: Exception) -> None:
+        """Keeps the conversation and goes on."""
+        self.save()
+        super().mishap(error)
+
     def focus_entry(self) -> None:
         """Goes back to the prompt."""
         self.prompt.focus()
 
     async def show_conversation(self) -> None:
         """Shows the whole conversation anew."""
-        await self.transcript.cut(0)
+        await self.show_from(0)
+
+    async def show_from(self, place: int) -> None:
+        """Shows the conversation anew from message `place` on."""
+        await self.transcript.cut(place)
         facts = self.shown.model if self.shown else None
-        for place, message in enumerate(self.talk.messages):
+        receipts = self.talk.receipts
+        for at, message in enumerate(self.talk.messages[place:], start=place):
             if message["role"] == "user":
                 await self.transcript.say(message["content"])
-                continue
-            view = await self.transcript.answer(self.talk.model or "assistant")
-            await view.show(message["content"], facts, final=True)
-            await view.finish(self.talk.receipts.get(place))
+            else:
+                view = await self.transcript.answer(self.talk.model or "assistant")
+                await view.show(message["content"], facts, final=True)
+                await view.finish(receipts.get(at))
+            self._mark(at)
+
+    def _mark(self, place: int) -> None:
+        """Says on a turn which of its versions it is."""
+        self.transcript.placed[place].mark(*self.talk.versions.version(place))
 
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
         """Sends a message, unless something is under way."""
@@ -102,12 +120,17 @@ class ChatApp(ChatActions):
         """Puts a message into the conversation and asks for its answer."""
         at = self.talk.say(text)
         await self.transcript.say(text)
+        self._mark(at)
+        await self.seek_answer()
+
+    async def seek_answer(self) -> None:
+        """Asks for an answer to the conversation as it stands."""
         self.count += 1
         self.turn = f"{self.client}-{self.count}"
         facts = self.shown.model if self.shown else None
         self.talk.model = facts.name if facts else self.talk.model
         self.view = await self.transcript.answer(self.talk.model or "assistant")
-        self.source.submit(Ask(self.turn, at, self.talk.wire()))
+        self.source.submit(Ask(self.turn, len(self.talk.messages) - 1, self.talk.wire()))
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Streams the answer, ends it, passes remarks on."""
@@ -135,14 +158,29 @@ class ChatApp(ChatActions):
         self.view = None
         await view.finish(snapshot.receipt, snapshot.error)
         if snapshot.error or not snapshot.text:
-            text = self.talk.take_back_message()
-            if text and not self.prompt.text:
-                self.prompt.put(text)
-            if not snapshot.error:
-                self.notify("Stopped before the first token; the message is back in the prompt.")
+            await self._unanswered(view, failed=bool(snapshot.error))
             return
         self.talk.answered(snapshot.text, snapshot.receipt)
+        self._mark(len(self.talk.messages) - 1)
         self.save()
+
+    async def _unanswered(self, view: AnswerView, *, failed: bool) -> None:
+        """Puts things back as they were: an older answer, or the message into the prompt."""
+        asked = len(self.talk.messages) - 1
+        if self.talk.versions.path()[asked].after:
+            self.talk.versions.undo()
+            if failed:
+                view.place = None
+            await self.show_from(asked + 1)
+            if not failed:
+                self.notify("Stopped before the first token; the answer before is back.")
+            return
+        view.place = self.transcript.placed[asked].place = None
+        text = self.talk.versions.drop()
+        if text and not self.prompt.text:
+            self.prompt.put(text)
+        if not failed:
+            self.notify("Stopped before the first token; the message is back in the prompt.")
 
     def save(self) -> None:
         """Saves the session in the background."""
@@ -159,10 +197,12 @@ class ChatApp(ChatActions):
                 severity="error",
             )
 
-    def action_stop(self) -> None:
-        """Stops the answer; with nothing to stop goes back to the prompt."""
+    async def action_stop(self) -> None:
+        """Stops the answer; with nothing to stop leaves an edit, or goes back to the prompt."""
         if self.view is not None:
             self._stop()
+        elif self.prompt.editing:
+            await self.action_undo()
         elif self.narrow and self.screen_stack[0].has_class(SWAPPED):
             self.action_swap_map()
         else:
@@ -179,16 +219,3 @@ class ChatApp(ChatActions):
             self._stop()
         else:
             super().action_help_quit()
-
-    async def action_regenerate(self) -> None:
-        """Answers the last message again."""
-        if self.idle() and (text := self.talk.take_back_message()) is not None:
-            await self.transcript.cut(len(self.talk.messages))
-            await self.ask(text)
-
-    async def action_edit_last(self) -> None:
-        """Takes the last message back into the prompt."""
-        if self.idle() and (text := self.talk.take_back_message()) is not None:
-            await self.transcript.cut(len(self.talk.messages))
-            self.prompt.put(text)
-            self.prompt.focus()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,26 @@ from textual.app import App
 from textual.constants import SCREENSHOT_LOCATION
 from textual.driver import Driver
 from textual.filter import LineFilter
+from textual.screen import Screen
 
+from moe_mlx.system.terminal import harmless
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.drawing.contrast import readable
 from moe_mlx_tui.drawing.lean_output import compact
 from moe_mlx_tui.drawing.plain_output import PlainSigns
 from moe_mlx_tui.hang_up import UntilHangUp
+from moe_mlx_tui.saved.paths import data_folder
+from moe_mlx_tui.sturdy import Sturdy, SturdyScreen
 
 
-class TerminalApp(App[int]):
+class TerminalApp(Sturdy, App[int]):
     """An app that knows nothing of models. `plain` keeps all that it draws to ASCII."""
 
     def __init__(self, *, plain: bool = False) -> None:
         super().__init__()
         self.plain = plain
         self._plain_signs = PlainSigns()
+        self.survives_headless = False
 
     def get_driver_class(self) -> type[Driver]:
         """Returns the platform's driver, made to say each thing once."""
@@ -54,6 +60,36 @@ class TerminalApp(App[int]):
                 super().start_application_mode()
 
         return LeanDriver
+
+    def get_default_screen(self) -> Screen[Any]:
+        """Returns the screen that everything else stands on."""
+        return SturdyScreen(id="_default")
+
+    @property
+    def survives(self) -> bool:
+        """Whether an unexpected error is told and survived; without a terminal, as in tests, it ends the app."""
+        return self.survives_headless or not self.is_headless
+
+    def mishap(self, error: Exception) -> None:
+        """Tells of an unexpected error and notes where it came from; who has something to keep, keeps it."""
+        where = data_folder() / "errors.log"
+        try:
+            write_whole(where, "".join(traceback.format_exception(error)), private=True)
+            noted = f"; the details are in {where}"
+        except OSError:
+            noted = ""
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self.notify(
+            harmless(f"Something went wrong ({type(error).__name__}: {line}). The conversation is kept{noted}."),
+            severity="error", markup=False, timeout=10,
+        )  # fmt: skip
+
+    def action_suspend(self) -> None:
+        """Stops the process as Ctrl+Z does in a shell; `fg` draws the screen again and goes on."""
+        if self._driver is not None and self._driver.can_suspend:
+            self.action_suspend_process()
+        else:
+            self.notify("Only an app on a terminal of its own can be suspended.", severity="warning", timeout=3)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Returns what goes over each line before it is drawn."""

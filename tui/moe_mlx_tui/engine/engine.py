@@ -114,7 +114,11 @@ class Engine:
         self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
         try:
             while not self._closing:
-                self._carry_out(self._waiting.popleft() if self._waiting else self._next_order())
+                order = self._waiting.popleft() if self._waiting else self._next_order()
+                try:
+                    self._carry_out(order)
+                except Exception as error:
+                    self._publish(phase=IDLE, activity="", remark=f"not done: {explain(error)}")
         finally:
             self._session.keep_prompt()
             self._session.runtime.close()

@@ -1,10 +1,11 @@
-"""The conversation as data: messages, what an edit or another attempt takes away, its file, its exports."""
+"""The conversation as data: messages in their versions, its file, its exports."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,49 @@ from typing import Any
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.engine.snapshot import TurnReceipt
+from moe_mlx_tui.saved.versions import Versions
 
 VERSION = 1
 
 
-@dataclass
 class Conversation:
     """Messages in order, user and assistant by turns; the system prompt stands apart.
 
     Attributes:
         ident: Name of its file.
         system: The system prompt, or "".
-        messages: `{"role": ..., "content": ...}`.
-        receipts: By the number of the message they belong to.
         model: What answered.
+        versions: Every message in all its versions.
     """
 
-    ident: str = ""
-    system: str = ""
-    messages: list[dict[str, str]] = field(default_factory=list)
-    receipts: dict[int, TurnReceipt] = field(default_factory=dict)
-    model: str = ""
+    def __init__(
+        self,
+        ident: str = "",
+        system: str = "",
+        messages: Iterable[Mapping[str, str]] = (),
+        receipts: Mapping[int, TurnReceipt] | None = None,
+        model: str = "",
+        versions: Versions | None = None,
+    ) -> None:
+        self.ident = ident or datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+        self.system, self.model = system, model
+        self.versions = versions or Versions.of_messages(messages, receipts or {})
 
-    def __post_init__(self) -> None:
-        self.ident = self.ident or datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Conversation) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages that are shown: `{"role": ..., "content": ...}`."""
+        return [{"role": turn.role, "content": turn.content} for turn in self.versions.path()]
+
+    @property
+    def receipts(self) -> dict[int, TurnReceipt]:
+        """Their receipts, by the number of the message they belong to."""
+        path = self.versions.path()
+        return {place: turn.receipt for place, turn in enumerate(path) if turn.receipt is not None}
 
     @property
     def title(self) -> str:
@@ -52,35 +72,27 @@ class Conversation:
 
     def say(self, text: str) -> int:
         """Adds a message of the user's; returns how many stood before it."""
-        self.messages.append({"role": "user", "content": text})
-        return len(self.messages) - 1
+        self.versions.add("user", text)
+        return len(self.versions.path()) - 1
 
     def answered(self, text: str, receipt: TurnReceipt | None) -> None:
         """Adds the answer."""
-        self.messages.append({"role": "assistant", "content": text})
-        if receipt is not None:
-            self.receipts[len(self.messages) - 1] = receipt
+        self.versions.add("assistant", text, receipt)
 
-    def take_back_answer(self) -> bool:
-        """Takes the last answer away; False if there is none to make again."""
-        if self.messages and self.messages[-1]["role"] == "assistant":
-            self.receipts.pop(len(self.messages) - 1, None)
-            self.messages.pop()
-        return bool(self.messages)
-
-    def take_back_message(self) -> str | None:
-        """Takes the last message and its answer away; returns the message."""
-        if not self.take_back_answer():
-            return None
-        return self.messages.pop()["content"]
+    def last(self, role: str) -> int | None:
+        """Returns the place of the last message of the user's or the assistant's."""
+        places = [place for place, message in enumerate(self.messages) if message["role"] == role]
+        return places[-1] if places else None
 
     def to_json(self) -> str:
         """Returns the session's file."""
-        body = {
+        body: dict[str, Any] = {
             "moe-mlx-session": VERSION, "ident": self.ident, "title": self.title, "model": self.model,
             "system": self.system, "messages": self.messages,
             "receipts": {str(place): asdict(receipt) for place, receipt in self.receipts.items()},
         }  # fmt: skip
+        if self.versions.branched:
+            body["versions"] = self.versions.rows()
         return json.dumps(body, ensure_ascii=False, indent=1)
 
     def to_markdown(self) -> str:
@@ -111,6 +123,7 @@ def load(path: Path) -> Conversation:
             ident=str(body["ident"]), system=str(body["system"]), model=str(body["model"]),
             messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
             receipts={int(place): TurnReceipt(**receipt) for place, receipt in body["receipts"].items()},
+            versions=Versions.of_rows(body["versions"]) if "versions" in body else None,
         )  # fmt: skip
     except OSError as error:
         raise StoreMissingError(f"no session at {path}: {error.strerror}") from error

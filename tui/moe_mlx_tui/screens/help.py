@@ -16,8 +16,9 @@ CHAT = (
     ("Ctrl+J", "new line"),
     ("Up, Down", "earlier messages"),
     ("Esc, Ctrl+C", "stop the answer"),
-    ("Ctrl+R", "answer again"),
-    ("Ctrl+L", "edit the last message"),
+    ("Ctrl+R", "answer again: another version; the old one stays"),
+    ("Ctrl+L", "edit the message: another version; Esc leaves it"),
+    ("Ctrl+B", "undo the last edit, new answer or choice; /redo"),
     ("Ctrl+Y", "copy the last answer"),
     ("Ctrl+T", "unfold thinking"),
     ("Ctrl+N", "new session"),
@@ -26,7 +27,15 @@ CHAT = (
     ("Ctrl+G", "map in or out"),
     ("Ctrl+P", "palette: everything, also: expert cache 37%"),
     ("Tab", "next part of the screen"),
+    ("Ctrl+Z", "suspend; fg in the shell goes on"),
+    ("Ctrl+_", "undo typing"),
     ("Ctrl+Q", "leave"),
+)
+TURNS = (
+    ("Shift+Tab, click", "go to the conversation"),
+    ("Up, Down", "pick a turn; Ctrl+R and Ctrl+L are for it then"),
+    ("Left, Right", "versions of it (2/2), with what followed"),
+    ("r, e, y", "answer again, edit, copy"),
 )
 REPLAY = (
     ("Space", "pause, go on"),
@@ -56,7 +65,8 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """One list."""
         rows: list[Content | str | tuple[str, str]] = []
-        for title, keys in (("chat" if self._live else "replay", CHAT if self._live else REPLAY), ("map", MAP)):
+        chat = (("chat", CHAT), ("any turn", TURNS)) if self._live else (("replay", REPLAY),)
+        for title, keys in (*chat, ("map", MAP)):
             rows.append((f"{title}\n", "bold $primary"))
             for key, text in keys:
                 rows += [(f"  {key:<16}", "bold"), f" {text}\n"]

@@ -6,6 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.markup import escape
+from textual.style import Style
 from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
@@ -13,17 +14,34 @@ from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.drawing.sections import SAID, THOUGHT, Section, split, tool_body, tool_title
 from moe_mlx_tui.engine.snapshot import ModelFacts, TurnReceipt
+from moe_mlx_tui.sturdy import Sturdy
 
 _NO_TAGS = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
 
 
-class AnswerView(Vertical):
-    """Grows with the text it is shown; never re-renders what stands."""
+def version_mark(place: int | None, number: int, count: int) -> Content:
+    """Returns which version of a turn is shown, its arrows to be clicked; nothing where there is one."""
+    if place is None or count < 2:
+        return Content("")
+    before, after = (
+        Content.styled(sign, Style.from_meta({"@click": f"app.browse({step}, {place})"}))
+        for step, sign in ((-1, "‹"), (1, "›"))
+    )
+    return Content.assemble("  ", before, (f" {number}/{count} ", "$accent"), after)
+
+
+class AnswerView(Sturdy, Vertical):
+    """Grows with the text it is shown; never re-renders what stands.
+
+    Attributes:
+        place: Its number in the conversation; None once it is no part of it.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(classes="answer")
         self.who = name
         self.text = ""
+        self.place: int | None = None
         self._bodies: list[Markdown] = []
         self._streams: list[MarkdownStream | None] = []
         self._written: list[str] = []
@@ -37,7 +55,12 @@ class AnswerView(Vertical):
         """Says who answers, once that is known."""
         if name != self.who:
             self.who = name
-            self.query_one(".who", Static).update(Content(harmless(name)))
+            self.mark(1, 1)
+
+    def mark(self, number: int, count: int) -> None:
+        """Says which of its versions this is."""
+        which = version_mark(self.place, number, count)
+        self.query_one(".who", Static).update(Content.assemble(harmless(self.who), which))
 
     async def show(self, text: str, facts: ModelFacts | None, *, final: bool = False) -> None:
         """Shows the answer so far; `final` ends the streams."""

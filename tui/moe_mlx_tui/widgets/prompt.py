@@ -12,15 +12,17 @@ from textual.widgets import TextArea
 
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.saved.prompt_history import PromptHistory
+from moe_mlx_tui.sturdy import Sturdy
 
 
-class Prompt(TextArea):
+class Prompt(Sturdy, TextArea):
     """What the user is about to say."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "send", show=False),
         Binding("ctrl+j,shift+enter", "newline", "new line", show=False),
         Binding("ctrl+y", "app.copy_answer", "copy the answer", show=False),
+        Binding("ctrl+underscore", "undo", "undo typing", show=False),  # Ctrl+Z suspends
         Binding("ctrl+d", "quit_if_empty", "leave", show=False),
     ]
 
@@ -40,7 +42,7 @@ class Prompt(TextArea):
             placeholder="Message: Enter sends, Ctrl+J breaks the line, ? keys", compact=True,
         )  # fmt: skip
         self.earlier = history
-        self._draft = ""
+        self._draft = self._set_aside = ""
 
     async def _on_key(self, event: events.Key) -> None:
         if event.character == "?" and not self.text:
@@ -76,6 +78,7 @@ class Prompt(TextArea):
         """Notes the text in the history and empties the prompt."""
         self.earlier.add(self.text.strip("\n"))
         self.clear()
+        self.leave_edit()
 
     async def _on_paste(self, event: events.Paste) -> None:
         # Terminals send a carriage return for each line's end of what is pasted.
@@ -85,6 +88,23 @@ class Prompt(TextArea):
         """Replaces the text, cursor at its end."""
         self.load_text(harmless(text))
         self.move_cursor(self.document.end)
+
+    @property
+    def editing(self) -> bool:
+        """Whether a message that was sent before is being edited."""
+        return bool(self.border_title)
+
+    def begin_edit(self, text: str) -> None:
+        """Takes a message that was sent before, to be sent as another version; what was being typed waits."""
+        self._set_aside = self.text
+        self.put(text)
+        self.border_title = "editing: Enter sends another version, Esc leaves it as it was"
+
+    def leave_edit(self) -> None:
+        """Goes back to what was being typed."""
+        if self.editing:
+            self.border_title = ""
+            self.put(self._set_aside)
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Moves up; on the first line goes back in the history."""

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
 from moe_mlx.system.terminal import harmless
-from moe_mlx_tui.widgets.answer_view import AnswerView
+from moe_mlx_tui.sturdy import Sturdy
+from moe_mlx_tui.widgets.answer_view import AnswerView, version_mark
 from moe_mlx_tui.widgets.welcome import Welcome
+
+PICKED = "-picked"
 
 
 class Message(Static):
-    """What the user said, as it was typed."""
+    """What the user said, as it was typed.
+
+    Attributes:
+        place: Its number in the conversation; None once it is no part of it.
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(Content.assemble(("you\n", "bold $secondary"), harmless(text)), classes="message")
+        super().__init__(classes="message")
         self.text = text
+        self.place: int | None = None
+        self.mark(1, 1)
+
+    def mark(self, number: int, count: int) -> None:
+        """Says which of its versions this is."""
+        which = version_mark(self.place, number, count)
+        self.update(Content.assemble(("you", "bold $secondary"), which, "\n", harmless(self.text)))
 
 
-class Transcript(VerticalScroll, can_focus=True):
-    """Keeps to its end until the reader scrolls up."""
+class Transcript(Sturdy, VerticalScroll, can_focus=True):
+    """Keeps to its end until the reader scrolls up. With the focus on it, one turn is picked."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "pick(-1)", "turn before", show=False),
+        Binding("down,j", "pick(1)", "next turn", show=False),
+        Binding("left,h", "app.browse(-1)", "version before", show=False),
+        Binding("right,l", "app.browse(1)", "next version", show=False),
+        Binding("r", "app.regenerate", "answer again", show=False),
+        Binding("e", "app.edit_last", "edit", show=False),
+        Binding("y,c", "app.copy_answer", "copy", show=False),
+    ]
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -66,9 +93,60 @@ class Transcript(VerticalScroll, can_focus=True):
         self._remember()
 
     @property
-    def turns(self) -> list[Widget]:
+    def turns(self) -> list[Message | AnswerView]:
         """Messages and answers, in order."""
         return [child for child in self.children if isinstance(child, Message | AnswerView)]
+
+    @property
+    def placed(self) -> list[Message | AnswerView]:
+        """Those that are part of the conversation: what failed is shown and no part of it."""
+        return [turn for turn in self.turns if turn.place is not None]
+
+    @property
+    def picked_place(self) -> int | None:
+        """The number of the picked turn."""
+        return next((turn.place for turn in self.placed if turn.has_class(PICKED)), None)
+
+    def pick(self, place: int) -> None:
+        """Picks a turn and brings it into view."""
+        self.unpick()
+        placed = self.placed
+        if placed:
+            turn = placed[max(0, min(place, len(placed) - 1))]
+            turn.add_class(PICKED)
+            self.scroll_to_widget(turn, animate=False)
+
+    def unpick(self) -> None:
+        """Picks none."""
+        for turn in self.turns:
+            turn.remove_class(PICKED)
+
+    def action_pick(self, step: int) -> None:
+        """Picks the next turn, or scrolls within one that is larger than the view."""
+        place = self.picked_place
+        if place is None:
+            self.pick(len(self.placed))
+            return
+        region, top = self.placed[place].virtual_region, self.scroll_y
+        if (step < 0 and region.y < top) or (step > 0 and region.bottom > top + self.size.height):
+            self.scroll_relative(y=step, animate=False)
+        else:
+            self.pick(place + step)
+
+    def on_focus(self) -> None:
+        """Picks the last turn, unless one is picked."""
+        if self.picked_place is None:
+            self.action_pick(0)
+
+    def on_blur(self) -> None:
+        """Picks none once the focus has gone elsewhere on this screen; a dialog over it is not elsewhere."""
+        self.call_later(lambda: self.unpick() if self.screen.is_current and not self.has_focus else None)
+
+    def on_click(self, event: events.Click) -> None:
+        """Picks the turn under the mouse."""
+        for node in event.widget.ancestors_with_self if event.widget is not None else ():
+            if isinstance(node, Message | AnswerView) and node.place is not None:
+                self.pick(node.place)
 
     @property
     def last_answer(self) -> AnswerView | None:
@@ -79,13 +157,16 @@ class Transcript(VerticalScroll, can_focus=True):
     async def say(self, text: str) -> None:
         """Adds a message of the user's."""
         await self.query(Welcome).remove()
-        await self.mount(Message(text))
+        message = Message(text)
+        message.place = len(self.placed)
+        await self.mount(message)
         self._to_stick = True
         self.stick()
 
     async def answer(self, name: str) -> AnswerView:
         """Adds an empty answer."""
         view = AnswerView(name)
+        view.place = len(self.placed)
         await self.mount(view)
         self.stick()
         return view
@@ -96,9 +177,9 @@ class Transcript(VerticalScroll, can_focus=True):
 
     async def cut(self, count: int) -> None:
         """Takes away everything from turn number `count` on."""
-        turns = self.turns
-        if count >= len(turns):
+        placed = self.placed
+        if count >= len(placed):
             return
         children = list(self.children)
-        for child in children[children.index(turns[count]) :]:
+        for child in children[children.index(placed[count]) :]:
             await child.remove()
