@@ -93,8 +93,10 @@ class TabApp(ChatApp):
             latest = self.source.latest
             if latest.turn == self.turn and latest.text:
                 self.talk.answered(latest.text, None)
+            elif self.talk.versions.path()[-1].after:  # the answer before is there
+                self.talk.versions.undo()
             else:
-                draft = draft or self.talk.take_back_message() or ""
+                draft = draft or self.talk.versions.drop()
         with contextlib.suppress(OSError):
             self.sessions.save(self.talk)
             write_whole(self.kept / "talk.json", self.talk.to_json(), private=True)
