@@ -21,6 +21,7 @@ coverage: $(VENV)/.dev
 # Two to three hours; docs/promises.md says what each line holds.
 nightly: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -rP $(PYTEST_ARGS)
+	MOE_MLX_FETCH_STREAM=apart $(BIN)/python -m pytest -m "not slow" tests/native
 	MOE_MLX_FUZZ=100000 $(BIN)/python -m pytest tests/fault/test_store_hostile.py
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode readback
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode native

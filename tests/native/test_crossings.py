@@ -3,6 +3,7 @@
 Streams of their own stand for a GPU's beside the CPU's: the graph is the same, and so are its edges.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from moe_mlx.benchmark.crossings import crossings_per_token
+from moe_mlx.errors import ExpertReadError
 from moe_mlx.native.bridge import STREAM_VARIABLE
+from moe_mlx.planning.crossings import PER_LAYER
 from tests.native.conftest import counts, loaded, state
 
 POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
@@ -42,6 +46,36 @@ def test_one_array_each_way_per_capped_layer(
         logits = model(mx.array([[token]]), cache=cache)
         assert runtime.native.crossings([logits]) == (len(runtime.layers), len(runtime.layers))
         mx.eval(logits)
+
+
+def test_bench_counts_them_and_leaves_the_stream_as_it_was(native: Any, tiny: Callable[..., Path]):
+    _, _, runtime = loaded(tiny(), "native", "50%")
+    apart = runtime.native.runtime.apart
+    assert crossings_per_token(runtime) == PER_LAYER * len(runtime.layers)
+    assert runtime.native.runtime.apart is apart
+    runtime.use_decode("readback")
+    assert crossings_per_token(runtime) == 0
+
+
+def test_an_error_on_a_stream_of_its_own_ends_its_turn_and_no_other(
+    native: Any, tiny: Callable[..., Path], tmp_path: Path
+):
+    store = Path(shutil.copytree(tiny(), tmp_path / "store"))
+    model, _, runtime = loaded(store, "native", "25%", routing="exact")
+    runtime.native.runtime.apart = True
+    good = [np.array(row) for row in decoded(model)]
+    runtime.reset()
+    broken = {path: path.read_bytes() for path in (store / "experts/layer-001").iterdir()}
+    for path, data in broken.items():
+        path.write_bytes(data[:-1])
+    for _ in range(3):  # what the first left in a stream's queue would end the next
+        with pytest.raises(ExpertReadError, match="layer 1"):
+            decoded(model)
+        runtime.reset()
+    for path, data in broken.items():
+        path.write_bytes(data)
+    runtime.reset()
+    assert all(np.array_equal(a, np.array(b)) for a, b in zip(good, decoded(model), strict=True))
 
 
 def test_whole_layers_cross_nothing(native: Any, tiny: Callable[..., Path]):
