@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "simulate": "replay a recorded trace at any cap, policy and eviction, without the model",
     "bench": "measure decode and prefill against mlx-lm itself, in one run",
     "plan": "predict from headers alone what fits and how fast, before any download",
+    "doctor": "examine this machine: what crossings, reads and decode cost here, and what suits it",
     "config": "the config file's path, and the settings in force",
     "completions": "print shell completions for bash, zsh or fish",
     "rig": "run a command under a memory limit and a disk read limit",

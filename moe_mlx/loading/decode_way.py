@@ -17,6 +17,7 @@ from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.native.layout import layout_problem
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.names import DECODE_WAYS, NATIVE, READBACK
+from moe_mlx.system.calibration import read_calibration
 from moe_mlx.system.given import check_choice
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
@@ -70,6 +71,11 @@ def choose_decode(
         return DecodeChoice(READBACK, "as asked")
     if decode == "auto" and cached.whole:
         return DecodeChoice(READBACK, "every expert is resident, so nothing is read back")
+    found = read_calibration() if decode == "auto" else None
+    if found is not None and found.native_gain is not None and found.native_gain < 1:
+        reason = f"this machine's calibration measured {found.native_gain:.2f}x in the graph"
+        say(f"decode reads back at every layer: {reason}")
+        return DecodeChoice(READBACK, reason)
     problem = _try_native(model, cached, say, prefetch)
     if not problem:
         cached.use_decode(NATIVE)

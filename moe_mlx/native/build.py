@@ -92,7 +92,12 @@ def _check_command_line_tools() -> None:
         raise NativeUnavailableError("Apple's Command Line Tools are not installed (xcode-select --install)")
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Returns the folder of an installed package, with its headers.
+
+    Raises:
+        NativeUnavailableError: it is not installed.
+    """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise NativeUnavailableError(f"{name} is not installed (pip install nanobind)")
@@ -180,7 +185,7 @@ def build(say: Callable[[str], None]) -> Path:
     Raises:
         NativeUnavailableError: no compiler, no nanobind, or a compiler that fails.
     """
-    mlx, nanobind = _package_folder("mlx"), _package_folder("nanobind")
+    mlx, nanobind = package_folder("mlx"), package_folder("nanobind")
     if not (mlx / "include" / "mlx" / "mlx.h").exists():
         raise NativeUnavailableError(f"the installed mlx has no headers ({mlx})")
     if reason := why_not(_installed("mlx"), _installed("nanobind"), internals_of(nanobind)):

@@ -27,9 +27,18 @@ def working_set_bytes() -> int | None:
 
 
 def comfortable_bytes() -> int | None:
-    """Returns what MLX may take without starving macOS, whatever limit was raised; None without Metal."""
-    total = metal_info().get("memory_size")
-    return None if total is None else int(total) - max(_MACOS_BYTES, int(int(total) * _MACOS_SHARE))
+    """Returns what MLX may take without starving macOS, whatever limit was raised, and left of a measured cliff.
+
+    None without Metal and without such a measurement.
+    """
+    from moe_mlx.system.calibration import read_calibration
+
+    total, found = metal_info().get("memory_size"), read_calibration()
+    cliff = found.cliff_bytes if found is not None else None
+    if total is None:
+        return cliff
+    room = int(total) - max(_MACOS_BYTES, int(int(total) * _MACOS_SHARE))
+    return room if cliff is None else min(room, cliff)
 
 
 def stall_limit(seconds: float) -> float:

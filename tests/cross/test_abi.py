@@ -35,7 +35,7 @@ def test_the_table_is_what_the_wheels_hold(release: str):
 def test_what_is_installed_fits_together():
     from importlib.metadata import version
 
-    folder = build._package_folder("nanobind")
+    folder = build.package_folder("nanobind")
     assert abi.internals_of(folder) is not None
     assert abi.why_not(version("mlx"), version("nanobind"), abi.internals_of(folder)) == ""
 

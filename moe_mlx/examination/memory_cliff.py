@@ -1,0 +1,62 @@
+"""From how much memory on more of it makes MLX slower: pieces are taken one by one, and the same work is timed beside.
+
+What is timed goes through every piece, as decode goes through experts that are anywhere in the cache. It stops at the
+first sign: slower by half, memory pressure, or the end of what macOS can spare.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from moe_mlx.loading.pressure import under_pressure
+from moe_mlx.system.memory import read_memory
+from moe_mlx.system.metal import comfortable_bytes, working_set_bytes
+
+#: Of what was fastest, below which memory counts as slower.
+_SLOWER = 1 / 1.5
+_STEPS = 12
+#: Of what is available where there is no working set: the machine has others on it.
+_SHARE_OF_AVAILABLE = 0.25
+
+
+def examine(folder: Path, *, small: bool) -> dict[str, Any]:
+    """Returns bytes held, bytes a second of going through them, and the cliff, None where none was met."""
+    most = _most(small)
+    piece = max(1 << 20, most // _STEPS)
+    held: list[mx.array] = []
+    rows: list[dict[str, Any]] = []
+    cliff = None
+    fastest = 0.0
+    while (len(held) + 1) * piece <= most:
+        held.append(mx.zeros((piece // 4096, 1024), mx.float32))
+        mx.eval(held[-1])
+        rate = max(_rate(held, piece) for _ in range(2))
+        rows.append({"bytes": len(held) * piece, "rate": rate})
+        fastest = max(fastest, rate)
+        pressed = under_pressure() is True
+        if rate < _SLOWER * fastest or pressed:
+            cliff = (len(held) - 1) * piece
+            rows[-1]["pressure"] = pressed
+            break
+    return {"rows": rows, "cliff_bytes": cliff, "most_bytes": most}
+
+
+def _most(small: bool) -> int:
+    """What is taken at most: on Metal up to what it recommends and macOS can spare."""
+    if small:
+        return 24 << 20
+    working_set, comfortable = working_set_bytes(), comfortable_bytes()
+    if working_set is None or comfortable is None:
+        return min(2 << 30, int(read_memory().available * _SHARE_OF_AVAILABLE))
+    return int(0.95 * min(working_set, comfortable))
+
+
+def _rate(held: list[mx.array], piece: int) -> float:
+    """Bytes a second of one sum over a sixteenth of every piece."""
+    started = time.perf_counter()
+    mx.eval([array[number % 16 :: 16].sum() for number, array in enumerate(held)])
+    return len(held) * piece / 16 / (time.perf_counter() - started)
