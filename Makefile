@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full coverage nightly check check-mac check-arm format wheel clean
+.PHONY: chat test test-full coverage nightly check check-mac format wheel clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -32,10 +32,6 @@ nightly: $(VENV)/.dev
 check-mac: $(VENV)/.dev
 	$(BIN)/python -m tests.cross.check_mac
 	$(BIN)/python -m pytest -m slow -rs tests/cross/test_abi.py
-
-# The arm64 Linux wheels under emulation (Debian: qemu-user-static): native against read-back. About half an hour.
-check-arm: $(VENV)/.dev
-	$(BIN)/python -m tests.cross.check_arm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
