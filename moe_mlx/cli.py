@@ -12,7 +12,7 @@ from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.verbs import VERBS
 from moe_mlx.errors import MoeMlxError, one_line
-from moe_mlx.system.terminal import settle_streams
+from moe_mlx.system.terminal import on_terminal, settle_streams
 from moe_mlx.version import __version__
 
 #: `moe-mlx help VERB` is `moe-mlx VERB --help`.
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="moe-mlx",
         description="Run mixture-of-experts models larger than memory, on MLX.",
-        epilog=f"verbs:\n{verbs}\n\n`moe-mlx help VERB` explains one.",
+        epilog=f"verbs:\n{verbs}\n\n`moe-mlx help VERB` explains one; moe-mlx alone lists your models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", "-V", action="version", version=f"moe-mlx {__version__}")
@@ -50,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle_streams()
     parser = _parser()
     if not words:
-        parser.print_help(sys.stderr)
-        return 2
+        if not on_terminal():
+            parser.print_help(sys.stderr)
+            return 2
+        words = ["chat", "--home"]
     if words[0] == HELP:
         if len(words) == 1:
             parser.print_help()

@@ -27,8 +27,10 @@ class Conversion:
     """One run of the converter over one plan."""
 
     def __init__(
-        self, fs: Fs, checkpoint: Checkpoint, destination: Destination, plan: Plan, copier: Copier, workers: int
-    ) -> None:
+        self, fs: Fs, checkpoint: Checkpoint, destination: Destination, plan: Plan, copier: Copier, workers: int,
+        talk: Talk | None = None,
+    ) -> None:  # fmt: skip
+        self._talk = talk or Talk()
         self._fs = fs
         self._checkpoint = checkpoint
         self._destination = destination
@@ -115,8 +117,7 @@ class Conversion:
 
     def _pass(self, title: str, targets: list[Target], do: Callable[[list[Target]], None]) -> None:
         """Does something to every target, batch by batch, a few batches at a time, with a progress bar."""
-        talk = Talk()
-        count = Count(talk, title, sum(target.nbytes for target in targets))
+        count = Count(self._talk, title, sum(target.nbytes for target in targets))
 
         def one(batch: list[Target]) -> None:
             do(batch)
@@ -125,7 +126,7 @@ class Conversion:
         try:
             each(self._copier.batches(targets), one, self._workers, self._copier.stopping.set)
         finally:
-            talk.clear()
+            self._talk.clear()
 
     def _compare(self, targets: list[Target]) -> None:
         """Compares everything written with the source; a source that changed is blamed before the disk is.

@@ -9,6 +9,7 @@ from pathlib import Path
 from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.locate import StackedAtLoadError, locate
+from moe_mlx.system.talk import Talk
 from moe_mlx_convert.checkpoint import read_checkpoint
 from moe_mlx_convert.conversion import Conversion
 from moe_mlx_convert.copying import Copier, Sources
@@ -29,6 +30,7 @@ def convert(
     workers: int | None = None,
     fs: Fs | None = None,
     say: Callable[[str], None] | None = None,
+    talk: Talk | None = None,
 ) -> Summary:
     """Converts an MLX mixture-of-experts checkpoint into a store of one file per expert.
 
@@ -41,6 +43,7 @@ def convert(
         workers: Copying threads.
         fs: File operations, for tests.
         say: Takes remarks; by default they are warnings.
+        talk: Shows progress; by default a line on standard error, where that is a terminal.
 
     Raises:
         UsageError: Refused before the first write; nothing was left behind.
@@ -62,7 +65,9 @@ def convert(
             workers = 1  # streams of MLX belong to a thread
     except OSError as error:
         raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
-    return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers()).run(compare=compare)
+    return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers(), talk).run(
+        compare=compare
+    )
 
 
 def _warn(line: str) -> None:

@@ -49,11 +49,6 @@ class Entry:
         return 0 if self.shape is None else self.shape.experts_nbytes + self.shape.resident_nbytes
 
     @property
-    def family(self) -> str:
-        """Its model type, "" where its config does not say."""
-        return "" if self.shape is None else str(self.shape.config.get("model_type", ""))
-
-    @property
     def form(self) -> str:
         """What it is: "store", "checkpoint", "to convert", or "unreadable"."""
         if self.shape is not None:

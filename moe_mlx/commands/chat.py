@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import select
 import signal
 import sys
@@ -23,7 +22,7 @@ from moe_mlx.commands.model_arguments import (
 from moe_mlx.commands.store_arguments import add_store_arguments
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
-from moe_mlx.system.terminal import for_reader
+from moe_mlx.system.terminal import for_reader, on_terminal
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Message, Session
@@ -50,15 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Opens the app on a terminal, the line mode elsewhere."""
-    streams = (sys.stdin, sys.stdout, sys.stderr)  # the last is what Textual draws on
-    on_terminal = all(stream.isatty() for stream in streams) and os.environ.get("TERM") != "dumb"
     if getattr(args, "web", None) and args.plain:
         raise UsageError("--web and --plain contradict each other: give one")
-    if getattr(args, "web", None) or (not args.plain and on_terminal):
+    if getattr(args, "web", None) or (not args.plain and on_terminal()):
         from moe_mlx_tui.app import run_app
 
         return int(run_app(args))
-    for option in ("resume", "record", "attach"):
+    for option in ("resume", "record", "attach", "home"):
         if getattr(args, option, None):
             raise UsageError(f"--{option} is the app's, and this is the line mode: leave it or --plain out")
     return line_mode(args)

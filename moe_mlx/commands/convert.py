@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+from pathlib import Path
 
 from moe_mlx.errors import one_line
 
@@ -34,22 +36,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="take a checkpoint whose config names code of its own"
     )
+    parser.add_argument(
+        "--progress", choices=("auto", "json"), default="auto",
+        help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
     from moe_mlx.system.sizes import size_text
+    from moe_mlx.system.talk import RowTalk
     from moe_mlx_convert import convert
 
-    summary = convert(
-        args.hf_path,
-        args.mlx_path,
-        revision=args.revision,
-        compare=args.compare,
-        trust_remote_code=args.trust_remote_code,
-        say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        summary = convert(
+            args.hf_path,
+            args.mlx_path,
+            revision=args.revision,
+            compare=args.compare,
+            trust_remote_code=args.trust_remote_code,
+            say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
+            talk=RowTalk() if args.progress == "json" else None,
+        )
+    except KeyboardInterrupt:
+        partial = Path(f"{args.mlx_path}.partial")
+        if partial.exists():
+            said = f"{partial} keeps what is written; the same command goes on from there"
+            print(f"moe-mlx convert: {one_line(said)}", file=sys.stderr)
+        raise
     if args.json:
         print(json.dumps(summary.as_json()))
         return 0

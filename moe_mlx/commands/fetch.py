@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 import time
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -25,17 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx fetch`."""
     parser.add_argument("model", metavar="MODEL", help="hub repository (owner/name), or a known name")
     parser.add_argument("--revision", help="branch, tag or commit")
-    parser.add_argument("--json", action="store_true", help="progress, then the folder, as one JSON object a line")
+    parser.add_argument(
+        "--progress", choices=("auto", "json"), default="auto",
+        help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the folder as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Downloads and prints the folder."""
     from moe_mlx.catalogue.download import Download
     from moe_mlx.catalogue.known import known_named
+    from moe_mlx.store import is_store
 
     known = known_named(args.model)
     repo = known.repo if known is not None and args.revision is None else args.model
-    shown = _Shown(as_json=args.json)
+    shown = _Shown(as_json=args.progress == "json")
     download = Download(repo, args.revision, shown.tell)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -49,26 +55,34 @@ def run(args: argparse.Namespace) -> int:
         folder = download.run()
     finally:
         shown.talk.clear()
-    print(json.dumps({"model": repo, "folder": str(folder)}) if args.json else one_line(folder))
+    form = "store" if is_store(folder) else "checkpoint"
+    row = {"model": repo, "folder": str(folder), "form": form}
+    print(json.dumps(row) if args.json else one_line(folder))
     return 0
 
 
 class _Shown:
-    """Progress as a line on a terminal's standard error, or as JSON on standard output."""
+    """Progress as a line on a terminal's standard error, or as JSON there."""
 
     def __init__(self, *, as_json: bool) -> None:
         from moe_mlx.system.talk import Talk
 
         self.talk, self._json, self._at = Talk(), as_json, 0.0
+        self._done = 0
 
     def tell(self, arrived: Arrived) -> None:
         now = time.monotonic()
-        if now - self._at < _EVERY and arrived.done < arrived.total:
+        if now - self._at < _EVERY and self._done and arrived.done < arrived.total:
             return
-        self._at = now
+        self._at, self._done = now, arrived.done
         if self._json:
-            row = {"done": arrived.done, "total": arrived.total, "bytes_per_second": arrived.rate}
-            print(json.dumps(row), flush=True)
+            row = {
+                "pass": "downloading",
+                "done": arrived.done,
+                "total": arrived.total,
+                "bytes_per_second": arrived.rate,
+            }
+            print(json.dumps(row), file=sys.stderr, flush=True)
             return
         self.talk.progress(arrived_line(arrived))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from threading import Lock
@@ -35,6 +36,10 @@ class Talk:
             self._stream.flush()
             self._width = max(self._width, len(line))
 
+    def counted(self, title: str, done: int, total: int, line: str) -> None:
+        """Shows how far a count is, as a line."""
+        self.progress(line)
+
     def say(self, line: str) -> None:
         """Prints a remark that stays."""
         self.clear()
@@ -46,6 +51,21 @@ class Talk:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
             self._width = 0
+
+
+class RowTalk(Talk):
+    """Progress for another program: a JSON object a line."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self.shown = self._stream is not None
+
+    def progress(self, line: str) -> None:
+        """Leaves lines out: who reads rows draws its own."""
+
+    def counted(self, title: str, done: int, total: int, line: str) -> None:
+        """Writes a row."""
+        print(json.dumps({"pass": title, "done": done, "total": total}), file=self._stream, flush=True)
 
 
 class Count:
@@ -78,7 +98,7 @@ class Count:
         self._done, now = done, time.monotonic()
         if self._talk.shown and (now - self._drawn >= _INTERVAL or done >= self._total):
             self._drawn = now
-            self._talk.progress(self.line(now - self._begun))
+            self._talk.counted(self._title, self._done, self._total, self.line(now - self._begun))
 
     def line(self, seconds: float) -> str:
         """Returns how far the pass is after some seconds: bar, share, count, rate and what is left of the time."""

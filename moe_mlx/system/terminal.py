@@ -28,6 +28,12 @@ def settle_streams() -> None:
             stream.reconfigure(encoding=encoding, errors="surrogateescape" if raw_names else "replace")
 
 
+def on_terminal() -> bool:
+    """Whether the app can be shown: keys come from a terminal, and what is drawn goes to one that can draw."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)  # the last is what Textual draws on
+    return all(stream.isatty() for stream in streams) and os.environ.get("TERM") != "dumb"
+
+
 def sound(text: str) -> str:
     """Returns text that can be encoded: bytes that the locale could not read are read as UTF-8, what is left is marked.
 

@@ -34,9 +34,8 @@ def fetching(hub: FakeHub, cache: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def test_it_arrives_byte_for_byte_and_says_how_far_it_is(hub: FakeHub, checkpoint: Path, tmp_path: Path):
-    out, err = fetching(hub, tmp_path, "--json").communicate(timeout=60)
-    rows = [json.loads(line) for line in out.splitlines()]
-    folder = Path(rows.pop()["folder"])
+    out, err = fetching(hub, tmp_path, "--json", "--progress", "json").communicate(timeout=60)
+    rows, folder = [json.loads(line) for line in err.splitlines()], Path(json.loads(out)["folder"])
     assert rows[0]["done"] == 0 and rows[-1]["done"] == rows[-1]["total"], (rows, err)
     assert rows[-1]["total"] == sum(p.stat().st_size for p in checkpoint.iterdir())
     for path in checkpoint.iterdir():
@@ -45,21 +44,22 @@ def test_it_arrives_byte_for_byte_and_says_how_far_it_is(hub: FakeHub, checkpoin
 
 def test_stopped_it_keeps_what_has_arrived_and_goes_on(hub: FakeHub, checkpoint: Path, tmp_path: Path):
     hub.slow = sorted(path.name for path in checkpoint.glob("*.safetensors"))[-1]
-    others = sum(path.stat().st_size for path in checkpoint.iterdir() if path.name != hub.slow)
-    process = fetching(hub, tmp_path, "--json")
-    for line in process.stdout:
-        if json.loads(line)["done"] >= others:
+    process = fetching(hub, tmp_path, "--progress", "json")
+    for line in process.stderr:
+        if json.loads(line)["done"] > 0:
             break
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "goes on after the files" in err, err
     assert not list(tmp_path.rglob("*.incomplete")), "half a file is left behind"
-    before, hub.slow = dict(hub.given), ""
-    out, err = fetching(hub, tmp_path, "--json").communicate(timeout=60)
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert rows[0]["done"] == others and Path(rows[-1]["folder"]).is_dir(), err
-    again = [name for name, count in hub.given.items() if count > before[name]]
-    assert len(again) == 1 and again[0].endswith(".safetensors"), again
+    arrived = {path.name for path in tmp_path.glob("models--*/snapshots/*/*")}
+    assert arrived and hub.slow not in arrived
+    before, slow, hub.slow = dict(hub.given), hub.slow, ""
+    out, err = fetching(hub, tmp_path, "--progress", "json").communicate(timeout=60)
+    kept = sum((checkpoint / name).stat().st_size for name in arrived)
+    assert json.loads(err.splitlines()[0])["done"] == kept and Path(out.strip()).is_dir(), err
+    again = {name for name, count in hub.given.items() if count > before.get(name, 0)}
+    assert slow in again and not again & arrived
 
 
 def test_no_such_repository_is_one_line(hub: FakeHub, tmp_path: Path):

@@ -143,3 +143,21 @@ def test_the_progress_bar_is_for_terminals(made: Path, tmp_path: Path) -> None:
     assert "writing" in shown
     assert "GB/s" in shown
     json.loads(done.stdout)
+
+
+def test_an_interrupted_conversion_names_what_it_keeps_and_how_to_go_on(made: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moe_mlx", "convert", "--model", str(made / "source"), "--progress", "json"]
+    command += ["--mlx-path", str(tmp_path / "s")]
+    slowly = "import os, runpy, sys, time; sync = os.fsync\n"
+    slowly += "os.fsync = lambda fd: (time.sleep(0.3), sync(fd))[1]\n"
+    slowly += "sys.argv = sys.argv[1:]; runpy.run_module('moe_mlx', run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slowly, *command[2:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert json.loads(process.stderr.readline())["pass"] == "writing"
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and f"{tmp_path / 's'}.partial keeps what is written" in err, err
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
+    assert (tmp_path / "s" / "store.json").is_file()

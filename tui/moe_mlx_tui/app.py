@@ -32,6 +32,9 @@ def run_app(args: argparse.Namespace) -> int:
     talk = Conversation(system=args.system_prompt or "")
     if args.resume:
         talk = Sessions(data_folder() / "sessions").open(args.resume)
+    home = getattr(args, "home", False)
+    if home:
+        args.model = None
     engine: Engine | AttachedSource = (
         AttachedSource(args.attach, os.environ.get("MOE_MLX_API_KEY")) if args.attach else Engine(args)
     )
@@ -39,6 +42,7 @@ def run_app(args: argparse.Namespace) -> int:
     if recorder is not None:
         engine.listeners.append(recorder.add)
     app = ChatApp(engine, conversation=talk, plain=args.ascii, theme_name=args.theme)
+    app.at_home = home
     try:
         code = app.run()
     finally:

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attach", metavar="URL", help="show a running `moe-mlx serve`, its map and gauges, and talk to it; its key, "
         "where it has one, in $MOE_MLX_API_KEY",
     )  # fmt: skip
+    app.add_argument("--home", action="store_true", help="begin with the list of models, as `moe-mlx` alone does")
     app.add_argument("--record", metavar="FILE", help="write everything the app shows to FILE, for `moe-mlx replay`")
     app.add_argument("--ascii", action="store_true", help="draw the map with plain characters")
     app.add_argument("--theme", metavar="NAME", help="colour theme (the palette, Ctrl+P, lists them)")

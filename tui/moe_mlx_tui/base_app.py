@@ -133,6 +133,8 @@ class MoeApp(TerminalApp):
         snapshot = self.source.latest
         if snapshot is self.shown:
             return
+        if self.shown is not None and snapshot.model != self.shown.model:
+            self.trends = Trends()
         self.shown = snapshot
         self.trends.feed(snapshot)
         self.side.show(snapshot, self.trends)

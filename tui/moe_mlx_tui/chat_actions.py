@@ -11,6 +11,7 @@ from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import MoeApp
 from moe_mlx_tui.drawing.sections import spoken
 from moe_mlx_tui.engine.orders import Configure, Reset
+from moe_mlx_tui.model_actions import ModelActions
 from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import SettingsScreen
@@ -18,7 +19,7 @@ from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
 from moe_mlx_tui.widgets.answer_view import AnswerView
 
 
-class ChatActions(MoeApp):
+class ChatActions(ModelActions):
     """Actions around a conversation. `view` is the answer under way, if there is one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -38,6 +39,7 @@ class ChatActions(MoeApp):
         ),
         ("unfold thinking", "Ctrl+T", "thinking"),
         ("settings", "Ctrl+O: sampling, routing, cap", "settings"),
+        *ModelActions.MODEL_ACTIONS,
         ("system prompt", "what every answer starts from", "system_prompt"),
         ("new session", "Ctrl+N", "new_session"),
         ("sessions", "Ctrl+S: go on with a saved one", "sessions"),

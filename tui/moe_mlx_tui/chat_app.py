@@ -13,7 +13,7 @@ from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.engine.orders import Ask, Source, Stop
-from moe_mlx_tui.engine.snapshot import CLOSED, FAILED, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.engine.snapshot import CLOSED, EMPTY, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.saved.conversation import Conversation, Sessions
 from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.saved.prompt_history import PromptHistory
@@ -29,6 +29,7 @@ COMMANDS = {
     "/undo": "undo",
     "/redo": "redo",
     "/stats": "stats",
+    "/model": "models",
     "/help": "help",
     "/quit": "leave",
     "/exit": "leave",
@@ -59,6 +60,8 @@ class ChatApp(TurnActions):
         self.prompt.focus()
         if self.talk.messages:
             await self.show_conversation()
+        if self.at_home:
+            self.action_models()
 
     def mishap(self, error: Exception) -> None:
         """Keeps the conversation and goes on."""
@@ -96,10 +99,12 @@ class ChatApp(TurnActions):
         phase = self.shown.phase if self.shown else LOADING
         if is_command(event.text):
             await self._command(event.text.strip())
+        elif self.took_model_line(event.text):
+            self.prompt.take()
         elif self.view is not None:
             self.notify("An answer is under way: Esc stops it.", severity="warning")
-        elif phase in (FAILED, CLOSED):
-            self.notify("There is no model to talk to: leave with Ctrl+Q and start again.", severity="error")
+        elif phase in (EMPTY, FAILED, CLOSED):
+            self.notify("There is no model to talk to: F2 or /model lists them.", severity="error")
         else:
             self.prompt.take()
             await self.ask(event.text)

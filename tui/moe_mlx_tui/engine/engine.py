@@ -17,10 +17,12 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_watch
+from moe_mlx.errors import MoeMlxError
 from moe_mlx_tui.engine.gauge_reader import GaugeReader
-from moe_mlx_tui.engine.orders import Ask, Close, Configure, Order, Reset, Stop
+from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let_go
+from moe_mlx_tui.engine.orders import Ask, Close, Configure, Load, Order, Reset, Stop
 from moe_mlx_tui.engine.reports import explain, receipt_of
-from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE, LOADING, PREFILL, Settings, Snapshot
+from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, EMPTY, FAILED, IDLE, LOADING, PREFILL, Settings, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,8 @@ class Engine:
     def __init__(self, args: argparse.Namespace, opener: Callable[..., Session] | None = None) -> None:
         self._thread = threading.Thread(target=self._run, name="moe-mlx-engine", daemon=True)
         self.args, self._opener = args, opener
+        self._cap = args.expert_cache  # what every model is loaded with; the cap in force is in args
+        self._opening: Opening | None = None
         self.listeners: list[Callable[[Snapshot], None]] = []
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._waiting: deque[Order] = deque()
@@ -58,7 +62,7 @@ class Engine:
         self._session: Session | None = None
         self._context: ContextWatch | None = None
         self._closing = False
-        #: Why nothing was loaded.
+        #: Why the model asked for last was not loaded.
         self.failure: Exception | None = None
         #: Publishes nothing while an answer is made; only for measuring what publishing costs.
         self.quiet = False
@@ -103,15 +107,10 @@ class Engine:
     def _live(self) -> None:
         """Loads, then carries out orders until told to close."""
         threading.Thread(target=self._watch, name="moe-mlx-watch", daemon=True).start()
-        try:
-            self._session = self._load()
-        except Exception as error:
-            self.failure = error
-            self._publish(phase=FAILED, activity="", error=explain(error))
-            return
-        self._gauges = GaugeReader(self._session)
-        self._context = context_watch(self._session)
-        self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
+        if self.args.model is None:
+            self._publish(phase=EMPTY, activity="")
+        else:
+            self._open()
         try:
             while not self._closing:
                 order = self._waiting.popleft() if self._waiting else self._next_order()
@@ -120,39 +119,62 @@ class Engine:
                 except Exception as error:
                     self._publish(phase=IDLE, activity="", remark=f"not done: {explain(error)}")
         finally:
-            self._session.keep_prompt()
-            self._session.runtime.close()
+            if self._session is not None:
+                self._session.keep_prompt()
+                self._session.runtime.close()
             self._publish(phase=CLOSED)
             self._over.set()
 
     def _next_order(self) -> Order:
         """Waits for an order; until it is there, a warm-up that waits for idle time goes on."""
-        assert self._session is not None
-        self._session.runtime.warm_while_idle(lambda: not self._orders.empty(), self._remark)
+        if self._session is not None:
+            self._session.runtime.warm_while_idle(lambda: not self._orders.empty(), self._remark)
         return self._orders.get()
 
-    def _load(self) -> Session:
-        from moe_mlx_tui.engine.loading import LoadProgress
+    def _open(self) -> None:
+        """Loads what the arguments name; a failure is published, and another model may be asked for."""
+        self.failure = None
+        self._opening = Opening(self.args, self._publish, self._opener)
+        try:
+            self._session = self._opening.run()
+        except Exception as error:
+            self.failure = error
+            self._publish(phase=FAILED, activity="", done=0, total=0, error=explain(error))
+            return
+        self._gauges = GaugeReader(self._session)
+        self._context = context_watch(self._session)
+        self._publish(phase=IDLE, activity="", done=0, total=0, model=self._gauges.facts(self.args), **self._in_force())
 
-        self._progress = LoadProgress(self.args)
-        self._publish(phase=LOADING, activity="starting MLX")
-        if self._opener is not None:
-            return self._opener(self.args, say=self._remark)
-        import mlx_lm  # noqa: F401  (takes longer than a small model)
-
-        from moe_mlx.commands.model_arguments import open_session
-
-        self._publish(activity=f"loading {self.args.model}")
-        self._progress.measure()
-        return open_session(self.args, say=self._remark)
+    def _switch(self, order: Load) -> None:
+        """Runs another model; the one there is stays where the other cannot even be found."""
+        args = argparse.Namespace(**{**vars(self.args), "expert_cache": self._cap, **order.options})
+        if order.model:
+            args.model, args.revision, args.adapter_path = order.model, order.revision, None
+        try:
+            check_found(args)
+        except (MoeMlxError, OSError) as error:
+            self._publish(remark=f"not changed: {explain(error)}")
+            return
+        self._gauges, self._context = None, None
+        session, self._session = self._session, None
+        if session is not None:
+            let_go(session)
+            del session
+        self.args, self._parts, self._turn = args, [], ""
+        self._publish(**NOTHING_LOADED)
+        self._open()
 
     def _carry_out(self, order: Order) -> None:
-        if isinstance(order, Ask):
+        if isinstance(order, Load):
+            self._switch(order)
+        elif self._session is None:
+            if isinstance(order, Ask):
+                self._publish(turn=order.turn, at=order.at, error=self._now.error or "no model is loaded: choose one")
+        elif isinstance(order, Ask):
             self._answer(order)
         elif isinstance(order, Configure):
             self._configure(order)
         elif isinstance(order, Reset):
-            assert self._session is not None
             self._session.forget()
             self._session.runtime.reset()
             self._publish(remark="the expert cache is empty; the next answer starts cold")
@@ -254,8 +276,10 @@ class Engine:
             if remark:
                 changes["remarks"] = (*self._now.remarks, remark)[-REMARKS:]
                 changes["remark_count"] = self._now.remark_count + 1
-            self._now = replace(self._now, **changes)
             now = time.perf_counter()
+            if changes.get("activity", self._now.activity) != self._now.activity:
+                changes["since"] = now - self._began
+            self._now = replace(self._now, **changes)
             fresh: dict[str, Any] = {
                 "time": now - self._began,
                 "text": "".join(self._parts),
@@ -264,8 +288,8 @@ class Engine:
             if self._gauges is not None:
                 owner = threading.current_thread() is self._thread
                 fresh |= self._gauges.read(self._now, now - self._began, owner=owner)
-            elif self._now.phase == LOADING:
-                fresh |= self._progress.read()
+            elif self._now.phase == LOADING and self._opening is not None:
+                fresh |= self._opening.progress.read()
             self._latest = replace(self._now, **fresh)
             self._published = now
             for listener in self.listeners:

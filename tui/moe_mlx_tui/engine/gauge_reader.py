@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moe_mlx.conversation.context import context_tokens
 from moe_mlx.system.memory import MemoryReading, read_memory
 from moe_mlx_tui.engine.cell_sampler import CellSampler
 from moe_mlx_tui.engine.snapshot import DECODE, PREFILL, Memory, ModelFacts, Snapshot
@@ -47,6 +48,8 @@ class GaugeReader:
             expert_bytes=tuple(layer.expert_nbytes for layer in layers),
             thinking=thinking,
             tools=tools,
+            model=str(args.model),
+            context=context_tokens(self.runtime.config) or 0,
         )
 
     def begin(self) -> None:

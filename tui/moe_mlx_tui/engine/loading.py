@@ -16,6 +16,8 @@ class LoadProgress:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self._start, self._total = read_memory().footprint, 0
+        #: Off while something else than bytes is waited for.
+        self.counting = True
 
     def measure(self) -> None:
         """Finds out what will be loaded; a model that cannot be opened is left to the loader to complain about."""
@@ -41,7 +43,7 @@ class LoadProgress:
 
     def read(self) -> dict[str, Any]:
         """Returns the fields of a snapshot."""
-        if not self._total:
+        if not self._total or not self.counting:
             return {}
         done = min(self._total, max(0, read_memory().footprint - self._start))
         return {"done": done, "total": self._total, "unit": "bytes"}

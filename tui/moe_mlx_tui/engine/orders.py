@@ -41,12 +41,27 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """Run another model in place of the one there is, or the same one (`model` empty) with other options.
+
+    Attributes:
+        model: As `--model` takes it.
+        revision: Of a hub repository.
+        options: Arguments of the command line to change with it, such as `{"evict": "lfu"}`.
+    """
+
+    model: str = ""
+    revision: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """End the engine."""
 
 
-Order = Ask | Stop | Configure | Reset | Close
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Ask, Stop, Configure, Reset, Close)}
+Order = Ask | Stop | Configure | Reset | Load | Close
+_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Ask, Stop, Configure, Reset, Load, Close)}
 
 
 def to_row(order: Order) -> dict[str, Any]:

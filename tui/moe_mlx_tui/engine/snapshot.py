@@ -12,6 +12,8 @@ from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.system.terminal import harmless
 
 LOADING, IDLE, PREFILL, DECODE, FAILED, CLOSED = "loading", "idle", "prefill", "decode", "failed", "closed"
+#: Nothing is loaded, and nothing was asked for.
+EMPTY = "no model"
 BUSY = (LOADING, PREFILL, DECODE)
 
 
@@ -27,6 +29,8 @@ class ModelFacts:
         expert_bytes: Size of one expert, by layer.
         thinking: Tags around thinking.
         tools: Tags around tool calls.
+        model: What `--model` takes for it.
+        context: Positions that it was made for; 0 where unknown.
     """
 
     name: str
@@ -36,6 +40,8 @@ class ModelFacts:
     expert_bytes: tuple[int, ...]
     thinking: tuple[str, str] = ("<think>", "</think>")
     tools: tuple[str, str] = ("<tool_call>", "</tool_call>")
+    model: str = ""
+    context: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", harmless(self.name))
@@ -111,6 +117,7 @@ class Snapshot:
         time: Seconds since the engine started.
         phase: One of the names at the top of this module.
         activity: What is being waited for, in words.
+        since: Seconds from the engine's start to when that began.
         done: Progress of `activity`.
         total: Its end; 0 if unknown.
         unit: "tokens" or "bytes".
@@ -141,6 +148,7 @@ class Snapshot:
     time: float = 0.0
     phase: str = LOADING
     activity: str = ""
+    since: float = 0.0
     done: int = 0
     total: int = 0
     unit: str = "tokens"

@@ -16,7 +16,7 @@ VERSION = 1
 _NAMES = tuple(f.name for f in fields(Snapshot))
 _BYTES = ("cells", "slots", "uses", "reads")
 _TOTALS = ("answer", "prefill", "running")
-_ROUNDED = {"time": 3, "tps": 2}
+_ROUNDED = {"time": 3, "since": 3, "tps": 2}
 EMPTY = Snapshot()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, EMPTY, FAILED, IDLE, LOADING, PREFILL, Snapshot
 
 #: phase -> sign, colour; the phase itself is always written too.
 _PHASES = {
@@ -15,6 +15,7 @@ _PHASES = {
     DECODE: ("●", "$success"),
     FAILED: ("✗", "$error"),
     CLOSED: ("·", "$foreground-muted"),
+    EMPTY: ("·", "$foreground-muted"),
 }
 
 

@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from moe_mlx.system.sizes import show_bytes
-from moe_mlx_tui.engine.snapshot import FAILED, LOADING, ModelFacts, Snapshot
+from moe_mlx_tui.engine.snapshot import EMPTY, FAILED, LOADING, ModelFacts, Snapshot
 
 
 class Welcome(Static):
@@ -26,7 +26,14 @@ class Welcome(Static):
         parts: list[Content | str | tuple[str, str]] = [("moe-mlx", "bold $primary"), "\n\n"]
         if snapshot.phase == FAILED:
             parts += [("The model could not be loaded.\n\n", "bold $error"), snapshot.error, "\n\n"]
-            parts.append(("Ctrl+Q leaves; start again with another --model or --expert-cache.", "$foreground-muted"))
+            parts.append(
+                (
+                    "F2 lists the models; Ctrl+Q leaves, to start again with another --model or --expert-cache.",
+                    "$foreground-muted",
+                )
+            )
+        elif snapshot.phase == EMPTY:
+            parts += [("F2", "bold $primary"), ("  lists the models; none is loaded yet", "$foreground-muted")]
         elif snapshot.phase == LOADING or snapshot.model is None:
             parts.append((snapshot.activity or "loading", "$foreground-muted"))
         else:
