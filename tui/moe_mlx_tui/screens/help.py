@@ -23,6 +23,7 @@ CHAT = (
     ("Ctrl+T", "unfold thinking"),
     ("Ctrl+N", "new session"),
     ("Ctrl+S", "saved sessions"),
+    ("F2, /model", "run another model, the conversation is kept"),
     ("Ctrl+O", "settings: sampling, routing, cap"),
     ("Ctrl+G", "map in or out"),
     ("Ctrl+P", "palette: everything, also: expert cache 37%"),
