@@ -90,16 +90,14 @@ def make_checkpoint(
     else:
         fill(model)
     if quantize is not None:
-        options = {k: v for k, v in quantize.items() if k != "global_scale"}
-        if quantize.get("global_scale"):
-            predicate = _global_scales(options)
         model, config = utils.quantize_model(
             model,
             config,
-            options.get("group_size"),
-            options.get("bits"),
-            mode=options.get("mode", "affine"),
+            quantize.get("group_size"),
+            quantize.get("bits"),
+            mode=quantize.get("mode", "affine"),
             quant_predicate=predicate,
+            global_scale=quantize.get("global_scale", False),
         )
     mx.eval(model.parameters())
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,15 +137,6 @@ def _fill_constants(model: nn.Module) -> None:
         fresh.append((name, new))
     model.update(tree_unflatten(fresh))
     mx.eval(model.parameters())
-
-
-def _global_scales(options: dict[str, Any]) -> Any:
-    def predicate(path: str, module: Any) -> Any:
-        if not hasattr(module, "to_quantized"):
-            return False
-        return {**options, "global_scale": True} if "switch_mlp" in path else options
-
-    return predicate
 
 
 def _save(folder: Path, weights: dict[str, Any], shard_bytes: int | None) -> None:

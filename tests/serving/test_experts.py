@@ -3,7 +3,7 @@
 import pytest
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx_tui.drawing.cells import ABSENT
+from moe_mlx_tui.drawing.cells import ABSENT, EVICTED
 from moe_mlx_tui.engine.orders import Ask, Reset
 from moe_mlx_tui.engine.snapshot import CLOSED, IDLE
 from moe_mlx_tui.web.attached_source import AttachedSource
@@ -21,7 +21,7 @@ def test_the_map_and_the_gauges_are_the_server_s(running: Running):
         now = source.latest
         assert now.model is not None and now.model.name == "demo" and now.model.experts == (32,) * 8
         assert len(now.cells) == 256 and now.slots_per_layer == (16,) * 8
-        resident = sum(cell != ABSENT for cell in now.cells)
+        resident = sum(cell not in (ABSENT, EVICTED) for cell in now.cells)
         assert 0 < resident <= 128
         assert now.routing == "exact" and now.memory.expert_slots > 0
         assert sum(now.layer_hits) == now.running.hits and sum(now.layer_misses) == now.running.misses

@@ -220,7 +220,7 @@ async def test_the_touch_bar_does_what_its_buttons_say(tmp_path, width):
     tab = app(tmp_path)
     async with tab.run_test(size=(width, 40)) as pilot:
         await scene.show(tab, pilot, scene.idle())
-        for button, there in (("palette", "CommandPalette"), ("sessions", "SessionsScreen"), ("stop", "Screen")):
+        for button, there in (("palette", "CommandPalette"), ("sessions", "SessionsScreen"), ("stop", "SturdyScreen")):
             tab.post_message(Touched(button))
             await pilot.pause()
             await pilot.pause()
