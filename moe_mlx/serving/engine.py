@@ -25,6 +25,7 @@ from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.loaded import Loaded
 from moe_mlx.serving.refusal import RefusalError, refusal_of
 from moe_mlx.serving.runners import AloneRunner, Drawn, Read, TogetherRunner, Worth
+from moe_mlx.system.threads import join_whole
 
 log = logging.getLogger("moe_mlx.serve")
 
@@ -136,7 +137,7 @@ class Engine:
         with self._wake:
             self._over = True
             self._wake.notify()
-        self._thread.join(seconds)
+        join_whole(self._thread, seconds)
 
     def _run(self) -> None:
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_watch
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.system.threads import join_whole
 from moe_mlx_tui.engine.gauge_reader import GaugeReader
 from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let_go
 from moe_mlx_tui.engine.orders import Ask, Close, Configure, Load, Order, Reset, Stop
@@ -93,7 +94,7 @@ class Engine:
         """Stops the answer under way, ends the thread and waits for it (ten seconds at most)."""
         if self._thread.is_alive():
             self.submit(Close())
-            self._thread.join(10)
+            join_whole(self._thread, 10)
         self._over.set()
 
     def _run(self) -> None:
