@@ -1,9 +1,6 @@
 """The plan agrees with the loader, and knows a hub repository from its headers alone."""
 
 import json
-import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,9 @@ from moe_mlx.planning.shape import local_shape
 from moe_mlx.rig.random_store import Shape, make_checkpoint
 from moe_mlx.system.calibration import store_calibration
 from moe_mlx.system.memory import recommended_bytes
+from tests.fake_hub import FakeHub
 
 M4_PRO = Rates.of_chip(chip_named("Apple M4 Pro"), "native")
-COMMIT = "0123456789012345678901234567890123456789"
 
 
 @pytest.mark.parametrize("cap", ["25%", "50%", "100%", "auto"])
@@ -101,53 +98,6 @@ def test_arguments_that_cannot_be_taken(store: Path, words: list[str]):
     assert main(["plan", str(store), *words]) == 2
 
 
-class FakeHub:
-    """A hub with one repository, on this machine, that remembers how many bytes of each file it gave away."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.given, self.whole = folder, dict[str, int](), list[str]()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, body: bool) -> None:
-                name = self.path.rpartition("/")[2].partition("?")[0]
-                path = hub.folder / name
-                if "/resolve/" not in self.path or not path.is_file():
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                data = path.read_bytes()
-                wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-                part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
-                self.send_response(206 if wanted else 200)
-                self.send_header("Content-Length", str(len(part) if body else len(data)))
-                self.send_header("ETag", f'"{name}"')
-                self.send_header("X-Repo-Commit", COMMIT)
-                if wanted:
-                    self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
-                self.end_headers()
-                if body:
-                    hub.given[name] = hub.given.get(name, 0) + len(part)
-                    if not wanted:
-                        hub.whole.append(name)
-                    self.wfile.write(part)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.api = HfApi(endpoint=f"http://127.0.0.1:{self.server.server_port}", token=False)
-
-
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of several megabytes, so that a header is a small part of each."""
@@ -159,14 +109,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    fake = FakeHub(large)
+    fake = FakeHub(large, "some/model")
     yield fake
-    fake.server.shutdown()
-    fake.server.server_close()
+    fake.close()
 
 
 def test_a_hub_repository_is_known_from_its_headers(large: Path, hub: FakeHub):
-    here, there = local_shape(large), hub_shape("some/model", api=hub.api)
+    here, there = local_shape(large), hub_shape("some/model", api=HfApi(endpoint=hub.endpoint, token=False))
     assert [layer.tensors for layer in there.layers] == [layer.tensors for layer in here.layers]
     assert there.resident_nbytes == here.resident_nbytes
     assert there.active_nbytes == here.active_nbytes
@@ -178,12 +127,12 @@ def test_a_hub_repository_is_known_from_its_headers(large: Path, hub: FakeHub):
 def test_a_repository_that_is_not_there(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hub, "folder", tmp_path)
     with pytest.raises(StoreMissingError, match="some/model"):
-        hub_shape("some/model", api=hub.api)
+        hub_shape("some/model", api=HfApi(endpoint=hub.endpoint, token=False))
 
 
 def test_a_store_on_the_hub(store: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hub, "folder", store)
-    here, there = local_shape(store), hub_shape("some/model", api=hub.api)
+    here, there = local_shape(store), hub_shape("some/model", api=HfApi(endpoint=hub.endpoint, token=False))
     assert (there.layers, there.resident_nbytes, there.form) == (here.layers, here.resident_nbytes, "store on the hub")
     assert not [name for name in hub.given if name.endswith(".safetensors")]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.rig.random_store import Shape, make_checkpoint
-from tests.catalogue.fake_hub import FakeHub
+from tests.fake_hub import FakeHub
 
 
 @pytest.fixture(scope="module")

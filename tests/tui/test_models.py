@@ -13,7 +13,7 @@ from moe_mlx_tui.engine.orders import Ask, Load
 from moe_mlx_tui.engine.snapshot import EMPTY, FAILED, IDLE, Snapshot
 from moe_mlx_tui.screens.bring import READY, STOPPED, BringScreen
 from moe_mlx_tui.screens.models import ModelsScreen
-from tests.catalogue.fake_hub import FakeHub
+from tests.fake_hub import FakeHub
 from tests.tui import scene
 from tests.tui.waiting import until
 

@@ -12,11 +12,18 @@ COMMIT = "0123456789012345678901234567890123456789"
 
 
 class FakeHub:
-    """Serves `folder` as `repo`; `given` counts bytes of each file; the file named `slow` trickles."""
+    """Serves `folder` as `repo`, whole files and ranges of bytes.
+
+    Attributes:
+        given: Bytes given away of each file.
+        whole: Files that were asked for whole.
+        slow: Name of a file that trickles.
+    """
 
     def __init__(self, folder: Path, repo: str = "owner/name") -> None:
         self.folder, self.repo, self.slow = folder, repo, ""
         self.given: dict[str, int] = {}
+        self.whole: list[str] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,18 +60,24 @@ class FakeHub:
 
             def file(self, name: str, body: bool) -> None:
                 data = (hub.folder / name).read_bytes()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
+                wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+                self.send_response(206 if wanted else 200)
+                self.send_header("Content-Length", str(len(part) if body else len(data)))
                 self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
                 self.send_header("X-Repo-Commit", COMMIT)
+                if wanted:
+                    self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
                 self.end_headers()
-                step = max(1, len(data) // 8)
-                for place in range(0, len(data) if body else 0, step):
+                if body and not wanted:
+                    hub.whole.append(name)
+                step = max(1, len(part) // 8)
+                for place in range(0, len(part) if body else 0, step):
                     try:
-                        self.wfile.write(data[place : place + step])
+                        self.wfile.write(part[place : place + step])
                     except OSError:  # the client has gone
                         return
-                    hub.given[name] = hub.given.get(name, 0) + len(data[place : place + step])
+                    hub.given[name] = hub.given.get(name, 0) + len(part[place : place + step])
                     if name == hub.slow:
                         time.sleep(0.2)
 
