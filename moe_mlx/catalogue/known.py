@@ -42,7 +42,7 @@ class KnownModel:
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        return self.shape.experts_nbytes + self.shape.resident_nbytes
+        return self.shape.nbytes
 
 
 @cache

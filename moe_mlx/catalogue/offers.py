@@ -97,7 +97,7 @@ def _figures(shape: ModelShape | None, available: int, rates: Rates) -> dict[str
     if shape is None:
         return {}
     return {
-        "nbytes": shape.experts_nbytes + shape.resident_nbytes, "family": str(shape.config.get("model_type", "")),
+        "nbytes": shape.nbytes, "family": str(shape.config.get("model_type", "")),
         "layers": len(shape.layers), "experts": shape.layers[0].experts, "top_k": shape.layers[0].top_k,
         "guess": estimate(shape, available, rates),
     }  # fmt: skip

@@ -17,6 +17,11 @@ def hit_rate(hits: int, misses: int) -> float:
     return hits / (hits + misses) if hits + misses else 0.0
 
 
+def swapped_share(swapped: int, hits: int, misses: int) -> float:
+    """Returns swapped as a share of hits and misses; 0 where nothing was chosen."""
+    return swapped / (hits + misses) if hits + misses else 0.0
+
+
 class ChoiceShares:
     """Shares of what was chosen, for whoever counts hits, misses and swapped."""
 
@@ -38,7 +43,7 @@ class ChoiceShares:
     @property
     def swapped_share(self) -> float:
         """Swapped as a share of hits and misses; 0 where nothing was chosen."""
-        return self.swapped / (self.hits + self.misses) if self.hits + self.misses else 0.0
+        return swapped_share(self.swapped, self.hits, self.misses)
 
 
 def _seconds(event_field: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import EVICTIONS, AgedLeastFrequentlyUsed, make_eviction
@@ -21,19 +21,15 @@ SMALL_SHARE, MOST_CREDIT = 0.1, 3
 MIX_HALF_LIFE, MIX_RATE = 32.0, 0.05
 
 
-class S3Fifo:
+class S3Fifo(Eviction):
     """Three queues: newcomers, those that were used again, and the names of newcomers that left (ghosts)."""
 
     name = "s3-fifo"
-    uses_scores = False
 
     def __init__(self) -> None:
         self.small: OrderedDict[int, int] = OrderedDict()  # expert -> credit
         self.main: OrderedDict[int, int] = OrderedDict()
         self.ghost: OrderedDict[int, None] = OrderedDict()
-
-    def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
-        """Scores are of no use here."""
 
     def touch(self, table: ResidencyTable, expert: int) -> None:
         """Credits a resident; a newcomer goes to the small queue, or to the main one if it left lately."""
@@ -46,9 +42,6 @@ class S3Fifo:
             self.main[expert] = 0
         else:
             self.small[expert] = 0
-
-    def end_event(self, table: ResidencyTable) -> None:
-        """Nothing ages but by passing through a queue."""
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`."""
@@ -85,18 +78,14 @@ class S3Fifo:
             self.ghost.popitem(last=False)
 
 
-class RecencyFrequency:
+class RecencyFrequency(Eviction):
     """Empties the slot of the lowest aged frequency times recency."""
 
     name = "mix"
-    uses_scores = False
 
     def __init__(self) -> None:
         self.events = 0
         self.aged: dict[int, tuple[float, int]] = {}  # expert -> uses, as they counted at its last one
-
-    def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
-        """Scores are of no use here."""
 
     def touch(self, table: ResidencyTable, expert: int) -> None:
         """Counts a use, older ones less."""

@@ -43,37 +43,23 @@ def _least_recent(used: array[int], since: int, protect: Collection[int]) -> int
     return min(free, key=used.__getitem__, default=-1)
 
 
-class LeastRecentlyUsed:
+class LeastRecentlyUsed(Eviction):
     """Empties the slot whose expert was touched longest ago; an empty slot was never touched and goes first."""
 
     name = "lru"
-    uses_scores = False
-
-    def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
-        """Scores are of no use here."""
-
-    def touch(self, table: ResidencyTable, expert: int) -> None:
-        """LRU keeps no state beyond the table's clocks."""
-
-    def end_event(self, table: ResidencyTable) -> None:
-        """LRU keeps no state beyond the table's clocks."""
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`."""
         return _least_recent(table.used, since, protect)
 
 
-class AgedLeastFrequentlyUsed:
+class AgedLeastFrequentlyUsed(Eviction):
     """Empties the slot of the least used expert, old uses counting less (half after `LFU_HALF_LIFE` events).
 
     Instead of decaying every heat at each event, the gain of a touch grows; both are scaled down now and then.
     """
 
     name = "lfu"
-    uses_scores = False
-
-    def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
-        """Scores are of no use here."""
 
     def __init__(self, half_life: float = LFU_HALF_LIFE) -> None:
         self.growth = 2.0 ** (1.0 / half_life)
@@ -96,7 +82,7 @@ class AgedLeastFrequentlyUsed:
         return _coldest(table, since, protect)
 
 
-class RouterMean:
+class RouterMean(Eviction):
     """Empties the slot of the expert that the router has thought least of lately.
 
     The router's scores say something of every expert at every token, also of those that were not chosen. An expert's

@@ -75,23 +75,26 @@ class TableState(ctypes.Structure):
 
 
 class Eviction(Protocol):
-    """Chooses victims. Hears of every touch, and of no eviction but the ones it decided."""
+    """Chooses victims. Hears of every touch, and of no eviction but its own; a subclass keeps nothing by default."""
 
     name: str
     #: Whether it wants the router's scores of every decode step.
-    uses_scores: bool
+    uses_scores: bool = False
 
     def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
         """Takes the router's scores of the decode step to come, before its event: `[E]` or more, as float32 gives them.
 
         Called only where `uses_scores` is true and an adapter knows the router.
         """
+        return None
 
     def touch(self, table: ResidencyTable, expert: int) -> None:
         """Notes that `expert` was chosen in the running event."""
+        return None
 
     def end_event(self, table: ResidencyTable) -> None:
         """Notes that one token (or one prompt chunk) has been seen by this layer."""
+        return None
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """Returns the slot to empty: never one touched after clock `since`, never one in `protect`; -1 if none."""

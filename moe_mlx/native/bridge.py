@@ -194,19 +194,7 @@ class NativeLayer:
         return self._policy is not None
 
     def step(self, exact: mx.array, **router: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Adds one decode step to the graph.
-
-        Args:
-            exact: The model's own choice, one row.
-            **router: `scores`, `raw`, `weigh` and `weights` as for `CappedSwitch.select`; none of them where the
-                choice stands as it is.
-
-        Returns:
-            The chosen experts and their slots, shaped as `exact`.
-
-        Raises:
-            ExpertReadError: an earlier step failed and nothing has raised that yet.
-        """
+        """See `GraphDecode.step`."""
         cache = self.cache
         self.decode.check()
         if not self.ready:

@@ -41,6 +41,11 @@ class ModelShape:
         return sum(layer.nbytes for layer in self.layers)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return self.experts_nbytes + self.resident_nbytes
+
+    @property
     def active_nbytes(self) -> int:
         """Bytes of weights that one decode step goes through: all but the embeddings, and top_k experts a layer."""
         chosen = sum(layer.top_k * layer.expert_nbytes for layer in self.layers)

@@ -22,6 +22,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.serving.job import Usage
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import refused
+from moe_mlx.system.addresses import is_loopback
 
 log = logging.getLogger("moe_mlx.serve")
 
@@ -49,16 +50,6 @@ class Rules:
     hosts: tuple[str, ...] = _LOCAL
     addresses: bool = False
     origins: tuple[str, ...] = ()
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether an address or name means this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def rules_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from moe_mlx.counts.totals import hit_rate, swapped_share
 from moe_mlx.serving.job import Usage
 
 #: Figures of a receipt that are no counts.
@@ -19,9 +20,8 @@ def extension(usages: Sequence[Usage]) -> dict[str, Any]:
         for name, value in first.receipt.items():
             if name not in _SHARES and isinstance(value, int | float):
                 receipt[name] = sum(usage.receipt[name] for usage in usages)
-        chosen = receipt["hits"] + receipt["misses"]
-        receipt["hit_rate"] = receipt["hits"] / chosen if chosen else 0.0
-        receipt["swapped_share"] = receipt["swapped"] / chosen if chosen else 0.0
+        receipt["hit_rate"] = hit_rate(receipt["hits"], receipt["misses"])
+        receipt["swapped_share"] = swapped_share(receipt["swapped"], receipt["hits"], receipt["misses"])
     return {
         **receipt,
         "queued_seconds": round(first.queued_seconds, 6),

@@ -78,7 +78,8 @@ async def test_the_printed_address_lets_in_and_the_cookie_keeps():
 
 
 def test_tokens_and_loopback():
-    from moe_mlx_tui.web.gate import is_loopback, new_token
+    from moe_mlx.system.addresses import is_loopback
+    from moe_mlx_tui.web.gate import new_token
 
     assert len(new_token()) >= 32 and new_token() != new_token()
     assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.2", "mac.local")] == [

@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx_tui.web.gate import is_loopback
+from moe_mlx.system.addresses import is_loopback
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -8,7 +8,6 @@ machine's (another site's name may resolve to it), and a web socket may be opene
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 import secrets
 from urllib.parse import urlsplit
@@ -16,20 +15,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from moe_mlx.system.addresses import is_loopback
+
 COOKIE = "moe_mlx_token"
 SOCKET = "/ws/"
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 _REFUSED = "Open the whole address that `moe-mlx chat --web` printed: it ends in ?token=..."
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def new_token() -> str:

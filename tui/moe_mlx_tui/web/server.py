@@ -27,11 +27,12 @@ def serve(args: argparse.Namespace) -> int:
         raise UsageError(f"--port {args.port}: give a number from 1 to 65535")
     if args.tabs < 1:
         raise UsageError(f"--tabs {args.tabs}: give 1 or more")
+    from moe_mlx.system.addresses import is_loopback
     from moe_mlx_tui.engine.engine import Engine
     from moe_mlx_tui.engine.shared_engine import SharedEngine
     from moe_mlx_tui.saved.paths import data_folder
     from moe_mlx_tui.web.addresses import listen
-    from moe_mlx_tui.web.gate import COOKIE, Gate, is_loopback, new_token
+    from moe_mlx_tui.web.gate import COOKIE, Gate, new_token
     from moe_mlx_tui.web.seats import Seats
     from moe_mlx_tui.web.tab_options import TabOptions
 
@@ -61,8 +62,8 @@ def serve(args: argparse.Namespace) -> int:
 
 def _announce(host: str, port: int, token: str) -> None:
     """Prints where the app is, with a code for a camera where other devices are served."""
+    from moe_mlx.system.addresses import is_loopback
     from moe_mlx_tui.web.addresses import address, draw_code, reachable
-    from moe_mlx_tui.web.gate import is_loopback
 
     first, *others = (address(name, port, token) for name in reachable(host))
     print(f"moe-mlx is at {first}", flush=True)
