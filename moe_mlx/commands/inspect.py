@@ -1,6 +1,9 @@
 """Show the layers, experts and sizes of a store or MLX checkpoint, and what expert caches of several sizes mean.
 
 GB is 10^9 bytes. A share of the experts rounds down to whole slots a layer, never below what a token chooses.
+
+With --experts: which experts are used, which are used together, and what follows in the next layer, from a trace of
+`moe-mlx eval --routing exact --trace FILE` (which needs no MODEL) or from a history; and how well that would guess.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
-from moe_mlx.errors import one_line
+from moe_mlx.errors import UsageError, one_line
+from moe_mlx.history.file import AUTO
 from moe_mlx.planning.budget import cache_bytes, slots_for_share
 from moe_mlx.planning.crossings import PER_LAYER, capped_layers
 from moe_mlx.planning.slot_share import Curve, measured_slots
@@ -29,9 +34,22 @@ SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options."""
     parser.add_argument(
-        "model", metavar="MODEL", help="folder of a store or MLX checkpoint, a cached hub repository, or demo"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="folder of a store or MLX checkpoint, a cached hub repository, or demo",
     )
     add_share_arguments(parser)
+    parser.add_argument(
+        "--experts",
+        nargs="?",
+        const=AUTO,
+        metavar="FILE",
+        help="show the use of experts, from a trace or a history (default: MODEL's history, see --history)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="with --experts: heat maps as .svg or .png (extra `plot`)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -81,6 +99,12 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
+    if args.experts is not None:
+        return _show_use(args)
+    if args.plot is not None:
+        raise UsageError("--plot draws the use of experts: give --experts too")
+    if args.model is None:
+        raise UsageError("which model? Give its folder or name, or a trace by --experts FILE")
     with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
         described = describe(source, asked_curves(args, source))
         if args.json:
@@ -99,6 +123,26 @@ def run(args: argparse.Namespace) -> int:
             "\nWith --io cached the page cache may hold what is in the expert cache a second time, until others need\n"
             "the memory; with --io direct no expert is held twice."
         )
+    return 0
+
+
+def _show_use(args: argparse.Namespace) -> int:
+    from moe_mlx.evaluation.expert_use import read_use
+
+    if args.plot is not None:
+        from moe_mlx.evaluation.plot import check_plot
+
+        check_plot(args.plot)
+    if args.model is None:
+        use = read_use(args.experts, args.history, None)
+    else:
+        with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
+            use = read_use(args.experts, args.history, source)
+    if args.plot is not None:
+        from moe_mlx.evaluation.heat_maps import draw_use
+
+        draw_use(args.plot, use)
+    print(json.dumps(use.as_dict()) if args.json else use.text())
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
@@ -17,9 +17,6 @@ from moe_mlx.planning.budget import parse_cap, slots_for_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
-
-if TYPE_CHECKING:
-    from moe_mlx.store import ExpertLayer
 
 _HEAD = ["cache", "share", "routing", "evict", "miss", "read/token", "swapped", "stay", ""]
 Row = tuple[Setting, str, Replayed]
@@ -51,7 +48,7 @@ def simulate(args: argparse.Namespace) -> int:
         even = _slots(trace, setting, recorded=not asked)
         found.append((setting, "even", replay(trace, setting, even)))
         if curves is not None:
-            found.append((setting, "measured", replay(trace, setting, measured_slots(_typed(trace), curves, even))))
+            found.append((setting, "measured", replay(trace, setting, measured_slots(trace.sized, curves, even))))
     if args.json:
         print(json.dumps(_as_dict(trace, found), indent=1))
     else:
@@ -67,19 +64,14 @@ def _curves(trace: Trace, other: Path | None) -> list[Curve] | None:
     return [curve_of(distances_of(layer), layer.top_k) for layer in source.layers]
 
 
-def _typed(trace: Trace) -> list[ExpertLayer]:
-    layers: Any = trace.layers  # has experts, top_k and expert_nbytes, which is all that is asked for
-    return list(layers)
-
-
 def _slots(trace: Trace, setting: Setting, *, recorded: bool) -> tuple[int, ...]:
     if recorded and setting.cache == trace.setting["cache"]:
         return trace.slots
     cap = parse_cap(setting.cache)
     if cap.share:
-        return slots_for_share(_typed(trace), cap.share)
+        return slots_for_share(trace.sized, cap.share)
     if cap.nbytes:
-        return slots_for_bytes(_typed(trace), cap.nbytes)
+        return slots_for_bytes(trace.sized, cap.nbytes)
     raise UsageError(f"--expert-cache {setting.cache}: give a share or bytes, the model is not here to fit")
 
 

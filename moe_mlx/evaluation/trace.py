@@ -10,13 +10,16 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mlx.errors import UsageError
 from moe_mlx.system.whole_files import whole_file
+
+if TYPE_CHECKING:
+    from moe_mlx.store import ExpertLayer
 
 FORMAT, VERSION = "moe-mlx trace", 1
 Matrix = NDArray[np.float32]
@@ -49,6 +52,10 @@ class Event(Protocol):
     def touched(self) -> tuple[int, ...]:
         """The experts used, in touch order."""
 
+    @property
+    def guess(self) -> Matrix | None:
+        """What the layer's router says of the layer before's router input; None where nobody could ask."""
+
 
 @dataclass(frozen=True)
 class LayerTrace:
@@ -63,6 +70,8 @@ class LayerTrace:
         weigh: float32 `[T, E]`, what the model weighs by; the very same array where it orders alike.
         exact: int32 `[T, k]`, the model's own choice in its own order.
         touched: int32 `[T, k]`, the experts used, in touch order, -1 where there were fewer.
+        guess: float32 `[T, E]`, what the layer's router says of the router input of the layer before, as prefetch asks
+            it; None in the first layer, and where no adapter knows the router.
     """
 
     experts: int
@@ -73,6 +82,7 @@ class LayerTrace:
     weigh: Matrix
     exact: NDArray[np.int32]
     touched: NDArray[np.int32]
+    guess: Matrix | None = None
 
     def exact_choices(self) -> list[list[int]]:
         """The model's own choice at each token: distinct experts, in its own order."""
@@ -103,6 +113,12 @@ class Trace:
     def tokens(self) -> int:
         """Tokens recorded."""
         return int(self.layers[0].exact.shape[0])
+
+    @property
+    def sized(self) -> list[ExpertLayer]:
+        """The layers for whoever divides a cap: they have experts, top_k and expert_nbytes, which is all it asks."""
+        layers: Any = self.layers
+        return list(layers)
 
     def check_model(self, identity: str, name: str) -> None:
         """Raises UsageError unless the trace is of the model with that identity."""
@@ -135,6 +151,8 @@ class Trace:
                 arrays[f"raw_{index}"] = layer.raw
             if layer.weigh is not layer.scores:
                 arrays[f"weigh_{index}"] = layer.weigh
+            if layer.guess is not None:
+                arrays[f"guess_{index}"] = layer.guess
         with whole_file(path) as file:
             np.savez(file, **arrays)
 
@@ -155,7 +173,8 @@ def load_trace(path: Path) -> Trace:
                 scores = arrays[f"scores_{index}"]
                 raw, weigh = (arrays[n] if (n := f"{name}_{index}") in arrays else scores for name in ("raw", "weigh"))
                 exact, touched = arrays[f"exact_{index}"], arrays[f"touched_{index}"]
-                layers.append(LayerTrace(experts, top_k, nbytes, scores, raw, weigh, exact, touched))
+                guess = arrays.get(f"guess_{index}")
+                layers.append(LayerTrace(experts, top_k, nbytes, scores, raw, weigh, exact, touched, guess))
             slots = tuple(meta["slots"])
             return Trace(meta["model"], meta["name"], tuple(layers), meta["setting"], slots, meta["counted"])
     except FileNotFoundError:
@@ -210,7 +229,9 @@ class Recorder:
             touched = np.full((len(events), width), -1, dtype=np.int32)
             for row, event in zip(touched, events, strict=True):
                 row[: len(event.touched)] = event.touched
-            layers.append(LayerTrace(experts, top_k, nbytes, scores, raw, weigh, exact, touched))
+            early = [event.guess for event in events if event.guess is not None]
+            guess = np.stack(early) if len(early) == len(events) else None
+            layers.append(LayerTrace(experts, top_k, nbytes, scores, raw, weigh, exact, touched, guess))
         return Trace(model, name, tuple(layers), setting, tuple(slots), counted)
 
 

@@ -43,6 +43,9 @@ class LayerCache:
         self._host_ns = 0
         #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
         self.router: Callable[[mx.array], mx.array] | None = None
+        #: The MoE layer after this one, and what this layer's router said of the layer before's input; for a recorder.
+        self.next_layer: LayerCache | None = None
+        self.guess_to_come: mx.array | None = None
         self.native: GraphDecode | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self._event = threading.RLock()
@@ -74,10 +77,11 @@ class LayerCache:
 
     def record(self, scores: Scores, raw: Scores, weigh: Scores, exact: Sequence[int], touched: Sequence[int]) -> None:
         """Hands one decode event to the recorder, if there is one."""
+        early, self.guess_to_come = self.guess_to_come, None
         if self.recorder is not None:
-            self.recorder(
-                DecodeEvent(self.spec.index, self.counter.step, scores, raw, weigh, tuple(exact), tuple(touched))
-            )
+            guess = None if early is None else np.array(early).reshape(-1)
+            step = self.counter.step
+            self.recorder(DecodeEvent(self.spec.index, step, scores, raw, weigh, tuple(exact), tuple(touched), guess))
 
     def resident_mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Returns bool `[E]`: what is in memory now."""

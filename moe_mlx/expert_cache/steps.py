@@ -24,6 +24,8 @@ class DecodeEvent:
         weigh: float32 `[E]`, what the model weighs by.
         exact: The model's own choice in its own order.
         touched: The experts used, distinct, in touch order.
+        guess: float32 `[E]`, what this layer's router says of the router input of the layer before it, as prefetch
+            asks it; None where nobody could ask.
     """
 
     index: int
@@ -33,6 +35,7 @@ class DecodeEvent:
     weigh: Scores
     exact: tuple[int, ...]
     touched: tuple[int, ...]
+    guess: Scores | None = None
 
 
 @dataclass(eq=False)

@@ -118,11 +118,14 @@ class CappedSwitch(nn.Module):
         return mx.array(slots, dtype=like.dtype).reshape(*like.shape[:-1], len(slots))
 
     def look_ahead(self, x: mx.array) -> None:
-        """Lets the next layer's router guess from this layer's router input, where decode prefetches; else nothing."""
+        """Lets the next layer's router guess from this layer's input, for prefetch or a recorder; else nothing."""
         cache = self.cache
-        native = cache.in_graph
+        native, coming = cache.in_graph, cache.next_layer
+        one_row = cache.aside is None and x.size == x.shape[-1]
         if native is not None:
-            native.look_ahead(x if cache.aside is None and x.size == x.shape[-1] else None)
+            native.look_ahead(x if one_row else None)
+        elif cache.recorder is not None and one_row and coming is not None and coming.router is not None:
+            coming.guess_to_come = coming.router(x).astype(mx.float32)
 
     def routes(self, indices_rows: int) -> bool:
         """Whether a call of that many rows may be routed by the policy: decode, a lossy policy, not all resident."""

@@ -40,6 +40,8 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
         cache = LayerCache(spec, table, bank, pool, Exact(), ledger.logs[spec.index], counter, inner)
         replace_module(model, path, CappedSwitch(cache))
         routed = adapt(model, path) and routed
+        if layers:
+            layers[-1].next_layer = cache
         layers.append(cache)
     cached = CachedLayers(layers, source, pool, ledger, counter, routed=routed)
     cached.route_by(options.routing.policy)
