@@ -23,6 +23,12 @@ UNFINISHED = ".partial"
 FINDER_FILES = (".DS_Store", ".localized")
 
 
+def unfinished(path: Path | str) -> Path:
+    """Returns the folder that holds a store until it is whole."""
+    whole = Path(os.path.abspath(expanded(path)))  # noqa: PTH100  resolve() would follow a link at DST itself
+    return whole.with_name(whole.name + UNFINISHED)
+
+
 class Destination:
     """`DST` and its unfinished form `DST.partial`.
 
@@ -36,8 +42,8 @@ class Destination:
     def __init__(self, fs: Fs, path: Path, source: Path, say: Callable[[str], None]) -> None:
         self._fs = fs
         self._say = say
-        self.path = Path(os.path.abspath(expanded(path)))  # noqa: PTH100  resolve() would follow a link at DST itself
-        self.partial = self.path.with_name(self.path.name + UNFINISHED)
+        self.partial = unfinished(path)
+        self.path = self.partial.with_name(self.partial.name.removesuffix(UNFINISHED))
         self._fd = -1
         if not self.path.name:
             raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 from moe_mlx.benchmark.compare import Change
+from moe_mlx.benchmark.noise import noise
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
 from moe_mlx.errors import UsageError
 from moe_mlx.system.machine import machine_line
 from moe_mlx.system.sizes import show_bytes
-from moe_mlx.system.table import render, share
+from moe_mlx.system.table import render, share, stacked
 
+#: A terminal's usual width at a desk; what is wider is stacked.
+WIDTH = 120
+_WAYS = ("decode", "io", "pages", "prefetch")
 _HEADS = (
-    "expert cache",
-    "routing",
-    "decode",
-    "io",
-    "pages",
     "decode\ntok/s",
     "spread",
     "of\nbaseline",
@@ -43,22 +43,24 @@ def _spread(spread: Spread) -> str:
 def bench_table(result: BenchResult) -> str:
     """Returns the whole table with its head lines."""
     model, arguments = result.model, result.arguments
-    heads = list(_HEADS)
+    ways = [_ways(row) for row in result.rows]
+    told = [place for place in range(len(_WAYS)) if len({way[place] for way in ways}) > 1]
+    same = [f"{name} {ways[0][place]}" for place, name in enumerate(_WAYS) if place not in told]
+    keys = ["expert cache", "routing", *(_WAYS[place] for place in told)]
+    heads = [*keys, *_HEADS]
     predicted = any(row.predicted_decode_tps is not None for row in result.rows)
     ahead = any(row.setting.prefetch != "off" for row in result.rows)
     if ahead:
-        heads += ["prefetch", "hints\nused", "of\nmisses", "wasted\na token"]
+        heads += ["hints\nused", "of\nmisses", "wasted\na token"]
     if predicted:
         heads += ["predicted\ntok/s", "off by"]
     cells = []
-    for row in result.rows:
+    for row, way in zip(result.rows, ways, strict=True):
         s = row.setting
         line = [
             f"{s.expert_cache} ({row.slots_per_layer})",
             s.routing if s.route_lambda is None else f"{s.routing} {s.route_lambda:g}",
-            row.ran if s.decode in ("auto", row.ran) else f"{s.decode} ({row.ran})",
-            s.io if s.io == row.io_ran else f"{s.io} ({row.io_ran})",
-            s.pages,
+            *(way[place] for place in told),
             f"{row.decode_tps.median:.2f}",
             _spread(row.decode_tps),
             share(row.decode_share),
@@ -76,8 +78,7 @@ def bench_table(result: BenchResult) -> str:
             "-" if row.page_cache is None else show_bytes(row.page_cache.nbytes),
         ]
         if ahead:
-            asked = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"
-            line += [asked, share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
+            line += [share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
         if predicted:
             guess = row.predicted_decode_tps
             line += ["-", "-"] if guess is None else [f"{guess:.2f}", f"{guess / row.decode_tps.median - 1:+.0%}"]
@@ -88,14 +89,26 @@ def bench_table(result: BenchResult) -> str:
         machine_line(result.machine),
         f"prompt {arguments['prompt_tokens']} ({arguments['prompt']}), {arguments['generation_tokens']} generated, "
         f"{arguments['trials']} trials, medians; baseline {result.baseline}",
-        "",
-        render(heads, cells, left=5),
+        *([f"in every row: {', '.join(same)}"] if same else []),
     ]
+    tail = []
     if result.baseline != "none":
-        lines += ["", _baseline_line(result.rows)]
+        tail.append(_baseline_line(result.rows))
+    if said := noise(result):
+        tail.append(said)
     if unstable := [row.setting.key for row in result.rows if not row.stable]:
-        lines += ["", f"counts differed between trials of: {', '.join(unstable)}"]
-    return "\n".join(lines)
+        tail.append(f"counts differed between trials of: {', '.join(unstable)}")
+    table = stacked(heads, cells, left=len(keys), width=WIDTH)
+    return "\n\n".join(["\n".join(fill(line, WIDTH) for line in lines), table, *(fill(line, WIDTH) for line in tail)])
+
+
+def _ways(row: Row) -> tuple[str, ...]:
+    """Returns how decode ran, how experts were read, what the page cache held, and whether it read ahead."""
+    s = row.setting
+    decode = row.ran if s.decode in ("auto", row.ran) else f"{s.decode} ({row.ran})"
+    io = s.io if s.io == row.io_ran else f"{s.io} ({row.io_ran})"
+    ahead = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"
+    return decode, io, s.pages, ahead
 
 
 def _baseline_line(rows: tuple[Row, ...]) -> str:
@@ -127,15 +140,13 @@ def plot(result: BenchResult, path: Path) -> None:
     """Draws decode and prefill speed of every row, the baseline's beside it.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file cannot be written.
+        UsageError: the file cannot be written.
     """
-    try:
-        import matplotlib
+    import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'moe-mlx[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     rows = result.rows
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.2 + 0.42 * len(rows)), sharey=True)
     names = [row.setting.key for row in rows]

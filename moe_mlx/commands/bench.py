@@ -17,6 +17,7 @@ from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments, ru
 from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
 from moe_mlx.system.given import check_whole, split_list
+from moe_mlx.system.plots import check_plot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--json", metavar="FILE", help="write the result as JSON; - for standard output instead of a table"
     )
-    out.add_argument("--plot", type=Path, metavar="FILE", help="draw it (png, svg, pdf; needs matplotlib)")
+    out.add_argument("--plot", type=Path, metavar="FILE", help="draw it as .png, .svg or .pdf (needs the extra `plot`)")
     out.add_argument("--calibrate", action="store_true", help="keep this machine's measured rates for `moe-mlx plan`")
     out.add_argument("--profile", action="store_true", help="list Python time per token and layer of each setting")
     add_readers_argument(parser)
@@ -128,7 +129,9 @@ def _bench(args: argparse.Namespace) -> int:
         check_whole(f"--{name.replace('_', '-')}", getattr(args, name))
     if args.generation_tokens < 2:
         raise UsageError("-g 1 times nothing: give 2 or more")
-    _check_outputs(args.json, args.plot)
+    _check_outputs(args.json)
+    if args.plot is not None:
+        check_plot(args.plot, (".png", ".svg", ".pdf"))
     settings = sweep(
         args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
     )
@@ -137,6 +140,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     readers = readers_for(args.readers)
     from moe_mlx.benchmark.grading import keep_rates
+    from moe_mlx.benchmark.noise import noise
     from moe_mlx.benchmark.report import bench_table, plot
     from moe_mlx.benchmark.runner import Bench, run_bench
     from moe_mlx.planning.prediction import Predictor
@@ -180,6 +184,8 @@ def _bench(args: argparse.Namespace) -> int:
     finally:
         talk.clear()
     _emit(result.as_json(), bench_table(result), args.json)
+    if args.json == "-" and (said := noise(result)):
+        talk.say(said)
     if args.plot is not None:
         plot(result, args.plot)
     if args.calibrate:

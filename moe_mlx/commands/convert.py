@@ -10,7 +10,6 @@ import argparse
 import json
 import signal
 import sys
-from pathlib import Path
 
 from moe_mlx.errors import one_line
 
@@ -48,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx.system.sizes import size_text
     from moe_mlx.system.talk import RowTalk
     from moe_mlx_convert import convert
+    from moe_mlx_convert.destination import unfinished
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             talk=RowTalk() if args.progress == "json" else None,
         )
     except KeyboardInterrupt:
-        partial = Path(f"{args.mlx_path}.partial")
+        partial = unfinished(args.mlx_path)
         if partial.exists():
             said = f"{partial} keeps what is written; the same command goes on from there"
             print(f"moe-mlx convert: {one_line(said)}", file=sys.stderr)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None and not path.resolve().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
     if args.plot is not None:
-        from moe_mlx.evaluation.plot import check_plot
+        from moe_mlx.system.plots import check_plot
 
         check_plot(args.plot)
     from moe_mlx.evaluation.documents import digest_of, encode, read_tasks, read_texts, spread

@@ -25,7 +25,6 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--evict",
         metavar="NAMES",
-        default=DEFAULT_EVICTION,
-        help=f"among {', '.join(EVICTIONS)} (default: %(default)s)",
+        help=f"among {', '.join(EVICTIONS)} (default: {DEFAULT_EVICTION})",
     )
     add("--sweep", action="store_true", help="the whole trade-off curve: every policy over its range of parameters")

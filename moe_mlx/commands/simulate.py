@@ -1,7 +1,8 @@
 """Replay a trace of `moe-mlx eval --trace` at any cap, policy and eviction, and Belady's optimum, without the model.
 
-Exact routing, and the policy the trace was recorded with, give the runtime's own counts. Any other policy is an
-approximation: its choices would have changed the scores that follow.
+With no cap, policy, parameter or eviction given the recorded setting is replayed; with one given, the others take their
+defaults. Exact routing, and the policy the trace was recorded with, give the runtime's own counts. Any other policy is
+an approximation: its choices would have changed the scores that follow.
 
 --evict also takes what others published: s3-fifo, mix (recency and frequency), and lfu:H (the aged LFU with a half-life
 of H tokens).
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--belady", action="store_true", help="add the offline optimum at each cap")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw swaps against misses as .svg or .png (needs the extra `plot`)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from moe_mlx.evaluation.setting import (
     check_values,
     sweep_ranks,
 )
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.names import EVALUATED
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 from moe_mlx.system.given import split_list
@@ -40,7 +41,7 @@ def checked_grid(args: Any) -> Grid:
     grid = Grid(
         caches=listed(args.expert_cache, "--expert-cache", str) or (SWEEP_CACHES if args.sweep else ("50%",)),
         routings=routings,
-        evictions=listed(args.evict, "--evict", str),
+        evictions=listed(args.evict, "--evict", str) or (DEFAULT_EVICTION,),
         lambdas=lambdas or (SWEEP_LAMBDAS if args.sweep else (DEFAULT_LAMBDA,)),
         ranks=ranks,
         masses=masses or (SWEEP_MASSES if args.sweep else (DEFAULT_MASS,)),
@@ -49,6 +50,17 @@ def checked_grid(args: Any) -> Grid:
     )
     grid.settings(top_k=2)  # checks every name and number
     return grid
+
+
+#: Every argument that asks for other settings than the one a trace was recorded with.
+ASKING = (
+    "expert_cache", "routing", "route_lambda", "route_top_j", "route_max_rank", "route_mass", "pruned", "evict",
+)  # fmt: skip
+
+
+def asks_for_settings(args: Any) -> bool:
+    """Returns whether any setting was asked for."""
+    return args.sweep or any(getattr(args, name) is not None for name in ASKING)
 
 
 def fit_to_model(grid: Grid, sweep: bool, top_k: int, experts: int) -> Grid:

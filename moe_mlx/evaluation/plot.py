@@ -6,36 +6,35 @@ Divergence is there because it is the quietest measure: a thousand tokens tell p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.results import Row
+from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Colours of Okabe and Ito, told apart by colour-blind eyes too; a marker each, for print.
-_LOOK = {
+LOOK = {
     "cache-prior": ("#D55E00", "o", "Cache-Prior (λ)"),
     "max-rank": ("#0072B2", "s", "Max-Rank (M)"),
     "cumulative": ("#009E73", "D", "Cumulative (p)"),
     "pruned": ("#999999", "v", "Pruned (k')"),
 }
 _WRITTEN = (0.04, 0.1, 0.2, 0.3)
-_INK = "#222222"
+INK = "#222222"
 #: The perplexity panel ends at a change between these two, by what it shows; what is beyond is told in the panel.
 _LEAST_TOP, _MOST_TOP = 0.045, 0.16
-_STYLE = {
+STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.edgecolor": "#888888",
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.frameon": False,
@@ -43,18 +42,6 @@ _STYLE = {
     "savefig.facecolor": "white",
     "figure.facecolor": "white",
 }
-
-
-def check_plot(path: Path) -> None:
-    """Checks before anything is measured that a plot can be drawn.
-
-    Raises:
-        UsageError: the file is neither .svg nor .png, or matplotlib is missing.
-    """
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise UsageError(f"--plot {path}: give a file that ends in .svg or .png")
-    if find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, the extra `plot`: pip install 'moe-mlx[plot]'")
 
 
 def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
@@ -75,7 +62,7 @@ def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
 
     caps = list(dict.fromkeys(row.cache for row in rows))
     columns = 3 if any(row.accuracy is not None for row in rows) else 2
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.9 * columns, 0.9 + 3.7 * len(caps)), layout="constrained")
         panels = figure.subplots(len(caps), columns, squeeze=False)
         for line, cap in enumerate(caps):
@@ -110,7 +97,7 @@ def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     lines: dict[str, list[Row]] = {}
     for evict in dict.fromkeys(row.evict for row in rows):
         start = [row for row in rows if row.routing == "exact" and row.evict == evict]
-        for policy, (_, _, label) in _LOOK.items():
+        for policy, (_, _, label) in LOOK.items():
             mine = [row for row in rows if row.routing == policy and row.evict == evict]
             mine.sort(key=lambda row: (row.value is None, row.value or 0), reverse=policy == "pruned")
             if mine:
@@ -120,7 +107,7 @@ def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, top: float | None) -> None:
-    looks = {label: (colour, marker) for colour, marker, label in _LOOK.values()}
+    looks = {label: (colour, marker) for colour, marker, label in LOOK.values()}
     for label, points in curves(rows).items():
         colour, marker = looks[label.partition(",")[0]]
         shown = [row for row in points if getattr(row, x) is not None and getattr(row, y) is not None]
@@ -162,7 +149,7 @@ def _marks(axes: Axes, rows: Sequence[Row], x: str, y: str) -> None:
                 [place],
                 [getattr(row, y)],
                 "*",
-                color=_INK,
+                color=INK,
                 markersize=12,
                 zorder=5,
                 label=f"exact, {row.evict.upper()}",
@@ -180,7 +167,7 @@ def _optimum(axes: Axes, rows: Sequence[Row], y: str) -> None:
                 color="#CC79A7",
                 markersize=10,
                 zorder=5,
-                markeredgecolor=_INK,
+                markeredgecolor=INK,
                 markeredgewidth=0.6,
                 label="exact, Belady",
             )
@@ -206,7 +193,7 @@ def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
     base = reference.ppl
     changes = [row.ppl_change for row in rows if row.routing != "pruned"]
     top = base * (1 + min(max([_LEAST_TOP, *(1.15 * change for change in changes)]), _MOST_TOP))
-    axes.axhline(base, color=_INK, linewidth=1, linestyle="--", zorder=1, label="all experts in memory")
+    axes.axhline(base, color=INK, linewidth=1, linestyle="--", zorder=1, label="all experts in memory")
     axes.axhspan(base, base * 1.03, color="#F3EFE6", zorder=0, linewidth=0)
     axes.annotate(
         "up to +3%",
@@ -233,7 +220,7 @@ def perplexity(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
 def divergence(axes: Axes, rows: Sequence[Row]) -> None:
     """Draws one cap's divergence panel."""
     most = max([0.002, *(row.kl for row in rows if row.routing != "pruned")])
-    axes.axhline(0, color=_INK, linewidth=1, linestyle="--", zorder=1)
+    axes.axhline(0, color=INK, linewidth=1, linestyle="--", zorder=1)
     _lines(axes, rows, "miss_rate", "kl", 1.15 * most)
     _marks(axes, rows, "miss_rate", "kl")
     _optimum(axes, rows, "kl")
@@ -247,7 +234,7 @@ def divergence(axes: Axes, rows: Sequence[Row]) -> None:
 def accuracy(axes: Axes, reference: Row, rows: Sequence[Row]) -> None:
     """Draws one cap's accuracy panel, against the misses made while answering."""
     if reference.accuracy is not None:
-        axes.axhline(reference.accuracy, color=_INK, linewidth=1, linestyle="--", zorder=1)
+        axes.axhline(reference.accuracy, color=INK, linewidth=1, linestyle="--", zorder=1)
     _lines(axes, rows, "task_miss_rate", "accuracy", None)
     _marks(axes, rows, "task_miss_rate", "accuracy")
     axes.set(xlabel="misses while answering, % of chosen experts", ylabel="tasks answered exactly")

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
+from moe_mlx.evaluation.arguments import asks_for_settings, checked_grid, fit_to_model
 from moe_mlx.evaluation.replay import Replayed, distances_of, replay
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Trace, load_trace
 from moe_mlx.planning.budget import parse_cap, slots_for_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
+from moe_mlx.system.plots import check_plot
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
 
@@ -26,6 +27,8 @@ EXACT, APPROXIMATE = "exact", "approximate"
 def simulate(args: argparse.Namespace) -> int:
     """Runs what `moe-mlx simulate` was asked for and prints it."""
     grid = checked_grid(args)
+    if args.plot is not None:
+        check_plot(args.plot)
     trace = load_trace(args.trace)
     if args.model is not None:
         from moe_mlx.store import open_source
@@ -39,7 +42,7 @@ def simulate(args: argparse.Namespace) -> int:
     settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
     if args.belady and "belady" not in grid.routings:
         settings += [Setting(cache, "belady") for cache in grid.caches]
-    asked = any(value is not None for value in (args.expert_cache, args.routing)) or args.sweep
+    asked = asks_for_settings(args)
     if not asked:
         settings = [Setting(**trace.setting), *(setting for setting in settings if setting.routing == "belady")]
     curves = _curves(trace, args.share_by)
@@ -49,6 +52,10 @@ def simulate(args: argparse.Namespace) -> int:
         found.append((setting, "even", replay(trace, setting, even)))
         if curves is not None:
             found.append((setting, "measured", replay(trace, setting, measured_slots(trace.sized, curves, even))))
+    if args.plot is not None:
+        from moe_mlx.evaluation.replay_plot import draw_replays
+
+        draw_replays(args.plot, found, title=trace.name)
     if args.json:
         print(json.dumps(_as_dict(trace, found), indent=1))
     else:

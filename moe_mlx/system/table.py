@@ -31,6 +31,24 @@ def render(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int | C
     return "\n".join([*map(line, titles), rule, *map(line, everything[tall:])])
 
 
+def stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, width: int) -> str:
+    """Returns a table too wide for `width` as several below each other, each beginning with the same `left` columns."""
+    tables: list[str] = []
+    keys = range(left)
+    here: list[int] = []
+
+    def drawn(numbers: Sequence[int]) -> str:
+        picked = [*keys, *numbers]
+        return render([heads[n] for n in picked], [[row[n] for n in picked] for row in rows], left=left)
+
+    for number in range(left, len(heads)):
+        if here and max(map(len, drawn([*here, number]).splitlines())) > width:
+            tables.append(drawn(here))
+            here = []
+        here.append(number)
+    return "\n\n".join([*tables, drawn(here)])
+
+
 def rate(nbytes_per_second: float) -> str:
     """Returns a transfer rate: "1.42 GB/s"."""
     return f"{nbytes_per_second / 1e9:.2f} GB/s"

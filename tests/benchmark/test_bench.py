@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.benchmark.compare import compare, parse_tolerance
+from moe_mlx.benchmark.noise import noise
 from moe_mlx.benchmark.prompts import tokens_of
-from moe_mlx.benchmark.results import BenchResult, read_result
+from moe_mlx.benchmark.report import bench_table
+from moe_mlx.benchmark.results import BenchResult, Spread, read_result
 from moe_mlx.benchmark.settings import sweep
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
@@ -97,6 +99,40 @@ def test_warm_and_cold_differ_in_nothing_but_time(result: BenchResult):
 
 def test_the_picture_is_drawn(measured: Path):
     assert b"<svg" in measured.with_suffix(".svg").read_bytes()
+
+
+def test_the_table_fits_a_desk_and_loses_no_column(result: BenchResult):
+    ways = {"prefetch": "auto", "io": "direct"}
+    wild = replace(result.rows[0], setting=replace(result.rows[0].setting, **ways), predicted_decode_tps=3.0)
+    table = bench_table(replace(result, rows=(*result.rows, wild)))
+    assert max(map(len, table.splitlines())) <= 120
+    for head in ("prefill", "hit", "peak", "misses", "predicted", "off by"):
+        assert head in table
+    parts, capped = table.count("expert cache  routing"), sum(line.startswith("25% (") for line in table.splitlines())
+    assert parts > 1 and capped == parts * 5, "each part names its rows"
+
+
+def test_what_is_alike_in_every_row_is_told_once(result: BenchResult):
+    table = bench_table(result)
+    assert "in every row: decode readback, io cached, prefetch off" in table
+    assert "pages" in table.split("in every row")[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(97.0, 103.0, None), (80.0, 110.0, "the baseline's own trials ran at 80-110 tok/s, 30%")]
+)
+def test_a_noisy_machine_is_told_by_its_baseline(result: BenchResult, low: float, high: float, said: str | None):
+    rows = tuple(replace(row, baseline_decode_tps=Spread(100.0, low, high)) for row in result.rows)
+    found = noise(replace(result, rows=rows))
+    assert found is None if said is None else said in str(found)
+    assert ("TOO NOISY" in bench_table(replace(result, rows=rows))) == (said is not None)
+
+
+def test_without_a_baseline_the_widest_trials_tell(result: BenchResult):
+    alone = [replace(row, baseline_decode_tps=None, decode_tps=Spread(10.0, 9.9, 10.1)) for row in result.rows]
+    assert noise(replace(result, rows=tuple(alone))) is None
+    alone[2] = replace(alone[2], decode_tps=Spread(10.0, 9.0, 11.0))
+    assert "one setting ran at 9-11 tok/s, 20%" in str(noise(replace(result, rows=tuple(alone))))
 
 
 def test_compare_finds_a_regression(result: BenchResult, measured: Path, capsys: pytest.CaptureFixture[str]):
@@ -198,6 +234,15 @@ def test_a_store_without_its_checkpoint_is_compared_with_itself(store: Path, tmp
 )  # fmt: skip
 def test_arguments_that_cannot_be_taken(words: list[str], checkpoint: Path):
     assert main(["bench", "--model", str(checkpoint), *words]) == 2
+
+
+def test_matplotlib_is_asked_for_before_measuring(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("moe_mlx.system.plots.find_spec", lambda name: None)
+    monkeypatch.setattr("moe_mlx.store.resolve.resolve", lambda *_: pytest.fail("goes on"))
+    assert main(["bench", "--plot", "x.svg"]) == 2
+    assert "pip install 'moe-mlx[plot]'" in capsys.readouterr().err
+    assert main(["bench", "--plot", "x.gif"]) == 2
+    assert ".png, .svg or .pdf" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--model"], ["io"]])

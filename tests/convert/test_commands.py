@@ -147,7 +147,7 @@ def test_the_progress_bar_is_for_terminals(made: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_conversion_names_what_it_keeps_and_how_to_go_on(made: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "moe_mlx", "convert", "--model", str(made / "source"), "--progress", "json"]
-    command += ["--mlx-path", str(tmp_path / "s")]
+    command += ["--mlx-path", f"{tmp_path / 's'}/"]
     slowly = "import os, runpy, sys, time; sync = os.fsync\n"
     slowly += "os.fsync = lambda fd: (time.sleep(0.3), sync(fd))[1]\n"
     slowly += "sys.argv = sys.argv[1:]; runpy.run_module('moe_mlx', run_name='__main__')"

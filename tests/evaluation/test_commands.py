@@ -101,6 +101,33 @@ def test_simulate_without_arguments_replays_what_was_recorded(base, tmp_path, ca
     assert len(capsys.readouterr().out.splitlines()) == 2 + 2 * 2 * 2
 
 
+def test_simulate_takes_its_documented_defaults_where_anything_is_asked_for(base, tmp_path, capsys):
+    trace = tmp_path / "t.npz"
+    assert main([*base, "--routing", "cache-prior", "--route-lambda", "0.4", "--trace", str(trace)]) == 0
+    capsys.readouterr()
+    for asked, evict, value in ((["--evict", "lfu"], "lfu", 0.1), (["--route-lambda", "0.3"], "lru", 0.3)):
+        assert main(["simulate", str(trace), "--json", *asked]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert [(row["cache"], row["routing"], row["value"], row["evict"]) for row in rows] == [
+            ("50%", "exact", None, evict), ("50%", "cache-prior", value, evict),
+        ]  # fmt: skip
+
+
+def test_simulate_draws_what_it_replayed(base, tmp_path, capsys, monkeypatch):
+    trace, picture = tmp_path / "t.npz", tmp_path / "p.svg"
+    assert main([*base, "--routing", "exact", "--trace", str(trace)]) == 0
+    words = ["simulate", str(trace), "--expert-cache", "25%,50%", "--evict", "lru,lfu", "--belady"]
+    assert main([*words, "--share-by", str(trace), "--plot", str(picture)]) == 0
+    drawn = picture.read_text()
+    assert drawn.count('id="axes_') == 2
+    for label in ("exact, LFU, measured share", "exact, Belady", "Cache-Prior", "25% of the experts in memory"):
+        assert f"<!-- {label}" in drawn
+    monkeypatch.setattr("moe_mlx.system.plots.find_spec", lambda name: None)
+    monkeypatch.setattr("moe_mlx.evaluation.simulation.load_trace", lambda path: pytest.fail("goes on"))
+    assert main([*words, "--plot", str(picture)]) == 2
+    assert "pip install 'moe-mlx[plot]'" in capsys.readouterr().err
+
+
 def test_simulate_shares_by_the_curves_of_another_trace(base, tmp_path, capsys, checkpoint):
     trace, other, foreign = (tmp_path / name for name in ("t.npz", "other.npz", "foreign.npz"))
     (tmp_path / "other.txt").write_text(TEXT[::-1])
@@ -174,7 +201,7 @@ def test_what_is_no_trace_ends_with_2(tmp_path, capsys):
 
 
 def test_matplotlib_is_asked_for_by_its_extra(base, monkeypatch, capsys):
-    monkeypatch.setattr("moe_mlx.evaluation.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("moe_mlx.system.plots.find_spec", lambda name: None)
     assert main([*base, "--plot", "x.svg"]) == 2
     assert "pip install 'moe-mlx[plot]'" in capsys.readouterr().err
 
