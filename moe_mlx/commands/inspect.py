@@ -130,7 +130,7 @@ def _show_use(args: argparse.Namespace) -> int:
     from moe_mlx.evaluation.expert_use import read_use
 
     if args.plot is not None:
-        from moe_mlx.evaluation.plot import check_plot
+        from moe_mlx.system.plots import check_plot
 
         check_plot(args.plot)
     if args.model is None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moe_mlx.evaluation.affinity import LayerUse
 from moe_mlx.evaluation.expert_use import ExpertUse
-from moe_mlx.evaluation.plot import check_plot
+from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
