@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.native import abi, build
+from moe_mlx.native.toolchain import NativeUnavailableError, find_compiler
 from moe_mlx.system.machine import describe_machine
 from moe_mlx.system.memory import read_memory, read_sysctl, recommended_bytes
 from moe_mlx.system.metal import comfortable_bytes, fast_synch, metal_info, working_set_bytes
@@ -67,8 +68,8 @@ def _nanobind() -> str | None:
 def _why_no_native() -> str:
     """Why the primitive cannot be built here, as far as versions and tools tell; nothing where they agree."""
     try:
-        build.find_compiler()
+        find_compiler()
         folder = build.package_folder("nanobind")
-    except build.NativeUnavailableError as error:
+    except NativeUnavailableError as error:
         return str(error)
     return abi.why_not(version("mlx"), version("nanobind"), abi.internals_of(folder))

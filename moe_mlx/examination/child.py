@@ -26,8 +26,8 @@ def run_part(part: Part, folder: Path, *, small: bool) -> Finding:
     command = [sys.executable, "-m", __name__, part.module, str(folder), "small" if small else "full"]
     environment = {**os.environ, **part.environment, "MOE_MLX_HISTORY": "off"}
     running = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment, start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        encoding="utf-8", errors="replace", env=environment, start_new_session=True,
     )  # fmt: skip
     try:
         out, err = running.communicate(timeout=part.limit)
@@ -46,13 +46,20 @@ def run_part(part: Part, folder: Path, *, small: bool) -> Finding:
 
 
 def _end(running: subprocess.Popen[str]) -> None:
-    """Ends a part and all that it started; one that hangs in the kernel is left to itself."""
-    try:
-        os.killpg(running.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        running.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.communicate(timeout=5)
+    """Ends a part and all that it started; one that hangs in the kernel is left to itself.
+
+    It is asked first, for its compilers are in process groups of their own.
+    """
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(running.pid, number)
+        except (ProcessLookupError, PermissionError):
+            running.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=5)
+    for pipe in (running.stdout, running.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.native.layout import layout_problem
+from moe_mlx.native.toolchain import NativeUnavailableError
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.names import DECODE_WAYS, NATIVE, READBACK
 from moe_mlx.system.calibration import read_calibration
@@ -94,7 +95,7 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
         return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
     try:
         module = build.load_native(say)
-    except build.NativeUnavailableError as error:
+    except NativeUnavailableError as error:
         return str(error)
     if problem := layout_problem(module):
         return problem

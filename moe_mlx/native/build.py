@@ -6,28 +6,22 @@ and could not be tried where this was developed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
-import shlex
-import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from importlib.machinery import ExtensionFileLoader
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from moe_mlx.native import kept
 from moe_mlx.native.abi import internals_of, why_not
-from moe_mlx.system.folders import user_folder
-from moe_mlx.system.whole_files import put_in_place
+from moe_mlx.native.toolchain import CompilerTooSlowError, NativeUnavailableError, find_compiler, run_all, version_of
 
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
@@ -47,49 +41,8 @@ FLAGS: tuple[str, ...] = (
 )
 if sys.platform == "darwin":
     FLAGS += ("-arch", platform.machine())
-#: A compiler that has not finished by then (an overloaded machine) counts as one that does not work.
+#: A build that has not ended by then (it takes one or two, ten times that on an overloaded machine) is given up.
 PATIENCE_SECONDS = 600
-
-
-class NativeUnavailableError(Exception):
-    """Why decode cannot run in the graph here, in a few words."""
-
-
-def cache_folder() -> Path:
-    """Returns where builds are kept: in the platform's cache folder.
-
-    Raises:
-        NativeUnavailableError: there is no home folder.
-    """
-    try:
-        return user_folder() / "native"
-    except RuntimeError as error:
-        raise NativeUnavailableError(f"no cache folder: {error}") from None
-
-
-def find_compiler() -> list[str]:
-    """Returns the C++ compiler's command: `$CXX`, or the first of clang++ and g++ that is there.
-
-    Raises:
-        NativeUnavailableError: there is none.
-    """
-    named = shlex.split(os.environ.get("CXX", ""))
-    if sys.platform == "darwin" and not named:
-        _check_command_line_tools()
-    for command in [named] if named else [["clang++"], ["g++"], ["c++"]]:
-        if shutil.which(command[0]):
-            return command
-    raise NativeUnavailableError(f"no C++ compiler ({named[0] if named else 'clang++ or g++'})")
-
-
-def _check_command_line_tools() -> None:
-    """Without them /usr/bin/clang++ is a shim that opens a dialogue to install them, at each load."""
-    try:
-        found = subprocess.run(["/usr/bin/xcode-select", "-p"], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return  # another macOS than the documented one: the compiler's own answer counts
-    if found.returncode:
-        raise NativeUnavailableError("Apple's Command Line Tools are not installed (xcode-select --install)")
 
 
 def package_folder(name: str) -> Path:
@@ -106,14 +59,6 @@ def package_folder(name: str) -> Path:
     return next((folder for folder in folders if (folder / "include").is_dir()), folders[0])
 
 
-def _version_of(command: Sequence[str]) -> str:
-    try:
-        shown = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailableError(f"{command[0]} does not run ({error})") from None
-    return shown.stdout.split("\n")[0]
-
-
 def _sources() -> list[Path]:
     return sorted(path for path in FOLDER.rglob("*") if path.suffix in {".h", ".cpp"})
 
@@ -128,30 +73,12 @@ def _installed(package: str) -> str:
 def _key(compiler: Sequence[str], mlx: Path) -> str:
     running = hashlib.sha256()
     parts = [_installed("mlx"), _installed("nanobind")]
-    parts += [str(mlx), str(sysconfig.get_config_var("SOABI")), *compiler, _version_of(compiler), *FLAGS]
+    parts += [str(mlx), str(sysconfig.get_config_var("SOABI")), *compiler, version_of(compiler), *FLAGS]
     for part in parts:
-        running.update(part.encode() + b"\0")
+        running.update(os.fsencode(part) + b"\0")
     for path in _sources():
         running.update(path.name.encode() + b"\0" + path.read_bytes())
     return running.hexdigest()[:24]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailableError(f"{command[0]}: {error}") from None
-    if done.returncode:
-        lines = done.stderr.splitlines() or ["no reason given"]
-        first = next((line for line in lines if "error" in line), lines[0])
-        raise NativeUnavailableError(f"the compiler failed: {first.strip()[:160]}")
 
 
 def _compile(compiler: list[str], mlx: Path, nanobind: Path, folder: Path) -> Path:
@@ -163,16 +90,18 @@ def _compile(compiler: list[str], mlx: Path, nanobind: Path, folder: Path) -> Pa
     commands = [
         [*compiler, *flags, "-c", str(source), "-o", str(made)] for source, made in zip(sources, objects, strict=True)
     ]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        for done in [threads.submit(_run, command) for command in commands]:
-            done.result()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    run_all(commands, PATIENCE_SECONDS, at_once=min(4, os.cpu_count() or 1))
     library = folder / f"{MODULE}.so"
     if sys.platform == "darwin":
         link = ["-bundle", "-undefined", "dynamic_lookup", "-arch", platform.machine()]
     else:
         link = ["-shared", "-pthread"]
     rpath = f"-Wl,-rpath,{mlx / 'lib'}"
-    _run([*compiler, *link, *map(str, objects), f"-L{mlx / 'lib'}", "-lmlx", rpath, "-o", str(library)])
+    linking = [*compiler, *link, *map(str, objects), f"-L{mlx / 'lib'}", "-lmlx", rpath, "-o", str(library)]
+    run_all([linking], deadline - time.monotonic())
+    if not library.is_file():
+        raise NativeUnavailableError(f"{compiler[0]} made nothing, and called that a success")
     return library
 
 
@@ -180,10 +109,10 @@ def build(say: Callable[[str], None]) -> Path:
     """Returns the extension, built if the cache does not hold it.
 
     Args:
-        say: Gets a line when something has to be compiled.
+        say: Gets a line when something has to be compiled, or another process compiles it.
 
     Raises:
-        NativeUnavailableError: no compiler, no nanobind, or a compiler that fails.
+        NativeUnavailableError: no compiler, no nanobind, or a compiler that fails or does not end.
     """
     mlx, nanobind = package_folder("mlx"), package_folder("nanobind")
     if not (mlx / "include" / "mlx" / "mlx.h").exists():
@@ -191,19 +120,23 @@ def build(say: Callable[[str], None]) -> Path:
     if reason := why_not(_installed("mlx"), _installed("nanobind"), internals_of(nanobind)):
         raise NativeUnavailableError(reason)
     compiler = find_compiler()
-    home = cache_folder() / _key(compiler, mlx)
+    home = kept.cache_folder() / _key(compiler, mlx)
     target = home / f"{MODULE}.so"
-    if target.exists():
+    if kept.is_whole(target):
         return target
+    kept.check_rested(home)
     try:
         home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(home.with_suffix(".lock")):
-            if not target.exists():
-                say("building the in-graph decode with your C++ compiler (once per MLX version, about a minute)")
-                with tempfile.TemporaryDirectory(dir=home.parent) as work:
-                    made = _compile(compiler, mlx, nanobind, Path(work))
-                    home.mkdir(mode=0o700, exist_ok=True)
-                    put_in_place(made, target)
+        with kept.alone(home, say, PATIENCE_SECONDS):
+            if not kept.is_whole(target):
+                why = "anew, for the built file is damaged" if target.exists() else "once per MLX version"
+                takes = f"about a minute, {PATIENCE_SECONDS / 60:g} at most"
+                say(f"building the in-graph decode with your C++ compiler ({why}: {takes})")
+                with kept.workshop(home) as work:
+                    kept.keep(_compile(compiler, mlx, nanobind, work), target)
+    except CompilerTooSlowError as error:
+        kept.note_given_up(home, str(error))
+        raise
     except OSError as error:
         raise NativeUnavailableError(f"{home.parent} cannot be used: {error.strerror or error}") from None
     return target

@@ -15,6 +15,7 @@ from moe_mlx.benchmark.settings import BenchSetting, sweep
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
 from moe_mlx.native import build
+from moe_mlx.native.toolchain import NativeUnavailableError
 from moe_mlx.planning.shape import local_shape
 from moe_mlx.system.calibration import read_calibration
 
@@ -36,7 +37,7 @@ def test_rows_without_it_keep_their_names():
 def measured(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchResult, Path]:
     try:
         build.load_native(print)
-    except build.NativeUnavailableError as error:
+    except NativeUnavailableError as error:
         pytest.skip(f"no in-graph decode here: {error}")
     out = tmp_path_factory.mktemp("prefetch") / "bench.json"
     words = "-p 8 -g 12 -n 1 --expert-cache 25% --routing exact --decode native --baseline none --prefetch off,on"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.native import abi, build
+from moe_mlx.native.toolchain import NativeUnavailableError
 from tests.cross import wheels
 
 #: The number of nanobind's internals in the tag that an extension carries: "v20_system_libcpp_abi1" before 3.0.
@@ -49,7 +50,7 @@ def test_another_nanobind_is_named_with_the_one_to_install():
 
 def test_an_unknown_mlx_is_read_back_with_one_line_that_names_both(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(build, "version", {"mlx": "0.33.0", "nanobind": "3.1.0"}.__getitem__)
-    with pytest.raises(build.NativeUnavailableError, match=r"^mlx 0\.33\.0 is not known .* nanobind 3\.1\.0 .*\Z"):
+    with pytest.raises(NativeUnavailableError, match=r"^mlx 0\.33\.0 is not known .* nanobind 3\.1\.0 .*\Z"):
         build.build(lambda line: None)
 
 

@@ -9,6 +9,7 @@ import pytest
 import moe_mlx
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.native import build
+from moe_mlx.native.toolchain import NativeUnavailableError
 from moe_mlx.rig.random_store import Shape, make_checkpoint
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
@@ -17,7 +18,7 @@ from tests.checkpoints import AFFINE4, tiny_checkpoint
 def native() -> Any:
     try:
         return build.load_native(print)
-    except build.NativeUnavailableError as error:
+    except NativeUnavailableError as error:
         pytest.skip(f"no in-graph decode here: {error}")
 
 

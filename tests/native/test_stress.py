@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.native import build
+from moe_mlx.native.toolchain import NativeUnavailableError, find_compiler
 from moe_mlx.store.access import Access
 from moe_mlx.store.probe import direct_alignment
 from tests.native.stress import write_blocks
@@ -24,8 +25,8 @@ def binary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     sources = [*core, Path(__file__).parent / "stress.cpp"]
     flags = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-pthread", f"-I{build.FOLDER}"]
     try:
-        command = [*build.find_compiler(), *flags, *SANITIZERS[request.param], *map(str, sources), "-o", str(made)]
-    except build.NativeUnavailableError as error:
+        command = [*find_compiler(), *flags, *SANITIZERS[request.param], *map(str, sources), "-o", str(made)]
+    except NativeUnavailableError as error:
         pytest.skip(str(error))
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode and any(word in done.stderr for word in ("sanitize", "asan", "tsan", "ubsan")):

@@ -1,10 +1,13 @@
 """The engine over a tiny real model: answers, stops, reconfigures, fails and recovers, records."""
 
 import json
+import sys
+import time
 
 import pytest
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
+from moe_mlx.native import build
 from moe_mlx_tui.drawing.cells import ABSENT, EVICTED, HELD, NO_SLOT
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Close, Configure, Reset, Stop, from_row, to_row
@@ -12,6 +15,7 @@ from moe_mlx_tui.engine.reports import explain
 from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE
 from moe_mlx_tui.recording.codec import decode, encode
 from moe_mlx_tui.recording.recording import Recorder, Recording
+from tests.native.compilers import hanging, is_running, told_by
 from tests.tui.waiting import until
 
 
@@ -242,3 +246,19 @@ def test_an_idle_engine_warms_up_from_its_history(arguments, tmp_path):
     assert snapshot.remarks[-1] == f"warmed {sum(snapshot.slots_per_layer)} experts from history"
     assert answer(engine, "two").receipt.tokens == 12
     engine.close()
+
+
+def test_closing_ends_the_compiler_that_loading_waits_for(arguments, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, build.MODULE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cxx, pipe = hanging(tmp_path, tmp_path / "none")
+    monkeypatch.setenv("CXX", str(cxx))
+    engine = Engine(arguments("--decode", "auto"))
+    engine.start()
+    pids = told_by(pipe)
+    assert engine.latest.activity == "compiling the C++ of decode, once"
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 8  # of the ten that a thread is waited for
+    assert engine.latest.phase == CLOSED
+    assert not any(map(is_running, pids))

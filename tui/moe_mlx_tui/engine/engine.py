@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_watch
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.native.toolchain import end_compilers
 from moe_mlx.system.threads import join_whole
 from moe_mlx_tui.engine.gauge_reader import GaugeReader
 from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let_go
@@ -88,6 +89,7 @@ class Engine:
         if isinstance(order, Close):
             self._closing = True
             self._halt.set()
+            end_compilers()
         self._orders.put(order)
 
     def close(self) -> None:

@@ -12,8 +12,11 @@ from moe_mlx_tui.engine.snapshot import LOADING
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session
 
-#: How the loader's remark begins that announces a minute of compiling.
-COMPILING = "building the in-graph decode"
+#: How the loader's remarks begin that announce a minute of compiling, and what is shown meanwhile.
+COMPILING = {
+    "building the in-graph decode": "compiling the C++ of decode, once",
+    "waiting for ": "waiting for another moe-mlx that compiles the C++ of decode",
+}
 #: What a snapshot shows of a model, once there is none.
 NOTHING_LOADED: dict[str, Any] = {
     "phase": LOADING, "model": None, "cells": b"", "slots": b"", "uses": b"", "reads": b"", "slots_per_layer": (),
@@ -46,12 +49,9 @@ class Opening:
 
     def _say(self, line: str) -> None:
         """Passes a remark on; while the compiler runs there are no bytes to count, so the time is shown instead."""
-        compiling = line.startswith(COMPILING)
-        self.progress.counting = not compiling
-        self._publish(
-            remark=line, activity="compiling the C++ of decode, once" if compiling else f"loading {self.args.model}",
-            done=0, total=0,
-        )  # fmt: skip
+        compiling = next((shown for begins, shown in COMPILING.items() if line.startswith(begins)), None)
+        self.progress.counting = compiling is None
+        self._publish(remark=line, activity=compiling or f"loading {self.args.model}", done=0, total=0)
 
 
 def check_found(args: argparse.Namespace) -> None:
