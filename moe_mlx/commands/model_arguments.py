@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from moe_mlx.conversation.session import CacheSettings, Sampling, Session
+    from moe_mlx.loading.options import Options
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,17 +180,18 @@ def _to_stderr(line: str) -> None:
     print(harmless(line), file=sys.stderr)
 
 
-def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
-    """Loads what the arguments name; remarks go to `say`, standard error by default."""
+def options_of(args: argparse.Namespace) -> Options:
+    """Returns what the arguments ask for, checked."""
     from moe_mlx.system.calibration import readers_for
 
     readers = readers_for(args.readers)
-    from moe_mlx.loading.loader import load
+    from moe_mlx.loading.options import Options
+    from moe_mlx.routing.settings import RoutingSettings
 
-    tokenizer_config = {"trust_remote_code": True} if args.trust_remote_code else {}
-    model, tokenizer = load(
-        args.model,
+    return Options(
+        path_or_repo=args.model,
         expert_cache=args.expert_cache,
+        routing=RoutingSettings(**routing_arguments(args)),
         evict=args.evict,
         decode=getattr(args, "decode", "auto"),
         prefetch=getattr(args, "prefetch", "auto"),
@@ -201,12 +203,29 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
         adapter_path=args.adapter_path,
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
-        tokenizer_config=tokenizer_config,
+        tokenizer_config={"trust_remote_code": True} if args.trust_remote_code else {},
         max_kv_size=getattr(args, "max_kv_size", None),
-        say=say,
+        beside=getattr(args, "beside", 0),
         **history_arguments(args),
-        **routing_arguments(args),
     )
+
+
+def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
+    """Loads what the arguments name; remarks go to `say`, standard error by default."""
+    options = options_of(args)
+    from moe_mlx.loading.loader import load_as
+
+    model, tokenizer = load_as(options, say, say)
+    finish_tokenizer(args, tokenizer)
+    return model, tokenizer
+
+
+def finish_tokenizer(args: argparse.Namespace, tokenizer: TokenizerWrapper) -> None:
+    """Gives a tokenizer the further ends and the chat template that the arguments ask for.
+
+    Raises:
+        UsageError: it has no such token.
+    """
     for token in getattr(args, "extra_eos_token", ()):
         try:
             tokenizer.add_eos_token(token)
@@ -214,7 +233,6 @@ def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr
             raise UsageError(f"--extra-eos-token {token}: this model's tokenizer has no such token") from None
     if getattr(args, "use_default_chat_template", False) and tokenizer.chat_template is None:
         tokenizer.chat_template = tokenizer.default_chat_template
-    return model, tokenizer
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

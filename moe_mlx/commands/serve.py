@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments, load_model
+from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.serve_arguments import add_server_arguments
 from moe_mlx.errors import UsageError
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"serving needs {', '.join(missing)}: pip install 'moe-mlx[serve]'")
+    from moe_mlx.commands import model_arguments
     from moe_mlx.serving.serve import serve
 
-    serve(args, load_model)
+    serve(args, model_arguments)
     return 0

@@ -8,6 +8,9 @@ from typing import Any
 
 from moe_mlx.commands.store_arguments import add_store_arguments, sized
 
+#: What `--allow-models` is where it names none.
+ALL_FOUND = ""
+
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -48,6 +51,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_argument_group("names")
     names.add_argument("--alias", action="append", default=[], metavar="NAME", help="what clients may call the model")
     names.add_argument("--any-model", action="store_true", help="answer whatever model a client names")
+    names.add_argument(
+        "--allow-models", nargs="?", const=ALL_FOUND, metavar="LIST",
+        help="other models that a client may name, one at a time in memory: names or folders, comma-separated; without "
+        "a list all that `moe-mlx list` shows here. Nothing is downloaded for a client, and none may name a path",
+    )  # fmt: skip
     bounds = parser.add_argument_group("bounds")
     bounds.add_argument(
         "--max-kv-size", type=_from(64), metavar="TOKENS",

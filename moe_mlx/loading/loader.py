@@ -127,10 +127,23 @@ def load(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=3))
+    remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=5))
+    return load_as(options, say or (lambda line: None), remark)
+
+
+def load_as(
+    options: Options, say: Callable[[str], None], remark: Callable[[str], None]
+) -> tuple[nn.Module, TokenizerWrapper]:
+    """Loads what options name, as `load` does.
+
+    Args:
+        options: What is asked for.
+        say: Gets one line of what takes time.
+        remark: Gets one line of what a user should know.
+    """
     opened = open_model(options)
     try:
-        model, tokenizer, runtime = _load(options, opened, say or (lambda line: None), remark)
+        model, tokenizer, runtime = _load(options, opened, say, remark)
     except BaseException:
         opened.source.close()
         raise

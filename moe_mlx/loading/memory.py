@@ -16,7 +16,7 @@ from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, curves_of, shared_by
 from moe_mlx.store import ExpertSource
-from moe_mlx.system.memory import recommended_bytes
+from moe_mlx.system.memory import room_beside
 from moe_mlx.system.metal import comfortable_bytes
 
 
@@ -43,13 +43,14 @@ class Planned:
         return replace(self, plan=replace(self.plan, extra=self.bounce_nbytes), prefetch=None)
 
 
-def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], None]) -> Planned:
+def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], None], *, freed: int = 0) -> Planned:
     """Decides how many slots each layer gets.
 
     Args:
         options: What was asked for.
         source: The opened model.
         remark: Gets a line where slots are shared evenly though that was not asked for.
+        freed: Bytes that this process holds and will have given back by then.
 
     Raises:
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
@@ -68,9 +69,10 @@ def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], No
         options.cap,
         resident_weights=source.resident_nbytes,
         kv_cache=kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config)),
-        available=recommended_bytes(),
+        available=room_beside(freed),
         comfortable=comfortable_bytes(),
         per_layer_extra=demand + ahead,
+        beside=options.beside,
     )
     history = open_history(options.history_folder, source, remark)
     curves = None

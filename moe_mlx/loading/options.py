@@ -25,6 +25,9 @@ from moe_mlx.system.given import check_whole
 class Options:
     """The arguments of `load`, under their own names; the routing's are one setting.
 
+    Attributes:
+        beside: Bytes that something else in this process takes, or will take: they are in the memory plan.
+
     Raises:
         UsageError: a value that cannot be taken.
     """
@@ -37,18 +40,19 @@ class Options:
     prefetch: str
     prefetch_extra: int
     max_kv_size: int | None
-    share: str
-    history: str | Path | None
-    warm: str
     readers: int
     io: str
     wired: str
     verify_reads: bool
     adapter_path: str | None
     tokenizer_config: dict[str, Any] | None
-    model_config: dict[str, Any] | None
     revision: str | None
     trust_remote_code: bool
+    model_config: dict[str, Any] | None = None
+    share: str = "even"
+    history: str | Path | None = None
+    warm: str = "off"
+    beside: int = 0
 
     def __post_init__(self) -> None:
         make_eviction(self.evict)

@@ -138,6 +138,11 @@ class Runtime:
         return self.cached.nbytes
 
     @property
+    def held(self) -> int:
+        """Bytes of the plan that are taken already, whatever is being answered."""
+        return self.plan.resident_weights + self.cached.nbytes + self.plan.beside
+
+    @property
     def resident_share(self) -> float:
         """Share of the routed experts that have a slot."""
         return sum(self.slots_per_layer) / sum(layer.experts for layer in self.source.layers)
@@ -248,7 +253,8 @@ class Runtime:
             resident_weights=self.plan.resident_weights,
             kv_cache=self.plan.kv_cache,
             per_layer_extra=self.plan.extra,
-            available=room_beside(self.plan.resident_weights + self.cached.nbytes),
+            beside=self.plan.beside,
+            available=room_beside(self.held),
             held=self.cached.nbytes,
             comfortable=comfortable_bytes(),
         )

@@ -25,7 +25,13 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Where memory goes, in bytes. `slots` is per MoE layer; `extra` are staging and audit buffers."""
+    """Where memory goes, in bytes.
+
+    Attributes:
+        slots: Slots of each MoE layer.
+        extra: Staging and audit buffers.
+        beside: What else this process holds: a draft model and its KV cache.
+    """
 
     slots: tuple[int, ...]
     expert_cache: int
@@ -34,11 +40,12 @@ class MemoryPlan:
     mlx_cache: int
     available: int | None
     extra: int = 0
+    beside: int = 0
 
     @property
     def total(self) -> int:
         """Everything the plan accounts for."""
-        return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache + self.extra
+        return self.expert_cache + self.resident_weights + self.kv_cache + self.mlx_cache + self.extra + self.beside
 
 
 def parse_cap(value: str | int) -> Cap:
@@ -111,6 +118,7 @@ def plan_memory(
     kv_cache: int,
     available: int,
     per_layer_extra: int = 0,
+    beside: int = 0,
     held: int = 0,
     comfortable: int | None = None,
 ) -> MemoryPlan:
@@ -123,6 +131,7 @@ def plan_memory(
         kv_cache: Bytes of the KV cache to come.
         available: Memory that may be used, in bytes.
         per_layer_extra: Bytes, over all layers, of staging and audit buffers.
+        beside: Bytes of what else this process holds.
         held: Bytes that experts have already: no smaller cache is refused for want of room, least of all under
             memory pressure.
         comfortable: Memory, in bytes, that a cap of "auto" keeps within though more may be used; None for no such.
@@ -133,10 +142,11 @@ def plan_memory(
     total = sum(layer.nbytes for layer in layers)
     floor = cache_bytes(layers, [layer.top_k for layer in layers])
     mlx_cache = mlx_cache_bytes(available)
-    ceiling = available - resident_weights - kv_cache - mlx_cache - per_layer_extra
+    ceiling = available - resident_weights - kv_cache - mlx_cache - per_layer_extra - beside
     largest = min(total, max(0, ceiling))
 
-    beside = f" and {show_bytes(per_layer_extra)} of staging buffers" if per_layer_extra else ""
+    more = f" and {show_bytes(per_layer_extra)} of staging buffers" if per_layer_extra else ""
+    more += f" and {show_bytes(beside)} of another model" if beside else ""
 
     def refuse(what: str) -> DoesNotFitError:
         ends = f"the smallest expert cache is {show_bytes(floor)} (top_k experts a layer, {floor / total:.1%})"
@@ -145,7 +155,7 @@ def plan_memory(
         else:
             ends += (
                 f", and only {show_bytes(max(0, ceiling))} are left here beside {show_bytes(resident_weights)} of "
-                f"resident weights and {show_bytes(kv_cache)} of KV cache{beside}: free memory, or choose a smaller "
+                f"resident weights and {show_bytes(kv_cache)} of KV cache{more}: free memory, or choose a smaller "
                 "model or --max-kv-size"
             )
         return DoesNotFitError(f"{what}: {ends}")
@@ -166,4 +176,4 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra)
+    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.job import Ended, Event, Failed, Job, Usage
 from moe_mlx.serving.refusal import RefusalError
+from moe_mlx.serving.usage import Account
 
 
 class Call:
@@ -54,6 +56,11 @@ class Call:
         self.cancel()
         for index in range(len(self.jobs)):
             self._events.put_nowait((index, Failed(RefusalError(499, "the client left", code="gone"))))
+
+    @cached_property
+    def account(self) -> Account:
+        """What they took together; once all are complete."""
+        return Account(self.usages)
 
     def summary(self) -> dict[str, Any]:
         """Returns what the log says of the answers that are complete."""

@@ -10,12 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving import chances, usage
+from moe_mlx.serving import chances
 from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.chat_fields import ChatFields, NamedTool
 from moe_mlx.serving.job import Ended, Said
+from moe_mlx.serving.lineup import ServedModel
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import EventStream, Reply, event, whole
 from moe_mlx.serving.service import Service, Wish
@@ -24,15 +25,15 @@ from moe_mlx.serving.service import Service, Wish
 async def answer(request: Request, service: Service) -> Response:
     """Answers one request."""
     body = await read(request, ChatFields, service.limits)
-    model = service.check_model(body.model)
+    model = await service.model(body.model)
     tools = [] if body.tool_choice == "none" else [tool.plain() for tool in body.tools or ()]
-    call, texts = await service.converse(_wish(body), [m.plain() for m in body.messages], tools, _template(body))
+    call, texts = await service.converse(model, _wish(body), [m.plain() for m in body.messages], tools, _template(body))
     completion = ChatCompletion(service, body, model, call, texts)
     service.note(request, call)
     if body.stream:
         return EventStream(call, completion.frames(), completion.failed, service.limits)
     await whole(request, call, completion.collect)
-    return Reply(completion.whole(), headers=usage.headers(call.usages))
+    return Reply(completion.whole(), headers=call.account.headers)
 
 
 def _wish(body: ChatFields) -> Wish:
@@ -63,11 +64,13 @@ def _template(body: ChatFields) -> dict[str, Any]:
 class ChatCompletion:
     """One chat completion on its way."""
 
-    def __init__(self, service: Service, body: ChatFields, model: str, call: Call, texts: list[AnswerText]) -> None:
-        self.service, self.body, self.call, self.texts = service, body, call, texts
+    def __init__(
+        self, service: Service, body: ChatFields, model: ServedModel, call: Call, texts: list[AnswerText]
+    ) -> None:
+        self.tokenizer, self.body, self.call, self.texts = model.tokenizer, body, call, texts
         self.reasons = [""] * len(texts)
         self._frame: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model,
+            "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.called(body.model),
             "system_fingerprint": service.fingerprint,
         }  # fmt: skip
 
@@ -95,12 +98,12 @@ class ChatCompletion:
                 message["reasoning"] = message["reasoning_content"] = text.thought
             if text.calls:
                 message["tool_calls"] = [_call(call) for call in text.calls]
-            logprobs = chances.chat(self.service.tokenizer, text.chances) if text.chances else None
+            logprobs = chances.chat(self.tokenizer, text.chances) if text.chances else None
             choices.append(
                 {"index": index, "message": message, "finish_reason": self.reasons[index], "logprobs": logprobs}
             )
         return {
-            **self._frame, "object": "chat.completion", "choices": choices, "usage": usage.openai(self.call.usages),
+            **self._frame, "object": "chat.completion", "choices": choices, "usage": self.call.account.openai,
         }  # fmt: skip
 
     async def frames(self) -> AsyncIterator[bytes]:
@@ -129,7 +132,7 @@ class ChatCompletion:
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
             yield event(
                 {**self._frame, "object": "chat.completion.chunk", "choices": [],
-                 "usage": usage.openai(self.call.usages)}
+                 "usage": self.call.account.openai}
             )  # fmt: skip
         yield event("[DONE]")
 
@@ -145,7 +148,7 @@ class ChatCompletion:
         self, index: int, delta: dict[str, Any], fresh: list[Any] | None = None, reason: str | None = None
     ) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": reason}
-        choice["logprobs"] = chances.chat(self.service.tokenizer, fresh) if fresh else None
+        choice["logprobs"] = chances.chat(self.tokenizer, fresh) if fresh else None
         return event({**self._frame, "object": "chat.completion.chunk", "choices": [choice]})
 
     @staticmethod

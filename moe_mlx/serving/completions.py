@@ -10,11 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving import chances, usage
+from moe_mlx.serving import chances
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.completion_fields import CompletionFields
 from moe_mlx.serving.job import Ended, Said, TokenChance, Usage
+from moe_mlx.serving.lineup import ServedModel
 from moe_mlx.serving.refusal import RefusalError, invalid
 from moe_mlx.serving.replies import EventStream, Reply, event, whole
 from moe_mlx.serving.service import Service, Wish
@@ -23,34 +24,35 @@ from moe_mlx.serving.service import Service, Wish
 async def answer(request: Request, service: Service) -> Response:
     """Answers one request."""
     body = await read(request, CompletionFields, service.limits)
-    model = service.check_model(body.model)
+    model = await service.model(body.model)
     if body.echo:
         raise invalid("echo is not done here: the prompt is not sent back", param="echo")
     prompts = [
-        await service.prompts.text(prompt) if isinstance(prompt, str) else service.prompts.ids(prompt)
+        await model.prompts.text(prompt) if isinstance(prompt, str) else model.prompts.ids(prompt)
         for prompt in body.prompts
     ]
     likeliest = None if body.logprobs is None or body.logprobs is False else int(body.logprobs)
-    call = service.begin(Wish(body, body.max_tokens, body.stops, likeliest=likeliest), prompts, raw=True)
+    call = service.begin(model, Wish(body, body.max_tokens, body.stops, likeliest=likeliest), prompts, raw=True)
     completion = Completion(service, body, model, call)
     service.note(request, call)
     if body.stream:
         return EventStream(call, completion.frames(), completion.failed, service.limits)
     await whole(request, call, completion.collect)
-    return Reply(completion.whole(), headers=usage.headers(call.usages))
+    return Reply(completion.whole(), headers=call.account.headers)
 
 
 class Completion:
     """One completion on its way."""
 
-    def __init__(self, service: Service, body: CompletionFields, model: str, call: Call) -> None:
-        self.service, self.body, self.call = service, body, call
+    def __init__(self, service: Service, body: CompletionFields, model: ServedModel, call: Call) -> None:
+        self.tokenizer, self.body, self.call = model.tokenizer, body, call
         self.texts = [""] * len(call.jobs)
         self.chances: list[list[TokenChance]] = [[] for _ in call.jobs]
         self.reasons = [""] * len(call.jobs)
         self.taken: dict[int, Usage] = {}
         self._frame: dict[str, Any] = {
-            "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": model,
+            "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()),
+            "model": model.called(body.model),
             "system_fingerprint": service.fingerprint,
         }  # fmt: skip
 
@@ -74,7 +76,7 @@ class Completion:
 
     def _logprobs(self, index: int, fresh: list[TokenChance] | None = None) -> dict[str, Any] | None:
         shown = self.chances[index] if fresh is None else fresh
-        return chances.completion(self.service.tokenizer, shown) if shown else None
+        return chances.completion(self.tokenizer, shown) if shown else None
 
     def _usage(self) -> dict[str, Any]:
         """Sums over all prompts; OpenAI counts a prompt once whatever `n` is."""
@@ -82,7 +84,7 @@ class Completion:
         prompts = sum(one.prompt_tokens for one in every[:: self.body.n])
         tokens = sum(one.tokens for one in every)
         return {
-            **usage.openai(every), "prompt_tokens": prompts, "completion_tokens": tokens,
+            **self.call.account.openai, "prompt_tokens": prompts, "completion_tokens": tokens,
             "total_tokens": prompts + tokens,
             "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in every[:: self.body.n])},
         }  # fmt: skip

@@ -1,8 +1,9 @@
 """`/v1/experts`: which expert sits where, and the gauges beside it, as events: what `moe-mlx chat --attach` draws.
 
-The first event, `facts`, says what does not change. Each `state` after it holds four numbers an expert as little-endian
-arrays, zlib-compressed, in base64, layer after layer: `slot_of` (int16, -1 for absent), `age` (int32: choices of its
-layer since it was used), `uses` and `reads` (uint32).
+The first event, `facts`, says what does not change while a model is there; another model's come before its first state.
+Each `state` after it holds four numbers an expert as little-endian arrays, zlib-compressed, in base64, layer after
+layer: `slot_of` (int16, -1 for absent), `age` (int32: choices of its layer since it was used), `uses` and `reads`
+(uint32).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.serving.health import state_of
+from moe_mlx.serving.loaded import Loaded, Opening
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import event
 from moe_mlx.serving.service import Service
@@ -44,9 +46,15 @@ async def watch(request: Request, service: Service) -> Response:
 
     async def frames() -> AsyncIterator[bytes]:
         try:
-            yield event(facts(service), "facts")
+            shown: Opening | None = None
             while service.engine.alive:
-                yield event(state_now(service), "state")
+                opening, loaded = service.engine.opening, service.engine.loaded
+                if loaded is not None:
+                    if opening is not shown:
+                        yield event(facts(service, loaded), "facts")
+                        shown = opening
+                    yield event(state_now(service, loaded), "state")
+                del loaded  # what is watched must not be kept in memory
                 await asyncio.sleep(EVERY_SECONDS)
         finally:
             state.watchers -= 1
@@ -54,23 +62,23 @@ async def watch(request: Request, service: Service) -> Response:
     return StreamingResponse(frames(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
-def facts(service: Service) -> dict[str, Any]:
-    """Returns what does not change while the server lives."""
-    runtime, tokenizer = service.engine.loaded.runtime, service.tokenizer
+def facts(service: Service, loaded: Loaded) -> dict[str, Any]:
+    """Returns what does not change while a model is there."""
+    runtime, tokenizer = loaded.runtime, loaded.tokenizer
     layers = runtime.source.layers
     return {
-        "name": service.names[0], "family": str(runtime.config.get("model_type", "")),
+        "name": service.loaded_name or "", "family": str(runtime.config.get("model_type", "")),
         "experts": [layer.experts for layer in layers], "top_k": [layer.top_k for layer in layers],
         "expert_bytes": [layer.expert_nbytes for layer in layers],
         "thinking": [tokenizer.think_start, tokenizer.think_end] if tokenizer.has_thinking else None,
-        "context_length": service.room.longest,
+        "context_length": loaded.room.longest,
     }  # fmt: skip
 
 
-def state_now(service: Service) -> dict[str, Any]:
+def state_now(service: Service, loaded: Loaded) -> dict[str, Any]:
     """Returns the map and the gauges; touches no array of MLX, so any thread may ask."""
-    engine = service.engine
-    runtime = engine.loaded.runtime
+    engine, kept, tally = service.engine, service.engine.kept, service.engine.tally
+    runtime = loaded.runtime
     tables = [cache.table for cache in runtime.layers]
     slots = [np.array(table.slot_of, dtype=np.int64) for table in tables]
     ages = [
@@ -80,14 +88,14 @@ def state_now(service: Service) -> dict[str, Any]:
     memory, plan = read_memory(), runtime.plan
     return {
         "time": round(time.time() - service.began, 3), "status": state_of(engine), "phase": engine.phase,
-        "running": engine.running, "waiting": engine.waiting, "answered": engine.answered, "failed": engine.failed,
-        "generated": engine.generated, "routing": runtime.routing.describe(),
+        "running": engine.running, "waiting": engine.waiting, "answered": tally.answered, "failed": tally.failed,
+        "generated": tally.generated, "routing": runtime.routing.describe(),
         "slots_per_layer": runtime.slots_per_layer,
         "layers": [list(pair) for pair in runtime.ledger.layer_totals()],
         "decode": _counts(runtime.stats.decode), "prefill": _counts(runtime.stats.prefill),
         "memory": {
             "expert_slots": runtime.expert_cache_bytes, "resident_weights": plan.resident_weights,
-            "kv_cache": engine.kept.nbytes, "planned": plan.total, "footprint": memory.footprint,
+            "kv_cache": 0 if kept is None else kept.nbytes, "planned": plan.total, "footprint": memory.footprint,
             "free": memory.available, "total": memory.total, "swap": memory.swap_used,
         },
         "slot_of": _packed(np.concatenate(slots), "<i2"),

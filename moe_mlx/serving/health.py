@@ -14,6 +14,8 @@ from moe_mlx.serving.service import Service
 
 #: Seconds without a step, with answers under way, after which something is stuck: a drive that stalls, most likely.
 STALLED_SECONDS = 60.0
+#: The same while another model is loaded.
+LOADING_SECONDS = 600.0
 #: Answers that failed one after the other before the server calls itself failing.
 FAILING = 3
 
@@ -22,9 +24,11 @@ def state_of(engine: Engine) -> str:
     """Returns "ok", "failing", "stalled" or "dead"."""
     if not engine.alive:
         return "dead"
-    if (engine.running or engine.waiting) and time.monotonic() - engine.beat > STALLED_SECONDS:
+    phase = engine.phase
+    patience = LOADING_SECONDS if phase == "loading" else STALLED_SECONDS
+    if (engine.running or engine.waiting or phase == "loading") and time.monotonic() - engine.beat > patience:
         return "stalled"
-    return "failing" if engine.failed_in_a_row >= FAILING else "ok"
+    return "failing" if phase == "empty" or engine.tally.failed_in_a_row >= FAILING else "ok"
 
 
 async def health(request: Request, service: Service) -> Response:
@@ -33,11 +37,11 @@ async def health(request: Request, service: Service) -> Response:
     state = state_of(engine)
     body: dict[str, Any] = {"status": state}
     if request.scope["state"].get("known", True):
+        loaded, tally = engine.loaded, engine.tally
         body |= {
-            "model": service.names[0], "running": engine.running, "waiting": engine.waiting,
-            "answered": engine.answered, "failed": engine.failed,
-            "failed_in_a_row": engine.failed_in_a_row,
-            "planned_bytes": engine.loaded.runtime.plan.total,
+            "model": service.loaded_name, "running": engine.running, "waiting": engine.waiting,
+            "answered": tally.answered, "failed": tally.failed, "failed_in_a_row": tally.failed_in_a_row,
+            "planned_bytes": 0 if loaded is None else loaded.runtime.plan.total,
             "seconds_since_step": round(time.monotonic() - engine.beat, 3),
         }  # fmt: skip
     return Reply(body, status_code=200 if state == "ok" else 503)

@@ -13,6 +13,7 @@ from moe_mlx.serving.refusal import RefusalError
 
 if TYPE_CHECKING:
     from moe_mlx.counts.totals import PhaseTotals
+    from moe_mlx.serving.loaded import Opening
     from moe_mlx.serving.text_reader import TextReader
 
 
@@ -134,6 +135,7 @@ class Job:
         grammar: A grammar that the answer has to keep to, as llguidance writes it.
         alone: Whether no other answer may be made in the same steps.
         raw: Whether all of it is plain text, markers of reasoning and calls included.
+        opening: The model that is asked; None for the one that is loaded.
     """
 
     prompt: list[int]
@@ -147,6 +149,7 @@ class Job:
     grammar: str | None = None
     alone: bool = False
     raw: bool = False
+    opening: Opening | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     left: threading.Event = field(default_factory=threading.Event)
     asked_at: float = field(default_factory=time.monotonic)
@@ -154,7 +157,6 @@ class Job:
     first_at: float | None = None
     tokens: list[int] = field(default_factory=list)
     reused: int = 0
-    retried: bool = False
     shared_by: int = 1
     reader: TextReader | None = None
     before: tuple[PhaseTotals, PhaseTotals] | None = None

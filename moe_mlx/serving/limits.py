@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from moe_mlx.conversation.context import context_tokens
 from moe_mlx.planning.kv_cache import first_value, kv_bytes, kv_element_bytes
-
-if TYPE_CHECKING:
-    from moe_mlx.loading.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +67,25 @@ class Room:
         return "that is what its memory plan leaves room for, an answer included; --max-kv-size plans for more"
 
 
-def room_of(runtime: Runtime, chunk: int, *, scores_in_memory: bool) -> Room:
-    """Returns the room of a loaded model.
+def room_of(
+    config: Mapping[str, Any], kv_cache: int, mlx_cache: int, chunk: int, *, scores_in_memory: bool = False
+) -> Room:
+    """Returns the room of a model.
 
     Args:
-        runtime: Of the model.
+        config: Its config.json.
+        kv_cache: Bytes that the memory plan has for KV caches.
+        mlx_cache: Bytes of MLX's buffer cache.
         chunk: Prompt tokens at a time, as asked for.
         scores_in_memory: Whether attention writes out its scores (heads x chunk x length), as MLX's CPU kernels do:
             there the chunk shrinks with the length that prompts may have, so that scores stay near MLX's buffer cache.
     """
-    config = runtime.config
     token = max(1, kv_bytes(config, 1, kv_element_bytes(config)))
-    planned, context = max(1, runtime.plan.kv_cache // token), context_tokens(config)
+    planned, context = max(1, kv_cache // token), context_tokens(config)
     if scores_in_memory:
         heads = int(first_value(config, "num_attention_heads", "n_heads", "n_head") or 1)
         longest = planned if context is None else min(planned, context)
-        fits = 2 * runtime.plan.mlx_cache // max(1, 2 * 4 * heads * longest)  # scores and their softmax, float32
+        fits = 2 * mlx_cache // max(1, 2 * 4 * heads * longest)  # scores and their softmax, float32
         chunk = min(chunk, max(64, 1 << max(0, int(fits).bit_length() - 1)))
     vocabulary = int(first_value(config, "vocab_size") or 0)
     return Room(planned, context, token, chunk, vocabulary)

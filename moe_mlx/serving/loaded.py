@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from moe_mlx.conversation.audit import Auditor
     from moe_mlx.conversation.prompt_store import PromptStore
     from moe_mlx.loading.runtime import Runtime
+
+
+class Opening(Protocol):
+    """How a model comes to be loaded; on the generating thread."""
+
+    def rehearse(self, freed: int) -> None:
+        """Finds out whether it can be loaded once so many bytes are let go.
+
+        Raises:
+            MoeMlxError: it cannot.
+        """
+
+    def open(self) -> Loaded:
+        """Loads it.
+
+        Raises:
+            Exception: what loading raises.
+        """
 
 
 @dataclass(frozen=True, slots=True)

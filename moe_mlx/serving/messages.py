@@ -9,7 +9,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving import usage
 from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
@@ -32,23 +31,23 @@ LEFT_OUT = "x-moe-mlx-left-out"
 async def count(request: Request, service: Service) -> Response:
     """Counts the tokens of a prompt."""
     body = await read(request, CountFields, service.limits)
-    service.check_model(body.model)
-    template = service.prompts.arguments(body.template())
+    model = await service.model(body.model)
+    template = model.prompts.arguments(body.template())
     conversation = Conversation(body.conversation(), body.functions(), template)
-    prompt = await service.prompts.chat(conversation, answered=False)
+    prompt = await model.prompts.chat(conversation, answered=False)
     return Reply({"input_tokens": len(prompt.tokens)})
 
 
 async def answer(request: Request, service: Service) -> Response:
     """Answers one request."""
     body = await read(request, MessageFields, service.limits)
-    model = service.check_model(body.model)
+    model = await service.model(body.model)
     forced = None
     if body.tool_choice is not None and body.tool_choice.type in ("any", "tool"):
         forced = body.tool_choice.name or ""
     wish = Wish(body.drawing(), body.max_tokens, tuple(body.stop_sequences or ()), forced=forced)
-    call, texts = await service.converse(wish, body.conversation(), body.functions(), body.template())
-    message = Message(call, texts[0], model)
+    call, texts = await service.converse(model, wish, body.conversation(), body.functions(), body.template())
+    message = Message(call, texts[0], model.called(body.model))
     service.note(request, call)
     more = {LEFT_OUT: ", ".join(body.left_out())[:500]} if body.left_out() else {}
     if body.stream:
@@ -56,7 +55,7 @@ async def answer(request: Request, service: Service) -> Response:
         stream.headers.update(more)
         return stream
     await whole(request, call, message.collect)
-    return Reply(message.whole(), headers=usage.headers(call.usages) | more)
+    return Reply(message.whole(), headers=call.account.headers | more)
 
 
 class Message:
@@ -116,7 +115,7 @@ class Message:
         assert self.ended is not None
         took = self.ended.usage
         counts = self._usage(prompt=took.prompt_tokens, reused=took.reused_tokens, tokens=took.tokens)
-        return {**counts, "moe_mlx": usage.extension(self.call.usages)}
+        return {**counts, "moe_mlx": self.call.account.extension}
 
     def whole(self) -> dict[str, Any]:
         """Returns the message."""

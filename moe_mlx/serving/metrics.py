@@ -30,20 +30,27 @@ class EngineFigures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yields everything that has a value now."""
-        engine, runtime = self.engine, self.engine.loaded.runtime
+        engine, loaded, kept = self.engine, self.engine.loaded, self.engine.kept
         yield from self._gauges(
             ("up", "1 while answers can be had", float(state_of(engine) == "ok")),
             ("running", "answers under way", engine.running),
             ("waiting", "answers in the queue", engine.waiting),
-            ("prompt_caches", "prompt caches kept in memory", len(engine.kept)),
-            ("prompt_cache_bytes", "bytes of these", engine.kept.nbytes),
-            ("planned_bytes", "bytes of the memory plan", runtime.plan.total),
-            ("expert_cache_bytes", "bytes of the expert slots", runtime.expert_cache_bytes),
-            ("resident_share", "share of the routed experts that have a slot", runtime.resident_share),
             ("footprint_bytes", "bytes of this process", read_memory().footprint),
         )
         yield from self._counters(
-            ("answered", "answers that ended well", engine.answered), ("failed", "answers that failed", engine.failed)
+            ("answered", "answers that ended well", engine.tally.answered),
+            ("failed", "answers that failed", engine.tally.failed),
+            ("model_changes", "times that another model was loaded", engine.tally.changes),
+        )
+        if loaded is None or kept is None:
+            return
+        runtime = loaded.runtime
+        yield from self._gauges(
+            ("prompt_caches", "prompt caches kept in memory", len(kept)),
+            ("prompt_cache_bytes", "bytes of these", kept.nbytes),
+            ("planned_bytes", "bytes of the memory plan", runtime.plan.total),
+            ("expert_cache_bytes", "bytes of the expert slots", runtime.expert_cache_bytes),
+            ("resident_share", "share of the routed experts that have a slot", runtime.resident_share),
         )
         phases = {"decode": runtime.stats.decode, "prefill": runtime.stats.prefill}
         for name in NAMES:

@@ -13,19 +13,19 @@ from moe_mlx.serving.service import Service
 
 
 def _row(service: Service, name: str) -> dict[str, Any]:
-    return {
+    room = service.lineup.named(name).room
+    row = {
         "id": name, "object": "model", "created": service.began, "owned_by": "moe-mlx",
         "type": "model", "display_name": name,
-        "context_length": service.room.longest, "max_model_len": service.room.longest,
     }  # fmt: skip
+    return row if room is None else row | {"context_length": room.longest, "max_model_len": room.longest}
 
 
 async def listed(request: Request, service: Service) -> Response:
     """Lists all names."""
-    rows = [_row(service, name) for name in service.names]
-    return Reply(
-        {"object": "list", "data": rows, "has_more": False, "first_id": service.names[0], "last_id": service.names[-1]}
-    )
+    names = service.lineup.names
+    rows = [_row(service, name) for name in names]
+    return Reply({"object": "list", "data": rows, "has_more": False, "first_id": names[0], "last_id": names[-1]})
 
 
 async def one(request: Request, service: Service) -> Response:
@@ -35,6 +35,6 @@ async def one(request: Request, service: Service) -> Response:
         RefusalError: it is none (404).
     """
     name = request.path_params["name"]
-    if name not in service.names:
+    if name not in service.lineup.names:
         raise RefusalError(404, f"the model {name[:200]!r} is not served here", param="model", code="model_not_found")
     return Reply(_row(service, name))

@@ -1,65 +1,137 @@
-"""Opens the model that is served; on the generating thread, since MLX's streams belong to threads."""
+"""Opens the models that are served; on the generating thread, since MLX's streams belong to threads."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.utils import load as load_whole
+from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import CacheSettings
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
-from moe_mlx.planning.kv_cache import head_width
-from moe_mlx.serving.limits import room_of
+from moe_mlx.loading.opening import open_model
+from moe_mlx.loading.options import Options
+from moe_mlx.loading.rehearsal import rehearse, tokenizer_of
+from moe_mlx.planning.kv_cache import KV_TOKENS, head_width, kv_bytes, kv_element_bytes
+from moe_mlx.serving.limits import Room, room_of
 from moe_mlx.serving.loaded import Loaded
+from moe_mlx.store.resolve import resolve
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 log = logging.getLogger("moe_mlx.serve")
 
-#: Loads the model that arguments name.
-Loader = Callable[[argparse.Namespace], tuple[nn.Module, Any]]
+
+class Loading(Protocol):
+    """How arguments become a model; the commands have it."""
+
+    def options_of(self, args: argparse.Namespace) -> Options:
+        """Returns what they ask for, checked."""
+
+    def load_model(self, args: argparse.Namespace) -> tuple[nn.Module, TokenizerWrapper]:
+        """Loads what they name."""
+
+    def finish_tokenizer(self, args: argparse.Namespace, tokenizer: TokenizerWrapper) -> None:
+        """Gives a tokenizer what they ask for."""
 
 
-def open_model(args: argparse.Namespace, load: Loader) -> Loaded:
-    """Loads the model, its draft model and its auditor, as the arguments of `moe-mlx serve` name them.
+@dataclass(frozen=True, eq=False)
+class ModelOpening:
+    """A model that can be opened, with all that the arguments of `moe-mlx serve` say of it."""
+
+    args: argparse.Namespace
+    loading: Loading
+
+    def rehearse(self, freed: int) -> None:
+        """See `Opening`."""
+        rehearse(self.loading.options_of(self.args), freed)
+
+    def open(self) -> Loaded:
+        """Loads the model, its draft model and its auditor.
+
+        Raises:
+            UsageError: settings that exclude each other, or that this model does not take.
+            MoeMlxError: what loading raises.
+        """
+        args = self.args
+        caching = CacheSettings(None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start)
+        folder = resolve(args.draft_model) if args.draft_model else None
+        if folder is not None:
+            args = argparse.Namespace(**{**vars(args), "beside": _draft_nbytes(folder, args.max_kv_size)})
+        model, tokenizer = self.loading.load_model(args)
+        self._template(tokenizer)
+        runtime = runtime_of(model)
+        if caching.kv_bits is not None:
+            caching.check_head(head_width(runtime.config))
+        draft = None if folder is None else _draft(folder, args.draft_model, model, tokenizer)
+        room = room_of(
+            runtime.config, runtime.plan.kv_cache, runtime.plan.mlx_cache, caching.prefill_step_size,
+            scores_in_memory=not mx.metal.is_available(),
+        )  # fmt: skip
+        auditor = None if args.audit is None else Auditor(model, args.audit)
+        store = None
+        if args.prompt_store is not None and draft is None:
+            store = open_prompt_store(
+                runtime, args.prompt_store, caching, adapter=args.adapter_path, most_bytes=args.prompt_store_bytes,
+                say=log.warning,
+            )  # fmt: skip
+        kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
+        return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
+
+    def for_prompts(self) -> tuple[TokenizerWrapper, Room]:
+        """Returns what prompts need of a model that is not loaded; on any thread.
+
+        Raises:
+            MoeMlxError: it cannot be opened.
+        """
+        options = self.loading.options_of(self.args)
+        opened = open_model(options)
+        try:
+            config = dict(opened.source.config)
+            tokenizer = tokenizer_of(options, opened)
+        finally:
+            opened.source.close()
+        self.loading.finish_tokenizer(self.args, tokenizer)
+        self._template(tokenizer)
+        planned = kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config))
+        return tokenizer, room_of(config, planned, 0, self.args.prefill_step_size)
+
+    def _template(self, tokenizer: Any) -> None:
+        if self.args.chat_template:
+            tokenizer.chat_template = self.args.chat_template
+            tokenizer.has_chat_template = True
+
+
+def _draft_nbytes(folder: Path, tokens: int | None) -> int:
+    """Returns what a draft model and its KV cache will take."""
+    config = load_config(folder)
+    weights = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    return weights + kv_bytes(config, tokens or KV_TOKENS, kv_element_bytes(config))
+
+
+def _draft(folder: Path, name: str, model: nn.Module, tokenizer: TokenizerWrapper) -> nn.Module:
+    """Loads a draft model whole.
 
     Raises:
-        UsageError: settings that exclude each other, or that this model does not take.
-        MoeMlxError: what loading raises.
+        UsageError: it does not go with the model.
     """
-    caching = CacheSettings(None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start)
-    model, tokenizer = load(args)
-    if args.chat_template:
-        tokenizer.chat_template = args.chat_template
-        tokenizer.has_chat_template = True
-    runtime = runtime_of(model)
-    if caching.kv_bits is not None:
-        caching.check_head(head_width(runtime.config))
-    draft = None
-    if args.draft_model:
-        draft, other = load_whole(args.draft_model)[:2]
-        if len(other) != len(tokenizer) or other.vocab_size != tokenizer.vocab_size:
-            raise UsageError(f"--draft-model {args.draft_model}: its tokenizer is not the model's")
-        if not can_trim_prompt_cache(make_prompt_cache(model)):
-            raise UsageError("--draft-model: this model's cache cannot be cut back, which drafting needs")
-    room = room_of(runtime, caching.prefill_step_size, scores_in_memory=not mx.metal.is_available())
-    auditor = None if args.audit is None else Auditor(model, args.audit)
-    store = None
-    if args.prompt_store is not None and draft is None:
-        store = open_prompt_store(
-            runtime, args.prompt_store, caching, adapter=args.adapter_path, most_bytes=args.prompt_store_bytes,
-            say=log.warning,
-        )  # fmt: skip
-    kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
-    return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
+    draft, other = load_whole(str(folder))[:2]
+    if len(other) != len(tokenizer) or other.vocab_size != tokenizer.vocab_size:
+        raise UsageError(f"--draft-model {name}: its tokenizer is not the model's")
+    if not can_trim_prompt_cache(make_prompt_cache(model)):
+        raise UsageError("--draft-model: this model's cache cannot be cut back, which drafting needs")
+    return draft
 
 
 def public_name(model: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving import usage
 from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
@@ -25,7 +24,7 @@ from moe_mlx.serving.service import Service, Wish
 async def answer(request: Request, service: Service) -> Response:
     """Answers one request."""
     body = await read(request, ResponseFields, service.limits)
-    model = service.check_model(body.model)
+    model = await service.model(body.model)
     forced = None
     if isinstance(body.tool_choice, FlatChoice):
         forced = body.tool_choice.name
@@ -40,8 +39,8 @@ async def answer(request: Request, service: Service) -> Response:
         body.model_copy(update={"n": 1}), body.max_output_tokens, body.stops, schema=body.schema_wanted(),
         forced=forced, schema_field="text",
     )  # fmt: skip
-    call, texts = await service.converse(wish, body.messages(), body.functions(), given)
-    made = Made(body, model, call, texts[0])
+    call, texts = await service.converse(model, wish, body.messages(), body.functions(), given)
+    made = Made(body, model.called(body.model), call, texts[0])
     service.note(request, call)
     more = {LEFT_OUT: ", ".join(body.left_out())[:500]} if body.left_out() else {}
     if body.stream:
@@ -49,7 +48,7 @@ async def answer(request: Request, service: Service) -> Response:
         stream.headers.update(more)
         return stream
     await whole(request, call, made.collect)
-    return Reply(made.response(), headers=usage.headers(call.usages) | more)
+    return Reply(made.response(), headers=call.account.headers | more)
 
 
 class Made:
@@ -92,7 +91,7 @@ class Made:
             "total_tokens": took.prompt_tokens + took.tokens,
             "input_tokens_details": {"cached_tokens": took.reused_tokens, "cache_write_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
-            "moe_mlx": usage.extension(self.call.usages),
+            "moe_mlx": self.call.account.extension,
         }  # fmt: skip
 
     def collect(self, index: int, happened: Any) -> None:

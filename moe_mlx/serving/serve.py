@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -14,20 +15,21 @@ from moe_mlx.serving.connections import listen, server_for
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.guard import rules_for
 from moe_mlx.serving.limits import Limits
+from moe_mlx.serving.lineup import Lineup, ServedModel, allowed_models
 from moe_mlx.serving.log import set_up
-from moe_mlx.serving.opening import Loader, open_model, public_name
+from moe_mlx.serving.opening import Loading, ModelOpening, public_name
 from moe_mlx.serving.prompts import Prompts
 from moe_mlx.serving.service import Defaults, Service
 
 log = logging.getLogger("moe_mlx.serve")
 
 
-def serve(args: argparse.Namespace, load: Loader) -> None:
+def serve(args: argparse.Namespace, loading: Loading) -> None:
     """Serves until it is told to end.
 
     Args:
         args: Of `moe-mlx serve`.
-        load: Loads the model that they name.
+        loading: How they become a model.
 
     Raises:
         MoeMlxError: the address cannot be had, the model cannot be loaded, or the settings exclude each other.
@@ -40,32 +42,33 @@ def serve(args: argparse.Namespace, load: Loader) -> None:
         body_bytes=args.max_body_bytes, waiting=args.max_waiting, at_once=args.decode_concurrency,
         shutdown_seconds=args.shutdown_seconds,
     )  # fmt: skip
+    opening = ModelOpening(args, loading)
+    others = allowed_models(args, loading)
     socket = listen(args.host, args.port)
-    engine = Engine(lambda: open_model(args, load), limits)
+    engine = Engine(opening, limits)
     try:
         engine.start()
-        service = service_for(engine, args, limits)
+        service = service_for(engine, opening, others, limits)
         port = socket.getsockname()[1]
         shown = f"[{args.host}]" if ":" in args.host else args.host
-        log.info("serving %s at http://%s:%d", ", ".join(service.names), shown, port)
+        log.info("serving %s at http://%s:%d", ", ".join(service.lineup.names), shown, port)
         server_for(application(service, rules), engine, limits).run(sockets=[socket])
     finally:
         socket.close()
         engine.stop()
 
 
-def service_for(engine: Engine, args: argparse.Namespace, limits: Limits) -> Service:
-    """Returns the service of an engine that has started."""
-    loaded = engine.loaded
+def service_for(engine: Engine, opening: ModelOpening, others: Sequence[ServedModel], limits: Limits) -> Service:
+    """Returns the service of an engine that has started with a model."""
+    args, loaded, kept = opening.args, engine.loaded, engine.kept
+    assert loaded is not None and kept is not None
     defaults = Defaults(
         max_tokens=args.max_tokens, temp=args.temp, top_p=args.top_p, top_k=args.top_k, min_p=args.min_p,
         num_draft_tokens=args.num_draft_tokens, template=args.chat_template_args,
     )  # fmt: skip
-    prompts = Prompts(
-        loaded.tokenizer, loaded.room, template=args.chat_template_args, boundaries=not engine.kept.trimmable
-    )
-    names = list(dict.fromkeys([*args.alias, public_name(args.model)]))
-    return Service(engine, prompts, names, defaults, limits, any_model=args.any_model, note=_note)
+    prompts = Prompts(loaded.tokenizer, loaded.room, template=args.chat_template_args, boundaries=not kept.trimmable)
+    first = ServedModel(dict.fromkeys([*args.alias, public_name(args.model)]), opening, prompts)
+    return Service(engine, Lineup(first, others, any_name=args.any_model), defaults, limits, _note)
 
 
 def _note(request: Request, call: Call) -> None:

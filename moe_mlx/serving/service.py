@@ -1,4 +1,4 @@
-"""What all endpoints stand on: the model's names, the defaults, and how a request becomes answers to be made."""
+"""What all endpoints stand on: the models, the defaults, and how a request becomes answers to be made."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.grammar import grammar_of
 from moe_mlx.serving.job import Drawing, Job
 from moe_mlx.serving.limits import Limits
-from moe_mlx.serving.prompts import Conversation, Prompt, Prompts
-from moe_mlx.serving.refusal import RefusalError, invalid
+from moe_mlx.serving.lineup import Lineup, ServedModel
+from moe_mlx.serving.prompts import Conversation, Prompt
+from moe_mlx.serving.refusal import invalid
 from moe_mlx.serving.tool_format import call_schema, forceable
-
-#: What requests without a model, and mlx-lm's own, call the one that is served.
-DEFAULT_MODEL = "default_model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +55,24 @@ class Wish:
 
 
 class Service:
-    """One model, served.
+    """What is served.
 
     Attributes:
-        names: What it may be called, the first being its own; never a place in the file system.
-        any_model: Whether every other name means it too.
         began: Unix time of the start.
     """
 
     def __init__(
-        self, engine: Engine, prompts: Prompts, names: Sequence[str], defaults: Defaults, limits: Limits, *,
-        any_model: bool = False, note: Callable[..., None] = lambda **_: None,
+        self, engine: Engine, lineup: Lineup, defaults: Defaults, limits: Limits,
+        note: Callable[..., None] = lambda **_: None,
     ) -> None:  # fmt: skip
-        self.engine, self.prompts, self.defaults, self.limits = engine, prompts, defaults, limits
-        self.names, self.any_model, self.note = tuple(names), any_model, note
+        self.engine, self.lineup, self.defaults, self.limits, self.note = engine, lineup, defaults, limits, note
         self.began = int(time.time())
-        self.room = engine.loaded.room
-        self.tokenizer = engine.loaded.tokenizer
+
+    @property
+    def loaded_name(self) -> str | None:
+        """The name of the model that is loaded; None while none is."""
+        opening = self.engine.opening if self.engine.loaded is not None else None
+        return next((name for name, model in self.lineup if model.opening is opening), None)
 
     @property
     def fingerprint(self) -> str:
@@ -85,34 +84,32 @@ class Service:
 
         return f"moe-mlx-{__version__}-mlx-{mx.__version__}-mlx-lm-{mlx_lm_version}"
 
-    def check_model(self, name: str | None) -> str:
-        """Returns the name that an answer carries.
+    async def model(self, name: str | None) -> ServedModel:
+        """Returns the model that a client means, ready for prompts.
 
         Raises:
-            RefusalError: another model was asked for (404).
+            RefusalError: there is none of that name (404), or it cannot be opened.
         """
-        if name is None or name == DEFAULT_MODEL or name in self.names or self.any_model:
-            return name if name in self.names else self.names[0]
-        raise RefusalError(
-            404, f"the model {name[:200]!r} is not served here: {', '.join(self.names)}", param="model",
-            code="model_not_found",
-        )  # fmt: skip
+        model = self.lineup.named(name)
+        await model.prepare(self.defaults.template)
+        return model
 
-    def drawing(self, wish: Wish, prompt: int) -> Drawing:
+    def drawing(self, model: ServedModel, wish: Wish, prompt: int) -> Drawing:
         """Returns how tokens are drawn, with what the server was started with where the request is silent.
 
         Args:
+            model: That is asked.
             wish: Of the request.
             prompt: Tokens of the prompt: an answer is never longer than what is left of the room.
 
         Raises:
             RefusalError: token ids beyond the vocabulary.
         """
-        asked, defaults = wish.fields, self.defaults
+        asked, defaults, room = wish.fields, self.defaults, model.prompts.room
         bias = tuple(sorted((int(key), value) for key, value in (asked.logit_bias or {}).items()))
-        if bias and bias[-1][0] >= self.room.vocabulary:
+        if bias and bias[-1][0] >= room.vocabulary:
             raise invalid(
-                f"logit_bias has token {bias[-1][0]:,}, the vocabulary ends at {self.room.vocabulary - 1:,}",
+                f"logit_bias has token {bias[-1][0]:,}, the vocabulary ends at {room.vocabulary - 1:,}",
                 param="logit_bias",
             )
 
@@ -120,7 +117,7 @@ class Service:
             return otherwise if value is None else value
 
         return Drawing(
-            max_tokens=min(or_else(wish.max_tokens, defaults.max_tokens), self.room.longest - prompt),
+            max_tokens=min(or_else(wish.max_tokens, defaults.max_tokens), room.longest - prompt),
             temp=or_else(asked.temperature, defaults.temp), top_p=or_else(asked.top_p, defaults.top_p),
             top_k=max(0, or_else(asked.top_k, defaults.top_k)), min_p=or_else(asked.min_p, defaults.min_p),
             xtc_probability=asked.xtc_probability, xtc_threshold=asked.xtc_threshold,
@@ -134,17 +131,18 @@ class Service:
         )  # fmt: skip
 
     async def converse(
-        self, wish: Wish, messages: list[dict[str, Any]], tools: list[dict[str, Any]], given: Mapping[str, Any] | None
-    ) -> tuple[Call, list[AnswerText]]:
+        self, model: ServedModel, wish: Wish, messages: list[dict[str, Any]], tools: list[dict[str, Any]],
+        given: Mapping[str, Any] | None,
+    ) -> tuple[Call, list[AnswerText]]:  # fmt: skip
         """Begins the answers to a conversation.
 
         Raises:
             RefusalError: it cannot be answered.
         """
-        template = self.prompts.arguments(given)
+        template = model.prompts.arguments(given)
         schema = wish.schema
         if wish.forced is not None:
-            if not forceable(self.tokenizer):
+            if not forceable(model.tokenizer):
                 raise invalid("this model's tool calls cannot be forced: use tool_choice auto", param="tool_choice")
             schema = call_schema(tools, wish.forced or None)
         grammar = None
@@ -152,18 +150,18 @@ class Service:
             grammar = grammar_of(schema, "tool_choice" if wish.forced is not None else wish.schema_field)
             template.setdefault("enable_thinking", False)
         forced = wish.forced is not None
-        prompt = await self.prompts.chat(Conversation(messages, tools, template, forced))
+        prompt = await model.prompts.chat(Conversation(messages, tools, template, forced))
         if grammar is not None and prompt.state == "reasoning":
             raise invalid(
                 "this model thinks before it answers, which a schema has no place for: switch thinking off",
                 param=wish.schema_field,
             )
-        call = self.begin(wish, [prompt], tools=bool(tools), grammar=grammar)
-        return call, [AnswerText(self.tokenizer, tools, forced) for _ in call.jobs]
+        call = self.begin(model, wish, [prompt], tools=bool(tools), grammar=grammar)
+        return call, [AnswerText(model.tokenizer, tools, forced) for _ in call.jobs]
 
     def begin(
-        self, wish: Wish, prompts: Sequence[Prompt], *, tools: bool = False, grammar: str | None = None,
-        raw: bool = False,
+        self, model: ServedModel, wish: Wish, prompts: Sequence[Prompt], *, tools: bool = False,
+        grammar: str | None = None, raw: bool = False,
     ) -> Call:  # fmt: skip
         """Puts answers in the queue, `n` for each prompt; each of them has a seed of its own.
 
@@ -172,13 +170,14 @@ class Service:
         """
         jobs: list[Job] = []
         for prompt in prompts:
-            drawing = self.drawing(wish, len(prompt.tokens))
+            drawing = self.drawing(model, wish, len(prompt.tokens))
             for number in range(wish.fields.n):
                 own = drawing
                 if drawing.seed is not None and number:
                     own = replace(drawing, seed=(drawing.seed + number) % (1 << 64))
                 job = Job(prompt.tokens, own, lambda _: None, prompt.boundaries, wish.stops, prompt.state)
                 job.tools, job.likeliest, job.grammar, job.raw = tools, wish.likeliest, grammar, raw
+                job.opening = model.opening
                 jobs.append(job)
         call = Call(self.engine, jobs)
         call.submit()

@@ -78,10 +78,11 @@ def test_at_the_floor_it_refuses_and_the_session_stays_usable(checkpoint: Path):
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool, monkeypatch: pytest.MonkeyPatch):
-    from moe_mlx.serving import engine
+    from moe_mlx.serving import answering
+    from moe_mlx.serving.engine import Engine
     from moe_mlx.serving.job import Drawing, Job
     from moe_mlx.serving.limits import Limits
-    from tests.serving.engines import answered, opener
+    from tests.serving.engines import CheckpointOpening, answered
 
     weather, said, watches = Weather(), [], []
 
@@ -93,10 +94,11 @@ def test_a_server_s_steps_look_for_pressure_too(checkpoint: Path, batched: bool,
         said.append(line)
         weather.pressure = True if len(said) < 2 else None  # then neither short nor plenty
 
-    monkeypatch.setattr(engine, "PressureWatch", watch)
-    server = engine.Engine(opener(checkpoint), Limits())
+    monkeypatch.setattr(answering, "PressureWatch", watch)
+    server = Engine(CheckpointOpening(checkpoint), Limits())
     server.start()
     try:
+        assert server.loaded is not None
         runtime, weather.pressure = server.loaded.runtime, True
         asked = runtime.slots_per_layer
         prompt = list(server.loaded.tokenizer.encode("what is a fox"))

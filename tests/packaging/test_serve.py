@@ -62,6 +62,11 @@ def ask(url: str, text: str, **more: object) -> str:
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
+def planned(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/health", timeout=60) as response:
+        return int(json.load(response)["planned_bytes"])
+
+
 def test_it_answers_as_generate_does(url: str):
     words = ["generate", "--routing", "exact", "-p", "What is the capital of Italy?", "-m", "12", "-q"]
     run = subprocess.run(
@@ -136,9 +141,11 @@ def test_a_broken_expert_ends_its_request_and_not_the_server(pristine: Path, tmp
 def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
     model = ("--model", str(pristine / "store"), "--expert-cache", "25%")
     with served(*model) as (url, _):
-        expected = ask(url, "what is a fox", temperature=0)
+        expected, alone = ask(url, "what is a fox", temperature=0), planned(url)
     with served(*model, server_words=("--draft-model", str(pristine / "checkpoint"))) as (url, _):
         assert ask(url, "what is a fox", temperature=0) == expected
+        weights = sum(path.stat().st_size for path in (pristine / "checkpoint").glob("*.safetensors"))
+        assert planned(url) > alone + weights  # its KV cache too
 
 
 @pytest.mark.parametrize(

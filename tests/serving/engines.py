@@ -7,23 +7,36 @@ from typing import Any
 
 import moe_mlx
 from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.errors import MoeMlxError
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.job import Ended, Event, Failed, Job
 from moe_mlx.serving.limits import room_of
 from moe_mlx.serving.loaded import Loaded
 
 
-def opener(checkpoint: Path, *, expert_cache: str = "75%", **more: Any) -> Callable[[], Loaded]:
-    """Returns what opens a checkpoint under exact routing."""
+class CheckpointOpening:
+    """Opens a checkpoint under exact routing; what it is asked to do is kept."""
 
-    def open_it() -> Loaded:
-        model, tokenizer = moe_mlx.load(
-            checkpoint, expert_cache=expert_cache, routing="exact", decode="readback", say=lambda line: None
-        )
-        room = room_of(moe_mlx.runtime_of(model), 2048, scores_in_memory=True)
-        return Loaded(model, tokenizer, None, CacheSettings(), room, **more)
+    def __init__(self, checkpoint: Path, *, expert_cache: str = "75%", decode: str = "readback", **more: Any) -> None:
+        self.checkpoint, self.more = checkpoint, more
+        self.asked = {"expert_cache": expert_cache, "decode": decode}
+        self.opened = self.rehearsed = 0
+        self.before_open: Callable[[], None] = lambda: None
+        self.unfit: MoeMlxError | None = None
 
-    return open_it
+    def rehearse(self, freed: int) -> None:
+        self.rehearsed += 1
+        if self.unfit is not None:
+            raise self.unfit
+
+    def open(self) -> Loaded:
+        self.before_open()
+        self.opened += 1
+        model, tokenizer = moe_mlx.load(self.checkpoint, routing="exact", say=lambda line: None, **self.asked)
+        plan = moe_mlx.runtime_of(model).plan
+        config = moe_mlx.runtime_of(model).config
+        room = room_of(config, plan.kv_cache, plan.mlx_cache, 2048, scores_in_memory=True)
+        return Loaded(model, tokenizer, None, CacheSettings(), room, **self.more)
 
 
 def listening(job: Job) -> "queue.Queue[Event]":

@@ -14,7 +14,7 @@ from moe_mlx.serving.job import Drawing, Ended, Failed, Job, Said
 from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.refusal import RefusalError
 from tests.checkpoints import AFFINE4, tiny_checkpoint
-from tests.serving.engines import answered, listening, opener, over
+from tests.serving.engines import CheckpointOpening, answered, listening, over
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[Engine]:
-    engine = Engine(opener(checkpoint), Limits(waiting=6, at_once=4))
+    engine = Engine(CheckpointOpening(checkpoint), Limits(waiting=6, at_once=4))
     engine.start()
     yield engine
     engine.stop()
 
 
 def job(engine: Engine, text: str = "what is a fox", tokens: int = 8, **more: Any) -> Job:
+    assert engine.loaded is not None
     return Job(list(engine.loaded.tokenizer.encode(text)), Drawing(tokens, **more), lambda event: None)
 
 
@@ -73,11 +74,12 @@ def test_an_exception_of_one_answer_ends_that_answer_alone(
 def test_a_step_that_fails_for_several_is_tried_one_by_one(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     expected = answered(engine, job(engine))
     bad, good = job(engine, "a bad one", 30), job(engine, tokens=8)
+    assert engine.loaded is not None
     model = type(engine.loaded.model)
     plain, met = model.__call__, []
 
     def call(self: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        running = engine._runner.jobs if engine._runner is not None else []
+        running = engine.jobs
         if bad in running and len(bad.tokens) >= 3:
             met.append(len(running))
             raise ExpertReadError(1, 2, Path("/somewhere/else/expert-002.safetensors"), "cut short")
@@ -123,6 +125,7 @@ def test_a_full_queue_turns_away_and_takes_again(engine: Engine):
 
 
 def test_answers_under_way_and_kept_prompts_stay_within_the_plan(engine: Engine):
+    assert engine.loaded is not None and engine.kept is not None
     room = engine.loaded.room
     half = room.planned // 2
     jobs = [job(engine, "a fox " * 20, half) for _ in range(3)]

@@ -61,11 +61,7 @@ class AttachedSource:
         name, facts = next(self._events)
         if name != "facts":
             raise MoeMlxError(f"{self.url} is no moe-mlx serve")
-        experts, top_k, sizes = (tuple(map(int, facts[part])) for part in ("experts", "top_k", "expert_bytes"))
-        self._facts = ModelFacts(str(facts["name"]), str(facts["family"]), experts, top_k, sizes)
-        if facts.get("thinking"):
-            start, end = map(str, facts["thinking"])
-            self._facts = replace(self._facts, thinking=(start, end))
+        self._facts = _facts_of(facts)
 
     @property
     def latest(self) -> Snapshot:
@@ -118,10 +114,14 @@ class AttachedSource:
     def _read(self) -> None:
         said = "the server has ended"
         try:
-            for _, state in self._events:
+            for name, state in self._events:
                 if self._closing:
                     return
-                self._publish(**self._measured(state))
+                if name == "facts":  # another model has taken its place
+                    self._facts, self._before = _facts_of(state), None
+                    self._seen.clear()
+                else:
+                    self._publish(**self._measured(state))
         except (OSError, ValueError, KeyError, TypeError, MoeMlxError, zlib.error) as error:
             said = f"the server at {self.url} is gone: {error}"
         self._publish(phase=CLOSED, activity="", error=said)
@@ -204,3 +204,12 @@ class AttachedSource:
 def _unpacked(text: Any, kind: str) -> NDArray[np.int64]:
     data = zlib.decompressobj().decompress(base64.b64decode(text), 1 << 24)
     return np.frombuffer(data, dtype=kind).astype(np.int64)
+
+
+def _facts_of(told: Mapping[str, Any]) -> ModelFacts:
+    experts, top_k, sizes = (tuple(map(int, told[part])) for part in ("experts", "top_k", "expert_bytes"))
+    facts = ModelFacts(str(told["name"]), str(told["family"]), experts, top_k, sizes)
+    if not told.get("thinking"):
+        return facts
+    start, end = map(str, told["thinking"])
+    return replace(facts, thinking=(start, end))
