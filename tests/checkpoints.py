@@ -103,7 +103,7 @@ def make_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     _save(folder, dict(tree_flatten(model.parameters())), shard_bytes)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "none"}')
+    tiny_tokenizer(folder)
     return folder
 
 
@@ -119,8 +119,6 @@ def tiny_checkpoint(family: str, folder: Path, *, quantization: dict[str, Any] |
     if quantization is not None and family in UNQUANTISED:
         pytest.skip(f"{family} takes no quantisation but its own")
     make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=_fill_constants)
-    (folder / "tokenizer_config.json").unlink()
-    tiny_tokenizer(folder)
     return folder
 
 

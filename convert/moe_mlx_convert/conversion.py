@@ -212,6 +212,8 @@ class Conversion:
             bytes_written=self._plan.nbytes,
             experts_bytes=sum(layer.nbytes for layer in layers),
             resident_bytes=self._plan.resident_nbytes,
+            left_out=tuple(self._plan.left_out),
+            left_out_bytes=sum(self._plan.left_out.values()),
             seconds=round(seconds + comparing, 3),
             seconds_compare=round(comparing, 3) if compared else 0.0,
             compared=compared,

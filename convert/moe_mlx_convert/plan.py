@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Plan:
         resident: Shards of weights that are not routed experts.
         files: The shards' index and files copied verbatim.
         resident_nbytes: Bytes of the resident tensors.
+        left_out: Tensors that mlx-lm drops while it loads, and their bytes.
         method: `bytes`, or `arrays` where ranges name tensors that mlx-lm stacks instead of files.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     resident: tuple[Target, ...]
     files: tuple[Target, ...]
     resident_nbytes: int
+    left_out: Mapping[str, int]
     method: str = "bytes"
 
     def targets(self) -> Iterator[Target]:
@@ -79,17 +81,29 @@ def layer_directory(located: LocatedLayer) -> str:
 
 
 def make_plan(
-    checkpoint: Checkpoint, layout: Layout, tensors: Mapping[str, Located] | None = None, method: str = "bytes"
+    checkpoint: Checkpoint,
+    layout: Layout,
+    tensors: Mapping[str, Located],
+    left_out: Set[str],
+    method: str = "bytes",
 ) -> Plan:
-    """Plans the store of a checkpoint whose experts have been located, among its own tensors by default."""
-    tensors = checkpoint.shards.tensors if tensors is None else tensors
-    residents = [t for name, t in tensors.items() if name not in layout.expert_names]
+    """Plans the store of a checkpoint.
+
+    Args:
+        checkpoint: What is to be converted.
+        layout: Where its experts are among `tensors`.
+        tensors: The checkpoint's own, or what mlx-lm makes of them.
+        left_out: Names of those that no model takes.
+        method: As in `Plan`.
+    """
+    residents = [t for name, t in tensors.items() if name not in layout.expert_names and name not in left_out]
+    dropped = {name: tensors[name].entry.nbytes for name in sorted(left_out)}
     resident, index = resident_shards(residents)
     files = [_generated(INDEX, index), *(_verbatim(path) for path in checkpoint.verbatim)]
     experts = tuple(
         tuple(_expert(located, expert) for expert in range(located.layer.experts)) for located in layout.layers
     )
-    return Plan(layout, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), method)
+    return Plan(layout, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), dropped, method)
 
 
 def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.locate import StackedAtLoadError, locate
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.talk import Talk
 from moe_mlx_convert.checkpoint import read_checkpoint
 from moe_mlx_convert.conversion import Conversion
@@ -16,6 +17,7 @@ from moe_mlx_convert.copying import Copier, Sources
 from moe_mlx_convert.destination import Destination
 from moe_mlx_convert.errors import failed
 from moe_mlx_convert.plan import make_plan
+from moe_mlx_convert.proving import Prover, check_with
 from moe_mlx_convert.summary import Summary
 from moe_mlx_convert.workers import default_workers
 
@@ -31,6 +33,7 @@ def convert(
     fs: Fs | None = None,
     say: Callable[[str], None] | None = None,
     talk: Talk | None = None,
+    prove: Prover | None = None,
 ) -> Summary:
     """Converts an MLX mixture-of-experts checkpoint into a store of one file per expert.
 
@@ -44,6 +47,9 @@ def convert(
         fs: File operations, for tests.
         say: Takes remarks; by default they are warnings.
         talk: Shows progress; by default a line on standard error, where that is a terminal.
+        prove: Asked before the first write whether the store could be loaded, and what loading would drop: pass
+            `moe_mlx.loading.proof.prove`, as `moe-mlx convert` does. By default nothing is proved or left out, and
+            no MLX is needed to copy bytes.
 
     Raises:
         UsageError: Refused before the first write; nothing was left behind.
@@ -56,15 +62,22 @@ def convert(
         shards = checkpoint.shards
         destination = Destination(fs, Path(mlx_path), shards.root, say or _warn)
         try:
-            plan = make_plan(checkpoint, locate(shards.tensors, shards.config, shards.root))
+            layout = locate(shards.tensors, shards.config, shards.root)
+            plan = make_plan(checkpoint, layout, shards.tensors, check_with(prove, shards)(layout, None))
             copier = Copier(fs, destination.partial, Sources(fs))
         except StackedAtLoadError:
             from moe_mlx_convert.stacked import prepare
 
-            plan, copier = prepare(fs, destination.partial, checkpoint)
+            plan, copier = prepare(fs, destination.partial, checkpoint, check_with(prove, shards))
             workers = 1  # streams of MLX belong to a thread
     except OSError as error:
         raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
+    if plan.left_out:
+        size = show_bytes(sum(plan.left_out.values()))
+        (say or _warn)(
+            f"tensors that mlx-lm drops while it loads are left out: {len(plan.left_out)}, {size}, such as "
+            f"{next(iter(plan.left_out))!r}"
+        )
     return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers(), talk).run(
         compare=compare
     )

@@ -23,6 +23,7 @@ from moe_mlx_convert.checkpoint import Checkpoint
 from moe_mlx_convert.copying import Copier, temporary
 from moe_mlx_convert.errors import ConvertError, DiffersError, failed
 from moe_mlx_convert.plan import Plan, Target, make_plan
+from moe_mlx_convert.proving import Check
 
 _DTYPES = {
     "bool": "BOOL",
@@ -42,8 +43,14 @@ _DTYPES = {
 }
 
 
-def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint) -> tuple[Plan, Copier]:
+def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint, check: Check) -> tuple[Plan, Copier]:
     """Plans a store from what mlx-lm makes of a checkpoint, without reading any weight yet.
+
+    Args:
+        fs: File operations.
+        folder: The unfinished store.
+        checkpoint: What is to be converted.
+        check: Told the layout and mlx-lm's lazy arrays; returns the tensors to leave out.
 
     Raises:
         UnsupportedModelError: mlx-lm cannot load it, or its experts are still not stacked.
@@ -54,7 +61,8 @@ def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint) -> tuple[Plan, Copier]
         return sanitized(root, checkpoint.shards.files)
 
     tensors: dict[str, Located] = {}
-    for name, array in load().items():
+    arrays = load()
+    for name, array in arrays.items():
         dtype, shape = _DTYPES[str(array.dtype).removeprefix("mlx.core.")], tuple(array.shape)
         tensors[name] = Located(Entry(name, dtype, shape, 0, tensor_nbytes(dtype, shape)), Path(name), 0)
     try:
@@ -64,7 +72,7 @@ def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint) -> tuple[Plan, Copier]
             f"{root}: mlx-lm leaves {error.example!r} as it is, so its experts cannot be laid out. "
             "Make an MLX checkpoint with mlx_lm.convert first."
         ) from None
-    plan = make_plan(checkpoint, layout, tensors, "arrays")
+    plan = make_plan(checkpoint, layout, tensors, check(layout, arrays), "arrays")
     return plan, ArrayCopier(fs, folder, ArraySources(fs, frozenset(tensors), load))
 
 

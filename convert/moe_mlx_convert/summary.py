@@ -14,6 +14,8 @@ class Summary:
         method: `bytes` (ranges were copied) or `arrays` (experts were stacked through mlx-lm).
         files_resumed: Files that an earlier, interrupted run had finished and that were verified again.
         compared: Whether every byte written was compared with the source afterwards.
+        left_out: Tensors that mlx-lm drops while it loads, which the store does without.
+        left_out_bytes: Bytes of those.
         peak_memory_bytes: Largest resident memory of the process.
         peak_array_bytes: Largest memory of MLX arrays; 0 where bytes were copied.
     """
@@ -29,6 +31,8 @@ class Summary:
     bytes_written: int
     experts_bytes: int
     resident_bytes: int
+    left_out: tuple[str, ...]
+    left_out_bytes: int
     seconds: float
     seconds_compare: float
     compared: bool

@@ -19,6 +19,7 @@ from moe_mlx.benchmark.settings import APART, BenchSetting
 from moe_mlx.benchmark.trial import Subject, Trial, load_mlx_lm, load_setting, run_trial
 from moe_mlx.errors import DoesNotFitError, UsageError
 from moe_mlx.planning.prediction import Predictor
+from moe_mlx.planning.shape import local_shape
 from moe_mlx.routing.names import NATIVE
 from moe_mlx.store import is_store, open_source
 from moe_mlx.store.access import CACHED
@@ -77,8 +78,7 @@ def choose_baseline(bench: Bench) -> tuple[str, str]:
             raise UsageError("mlx-lm cannot load a store: name its checkpoint with --baseline-model")
         why = "mlx-lm cannot load a store; --baseline-model CHECKPOINT compares with mlx-lm itself"
         return "moe-mlx 100%", f"baseline: moe-mlx with every expert resident ({why})"
-    with open_source(checkpoint, verify=False) as source:
-        weights = source.resident_nbytes + source.experts_nbytes
+    weights = local_shape(checkpoint).nbytes
     if bench.baseline == "auto" and weights > _BASELINE_SHARE * recommended_bytes():
         return "none", f"no baseline: {weights / 1e9:.1f} GB of weights do not fit beside the model measured"
     return "mlx-lm", "baseline: mlx-lm itself, every weight resident"
@@ -100,6 +100,7 @@ def run_bench(
     """
     baseline, why = choose_baseline(bench)
     say(why)
+    shape = local_shape(bench.folder)
     with open_source(bench.folder, verify=False) as source:
         model: dict[str, Any] = {
             "name": bench.folder.name,
@@ -110,7 +111,7 @@ def run_bench(
             "top_k": source.layers[0].top_k,
             "expert_bytes": source.layers[0].expert_nbytes,
             "experts_bytes": source.experts_nbytes,
-            "resident_bytes": source.resident_nbytes,
+            "resident_bytes": shape.resident_nbytes,
         }
         tokens = None if bench.prompt_file else random_tokens(source.config, bench.prompt_tokens)
     skipped: list[str] = []

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
+    from moe_mlx.loading.proof import prove
     from moe_mlx.system.sizes import size_text
     from moe_mlx.system.talk import RowTalk
     from moe_mlx_convert import convert
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             trust_remote_code=args.trust_remote_code,
             say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
             talk=RowTalk() if args.progress == "json" else None,
+            prove=prove,
         )
     except KeyboardInterrupt:
         partial = unfinished(args.mlx_path)

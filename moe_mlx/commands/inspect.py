@@ -20,6 +20,7 @@ from moe_mlx.errors import UsageError, one_line
 from moe_mlx.history.file import AUTO
 from moe_mlx.planning.budget import cache_bytes, slots_for_share
 from moe_mlx.planning.crossings import PER_LAYER, capped_layers
+from moe_mlx.planning.shape import local_shape
 from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dict[str, Any]:
     """Returns everything shown, sizes in bytes; slots shared by `curves` where there are any."""
-    caps = []
+    caps, resident = [], local_shape(source.root).resident_nbytes
     for share in SHARES:
         per_layer = slots_for_share(source.layers, share)
         if curves is not None:
@@ -67,7 +68,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
                 "slots_per_layer": per_layer[0] if len(set(per_layer)) == 1 else list(per_layer),
                 "slots": sum(per_layer),
                 "expert_cache_bytes": held,
-                "with_resident_bytes": held + source.resident_nbytes,
+                "with_resident_bytes": held + resident,
                 "crossings_per_token": PER_LAYER * (capped := capped_layers(source.layers, per_layer)),
                 "read_backs_per_token": capped,
             }
@@ -91,7 +92,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
         ],
         "experts": sum(layer.experts for layer in source.layers),
         "experts_bytes": source.experts_nbytes,
-        "resident_bytes": source.resident_nbytes,
+        "resident_bytes": resident,
         "page_cache": None if cached is None else {"bytes": cached.nbytes, "estimate": cached.estimate},
         "caps": caps,
     }
@@ -163,7 +164,7 @@ def _layers_table(source: ExpertSource) -> str:
 def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
     rows = [
         ["experts", str(described["experts"]), size_text(source.experts_nbytes), ""],
-        ["resident", "", size_text(source.resident_nbytes), ""],
+        ["resident", "", size_text(described["resident_bytes"]), ""],
     ]
     if (cached := described["page_cache"]) is not None:
         about = ", estimated from a sample" if cached["estimate"] else ""

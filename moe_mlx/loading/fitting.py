@@ -30,12 +30,13 @@ def check_fit(folder: Path, model: nn.Module, weights: Mapping[str, mx.array]) -
         said.append(f"{_counted(missing)} missing: {_listed(missing)}")
     if said:
         raise StoreCorruptError(f"{folder}: {'; '.join(said)}. {_advice(strange)}")
-    for name, array in weights.items():
-        if array.shape != wanted[name].shape:
-            raise StoreCorruptError(
-                f"{folder}: {name} has shape {list(array.shape)}, config.json asks for {list(wanted[name].shape)}. "
-                "Fetch the model again."
-            )
+    if other := [name for name, array in weights.items() if array.shape != wanted[name].shape]:
+        shapes = [
+            f"{name[:80]} has shape {list(weights[name].shape)}, config.json asks for {list(wanted[name].shape)}"
+            for name in other[:_SHOWN]
+        ]
+        more = f", and {len(other) - _SHOWN} others differ too" if len(other) > _SHOWN else ""
+        raise StoreCorruptError(f"{folder}: {'; '.join(shapes)}{more}. Fetch the model again.")
 
 
 def _counted(names: list[str]) -> str:

@@ -157,11 +157,11 @@ def _load(
 ) -> tuple[nn.Module, TokenizerWrapper, Runtime]:
     """Goes through the stages from an opened model to its runtime; each takes what those before it returned."""
     source = opened.source
-    planned = plan_load(options, source, remark)
-    hold_limits(planned.plan, options.wired)
     skeleton = build(
         opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
     )
+    planned = plan_load(options, source, skeleton.resident_nbytes, remark)
+    hold_limits(planned.plan, options.wired)
     cached = assemble(skeleton, source, planned.plan, options)
     read_resident(skeleton.model, cached)
     chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch)

@@ -43,12 +43,15 @@ class Planned:
         return replace(self, plan=replace(self.plan, extra=self.bounce_nbytes), prefetch=None)
 
 
-def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], None], *, freed: int = 0) -> Planned:
+def plan_load(
+    options: Options, source: ExpertSource, resident_nbytes: int, remark: Callable[[str], None], *, freed: int = 0
+) -> Planned:
     """Decides how many slots each layer gets.
 
     Args:
         options: What was asked for.
         source: The opened model.
+        resident_nbytes: Bytes that its weights take beside the routed experts.
         remark: Gets a line where slots are shared evenly though that was not asked for.
         freed: Bytes that this process holds and will have given back by then.
 
@@ -67,7 +70,7 @@ def plan_load(options: Options, source: ExpertSource, remark: Callable[[str], No
     plan = plan_memory(
         source.layers,
         options.cap,
-        resident_weights=source.resident_nbytes,
+        resident_weights=resident_nbytes,
         kv_cache=kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config)),
         available=room_beside(freed),
         comfortable=comfortable_bytes(),

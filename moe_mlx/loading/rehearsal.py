@@ -27,9 +27,9 @@ def rehearse(options: Options, freed: int) -> None:
     """
     opened = open_model(options)
     try:
-        plan_load(options, opened.source, lambda line: None, freed=freed)
         trusted = options.trust_remote_code
-        build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
+        skeleton = build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
+        plan_load(options, opened.source, skeleton.resident_nbytes, lambda line: None, freed=freed)
         tokenizer_of(options, opened)
     finally:
         opened.source.close()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, load_model
 
 from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError
@@ -69,11 +70,13 @@ class Skeleton:
         model: Its other weights lazy, its routed experts placeholders.
         config: Its config.
         switches: Per MoE layer the switch's module path and module.
+        resident_nbytes: Bytes that its other weights take in memory.
     """
 
     model: nn.Module
     config: dict[str, Any]
     switches: list[tuple[str, nn.Module]]
+    resident_nbytes: int
 
 
 def build(
@@ -152,7 +155,9 @@ def build(
     for own in ("sanitize", "load_weights"):
         if own in vars(model):
             object.__delattr__(model, own)
-    return Skeleton(model, config, _find_switches(model, source.layers, owners))
+    switches = _find_switches(model, source.layers, owners)
+    resident = sum(array.nbytes for _, array in tree_flatten(model.parameters()) if id(array) not in owners)
+    return Skeleton(model, config, switches, resident)
 
 
 def _own_code(folder: Path, config: Mapping[str, Any], trusted: bool) -> str | None:

@@ -31,6 +31,7 @@ class MemoryPlan:
         slots: Slots of each MoE layer.
         extra: Staging and audit buffers.
         beside: What else this process holds: a draft model and its KV cache.
+        experts_total: What every routed expert would take.
     """
 
     slots: tuple[int, ...]
@@ -41,6 +42,7 @@ class MemoryPlan:
     available: int | None
     extra: int = 0
     beside: int = 0
+    experts_total: int = 0
 
     @property
     def total(self) -> int:
@@ -176,4 +178,6 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside)
+    return MemoryPlan(
+        slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside, total
+    )

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
-from moe_mlx.planning.shape import ModelShape, looked_up
+from moe_mlx.planning.shape import ModelShape, checkpoint_shape
 from moe_mlx.store import manifest
 from moe_mlx.store.header import Entry
 from moe_mlx.store.json_files import read_json
-from moe_mlx.store.locate import Located, locate
+from moe_mlx.store.locate import Located
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -62,10 +62,7 @@ def hub_shape(repo: str, revision: str | None = None, api: HfApi | None = None) 
         for file, described in metadata.files_metadata.items()
         for name, info in described.tensors.items()
     }
-    layout = locate(tensors, config, Path(repo))
-    rest = [(name, located.entry.nbytes) for name, located in tensors.items() if name not in layout.expert_names]
-    layers = tuple(found.layer for found in layout.layers)
-    return ModelShape(repo, "checkpoint on the hub", config, layers, sum(n for _, n in rest), looked_up(rest))
+    return checkpoint_shape(repo, "checkpoint on the hub", config, tensors, Path(repo))
 
 
 def _is_store(hub: HfApi, repo: str, revision: str | None) -> bool:

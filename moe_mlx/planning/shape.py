@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.store import ExpertLayer, header, open_source
+from moe_mlx.planning.taken import taken
+from moe_mlx.store import ExpertLayer, header, is_store, open_source
+from moe_mlx.store.checkpoint import read_shards
 from moe_mlx.store.files import open_regular
+from moe_mlx.store.hub_snapshot import real_store
+from moe_mlx.store.locate import Located, StackedAtLoadError, locate
 
 _EMBEDDINGS = ("embed_tokens.", "wte.", "word_embeddings.", "tok_embeddings.", "embed_in.", "embeddings.weight")
 _HEADS = ("lm_head.", "output.weight", "embed_out.", "ff_out.")
@@ -24,8 +28,9 @@ class ModelShape:
         form: "store" or "checkpoint", with where it is.
         config: Its config.json.
         layers: Its MoE layers.
-        resident_nbytes: Bytes of every weight that is no routed expert.
+        resident_nbytes: Bytes of every weight in memory that is no routed expert; what mlx-lm drops is none.
         looked_up_nbytes: Bytes of embeddings of which a token takes one row (0 where they are the output head too).
+        to_convert: Whether it runs only once it is converted: mlx-lm stacks its experts while it loads.
     """
 
     name: str
@@ -34,6 +39,7 @@ class ModelShape:
     layers: tuple[ExpertLayer, ...]
     resident_nbytes: int
     looked_up_nbytes: int
+    to_convert: bool = False
 
     @property
     def experts_nbytes(self) -> int:
@@ -72,7 +78,11 @@ def local_shape(folder: Path) -> ModelShape:
         StoreError: missing, incomplete or corrupt.
         UnsupportedModelError: no mixture of experts that is known.
     """
-    with open_source(folder, verify=False) as source:
+    root = real_store(folder)
+    if not is_store(root):
+        shards = read_shards(root)
+        return checkpoint_shape(str(folder), "checkpoint", shards.config, shards.tensors, root)
+    with open_source(root, verify=False) as source:
         tensors: list[tuple[str, int]] = []
         for shard in source.resident_shards:
             fd = open_regular(shard)
@@ -80,8 +90,34 @@ def local_shape(folder: Path) -> ModelShape:
                 entries = header.read(fd, shard).entries
             finally:
                 os.close(fd)
-            tensors += [(name, entry.nbytes) for name, entry in entries.items() if name not in source.expert_names]
-        form = "checkpoint" if source.in_place else "store"
+            tensors += [(name, entry.nbytes) for name, entry in entries.items()]
         return ModelShape(
-            str(folder), form, dict(source.config), source.layers, source.resident_nbytes, looked_up(tensors)
+            str(folder), "store", dict(source.config), source.layers, source.resident_nbytes, looked_up(tensors)
         )
+
+
+def checkpoint_shape(
+    name: str, form: str, config: Mapping[str, Any], tensors: Mapping[str, Located], where: Path
+) -> ModelShape:
+    """Returns the shape of a checkpoint from its headers: what its model has of them in memory.
+
+    Args:
+        name: As shown.
+        form: "checkpoint", with where it is.
+        config: Its config.json.
+        tensors: Every tensor, by name.
+        where: Named in errors.
+
+    Raises:
+        StoreCorruptError: tensors that contradict each other or the config.
+        UnsupportedModelError: no mixture of experts that is known.
+    """
+    try:
+        layout, to_convert = locate(tensors, config, where), False
+    except StackedAtLoadError:
+        layout, to_convert = None, True
+    loaded = taken(config, (tensor.entry for tensor in tensors.values()), where)
+    stacked = locate(loaded, config, where)
+    layers = tuple(found.layer for found in (layout or stacked).layers)
+    resident = [(key, t.entry.nbytes) for key, t in loaded.items() if key not in stacked.expert_names]
+    return ModelShape(name, form, config, layers, sum(n for _, n in resident), looked_up(resident), to_convert)

@@ -14,7 +14,7 @@ def identity_of(source: ExpertSource) -> str:
     Raises:
         ExpertReadError: the first or the last expert could not be read.
     """
-    parts: list[bytes | memoryview] = [json.dumps(dict(source.config), sort_keys=True).encode()]
+    parts: list[bytes | memoryview] = [json.dumps(dict(source.config), sort_keys=True, default=repr).encode()]
     parts += [f"{layer.path} {layer.experts} {layer.top_k} {layer.expert_nbytes}".encode() for layer in source.layers]
     last = source.layers[-1]
     for index, expert in ((0, 0), (last.index, last.experts - 1)):

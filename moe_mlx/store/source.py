@@ -25,7 +25,8 @@ class ExpertSource(ABC):
         config: The model's `config.json`.
         expert_names: Tensors of the resident shards that hold routed experts, for a loader to skip; none in a store.
         resident_shards: safetensors files with the weights that are not routed experts (in place: with all weights).
-        resident_nbytes: Bytes of every weight that is not a routed expert.
+        resident_nbytes: Bytes in its shards of every weight that is not a routed expert; a checkpoint may hold
+            tensors among them that its model does not take (`planning.taken`).
         experts_nbytes: Bytes of every routed expert.
         verify: Whether `read_into` checks digests, where there are any.
         access: How files are read: through the page cache unless `use_io` chose otherwise.

@@ -21,6 +21,7 @@ class LoadProgress:
 
     def measure(self) -> None:
         """Finds out what will be loaded; a model that cannot be opened is left to the loader to complain about."""
+        from moe_mlx.planning.shape import local_shape
         from moe_mlx.store import open_source
         from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE
         from moe_mlx.store.resolve import resolve
@@ -34,8 +35,9 @@ class LoadProgress:
                 if cap.share is not None:
                     slots = slots_for_share(source.layers, cap.share)
                     experts = sum(layer.expert_nbytes * n for layer, n in zip(source.layers, slots, strict=True))
+                resident = local_shape(source.root).resident_nbytes
                 self._start = read_memory().footprint
-                self._total = source.resident_nbytes + experts
+                self._total = resident + experts
             finally:
                 source.close()
         except (MoeMlxError, OSError):
