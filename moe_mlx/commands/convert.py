@@ -10,8 +10,12 @@ import argparse
 import json
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from moe_mlx.errors import one_line
+
+if TYPE_CHECKING:
+    from moe_mlx_convert.proving import Candidate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
+def _prove(candidate: Candidate) -> frozenset[str]:
+    """Asks the loader, which takes seconds to import, once everything cheaper has been asked."""
+    from moe_mlx.loading.proof import prove
+
+    return prove(candidate)
+
+
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
-    from moe_mlx.loading.proof import prove
     from moe_mlx.system.sizes import size_text
     from moe_mlx.system.talk import RowTalk
     from moe_mlx_convert import convert
@@ -60,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             trust_remote_code=args.trust_remote_code,
             say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
             talk=RowTalk() if args.progress == "json" else None,
-            prove=prove,
+            prove=_prove,
         )
     except KeyboardInterrupt:
         partial = unfinished(args.mlx_path)

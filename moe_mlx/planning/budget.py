@@ -178,6 +178,4 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(
-        slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside, total
-    )
+    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside, total)

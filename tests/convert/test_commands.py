@@ -110,10 +110,10 @@ def test_help_imports_no_mlx() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_converting_bytes_imports_no_mlx(made: Path, tmp_path: Path) -> None:
+def test_copying_bytes_and_reading_stores_imports_no_mlx(made: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from moe_mlx.cli import main\n"
-        f"assert main(['convert', '--model', {str(made / 'source')!r}, '--mlx-path', {str(tmp_path / 's')!r}]) == 0\n"
+        "import sys; from moe_mlx.cli import main; from moe_mlx_convert import convert\n"
+        f"convert({str(made / 'source')!r}, {str(tmp_path / 's')!r})\n"
         f"assert main(['verify', {str(tmp_path / 's')!r}]) == 0\n"
         f"assert main(['inspect', {str(tmp_path / 's')!r}]) == 0\n"
         "assert not {'mlx', 'mlx_lm', 'numpy', 'textual', 'huggingface_hub'} & set(sys.modules)\n"
