@@ -12,7 +12,7 @@ from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.verbs import VERBS
 from moe_mlx.errors import MoeMlxError, one_line
-from moe_mlx.system.terminal import on_terminal, settle_streams
+from moe_mlx.system.terminal import on_terminal, prepare_streams
 from moe_mlx.version import __version__
 
 #: `moe-mlx help VERB` is `moe-mlx VERB --help`.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 ok, 1 failure, 2 usage, 3 store missing or corrupt, 4 does not fit, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    settle_streams()
+    prepare_streams()
     parser = _parser()
     if not words:
         if not on_terminal():

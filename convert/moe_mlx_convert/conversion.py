@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from moe_mlx.store import manifest as manifests
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
-from moe_mlx.store.spec import ByteRange
 from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.checkpoint import Checkpoint, check_unchanged, read_checkpoint
 from moe_mlx_convert.copying import Copier
@@ -18,7 +17,7 @@ from moe_mlx_convert.destination import Destination, remove, remove_leftovers
 from moe_mlx_convert.errors import ConvertError, DiffersError, SourceChangedError, failed
 from moe_mlx_convert.journal import NAME as JOURNAL
 from moe_mlx_convert.journal import Journal, read_journal
-from moe_mlx_convert.plan import Plan, Target, layer_directory
+from moe_mlx_convert.plan import Plan, Target, generated, layer_directory
 from moe_mlx_convert.summary import Summary
 from moe_mlx_convert.workers import each
 
@@ -165,11 +164,10 @@ class Conversion:
         """Writes the manifest, last of all files, and gives the folder its name."""
         manifest = manifests.encode(self._manifest())
         manifests.parse(manifest, self._destination.partial / manifests.NAME)
-        generated = Target(manifests.NAME, len(manifest), lambda: manifest, tuple[ByteRange, ...], True)
         remove_leftovers(self._fs, self._destination, {JOURNAL, *targets})
-        self._copier.write_batch([generated])
+        self._copier.write_batch([generated(manifests.NAME, manifest)])
         remove_leftovers(self._fs, self._destination, {manifests.NAME, *targets})
-        self._destination.settle()
+        self._destination.sync()
         self._destination.name_it()
 
     def _manifest(self) -> Manifest:

@@ -14,7 +14,7 @@ from moe_mlx_convert.plan import Target
 
 #: One read and one write; each thread owns one such buffer (two while comparing).
 BUFFER_NBYTES = 4 << 20
-#: Files written before they are synced, settled and renamed together; bounds open descriptors and unsynced bytes.
+#: Files written before they are synced and renamed together; bounds open descriptors and unsynced bytes.
 MOST_FILES = 16
 MOST_NBYTES = 64 << 20
 SUFFIX = ".tmp"
@@ -97,7 +97,7 @@ class Copier:
         return 0
 
     def write_batch(self, targets: Sequence[Target]) -> dict[str, str]:
-        """Writes files of one folder: all of them under temporary names, then synced, settled, renamed.
+        """Writes files of one folder: all of them under temporary names, then synced, renamed.
 
         Returns:
             Each file's digest by name.
@@ -116,7 +116,7 @@ class Copier:
                     digests[target.name] = self._write(target, fds[-1])
                 for fd in fds:
                     self.fs.sync(fd)
-                self.fs.settle(fds[-1])
+                self.fs.flush_drive(fds[-1])
             finally:
                 for fd in fds:
                     close(self.fs, fd)

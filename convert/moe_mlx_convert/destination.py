@@ -143,7 +143,7 @@ class Destination:
         if not self.partial.is_dir() or not os.path.samestat(os.fstat(self._fd), self.partial.stat()):
             raise UsageError(f"{self.path}: another converter finished it just now.")
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Puts the folder's last removals on the drive, so that a finished store never shows a journal."""
         try:
             self._fs.sync_folder(self.partial)

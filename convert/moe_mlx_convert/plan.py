@@ -99,7 +99,7 @@ def make_plan(
     residents = [t for name, t in tensors.items() if name not in layout.expert_names and name not in left_out]
     dropped = {name: tensors[name].entry.nbytes for name in sorted(left_out)}
     resident, index = resident_shards(residents)
-    files = [_generated(INDEX, index), *(_verbatim(path) for path in checkpoint.verbatim)]
+    files = [generated(INDEX, index), *(_verbatim(path) for path in checkpoint.verbatim)]
     experts = tuple(
         tuple(_expert(located, expert) for expert in range(located.layer.experts)) for located in layout.layers
     )
@@ -153,7 +153,8 @@ def _shard(name: str, tensors: Sequence[Located]) -> Target:
     return Target(name, len(prefix) + begin, lambda: prefix, lambda: ranges, True)
 
 
-def _generated(name: str, contents: bytes) -> Target:
+def generated(name: str, contents: bytes) -> Target:
+    """Returns a file whose bytes are there already."""
     return Target(name, len(contents), lambda: contents, lambda: (), True)
 
 

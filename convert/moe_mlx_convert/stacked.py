@@ -111,7 +111,7 @@ class ArrayCopier(Copier):
             for target in targets:
                 path = self.folder / target.name
                 self._once(self.fs.reopen, path, self.fs.sync)
-            self._once(self.fs.reopen, path, self.fs.settle)
+            self._once(self.fs.reopen, path, self.fs.flush_drive)
         except OSError as error:
             raise failed("writing", path, error) from error
         self._name(targets)

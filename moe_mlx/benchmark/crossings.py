@@ -17,12 +17,12 @@ def crossings_per_token(runtime: Runtime) -> int:
     native = runtime.native
     if native is None or runtime.decode_way != NATIVE:
         return 0
-    apart, native.runtime.apart = native.runtime.apart, True
+    apart, native.streams.apart = native.streams.apart, True
     try:
         logits = runtime.model(mx.array([[0]]), cache=make_prompt_cache(runtime.model))
         found = sum(native.crossings([logits]))
         mx.eval(logits)
     finally:
-        native.runtime.apart = apart
+        native.streams.apart = apart
         runtime.drain()
     return found

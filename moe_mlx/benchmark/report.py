@@ -49,8 +49,8 @@ def bench_table(result: BenchResult) -> str:
     keys = ["expert cache", "routing", *(_WAYS[place] for place in told)]
     heads = [*keys, *_HEADS]
     predicted = any(row.predicted_decode_tps is not None for row in result.rows)
-    ahead = any(row.setting.prefetch != "off" for row in result.rows)
-    if ahead:
+    prefetches = any(row.setting.prefetch != "off" for row in result.rows)
+    if prefetches:
         heads += ["hints\nused", "of\nmisses", "wasted\na token"]
     if predicted:
         heads += ["predicted\ntok/s", "off by"]
@@ -77,7 +77,7 @@ def bench_table(result: BenchResult) -> str:
             show_bytes(row.peak_bytes),
             "-" if row.page_cache is None else show_bytes(row.page_cache.nbytes),
         ]
-        if ahead:
+        if prefetches:
             line += [share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
         if predicted:
             guess = row.predicted_decode_tps
@@ -103,12 +103,12 @@ def bench_table(result: BenchResult) -> str:
 
 
 def _ways(row: Row) -> tuple[str, ...]:
-    """Returns how decode ran, how experts were read, what the page cache held, and whether it read ahead."""
+    """Returns how decode ran, how experts were read, what the page cache held, and whether it prefetched."""
     s = row.setting
     decode = row.ran if s.decode in ("auto", row.ran) else f"{s.decode} ({row.ran})"
     io = s.io if s.io == row.io_ran else f"{s.io} ({row.io_ran})"
-    ahead = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"
-    return decode, io, s.pages, ahead
+    prefetch = s.prefetch if s.prefetch != "auto" else f"auto ({'on' if row.prefetched else 'off'})"
+    return decode, io, s.pages, prefetch
 
 
 def _baseline_line(rows: tuple[Row, ...]) -> str:

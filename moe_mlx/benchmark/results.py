@@ -62,11 +62,11 @@ class Row:
         steps: Decode steps of a trial, mlx-lm's look-ahead included.
         stable: Whether the counts of all trials were alike.
         predicted_decode_tps: What `plan` says of this setting; None without a calibration.
-        prefetched: Whether decode read ahead.
-        hint_precision: Share of the experts read ahead that a step used, in the last trial as the two below: guesses
+        prefetched: Whether decode prefetched.
+        hint_precision: Share of the prefetched experts that a step used, in the last trial as the two below: guesses
             race with steps, so they are not alike in all.
-        hint_recall: Share of the misses that were read ahead.
-        wasted_bytes_per_token: Bytes that a decode step read ahead for nothing; beside `bytes_per_token`.
+        hint_recall: Share of the misses that were prefetched.
+        wasted_bytes_per_token: Bytes that a decode step prefetched for nothing; beside `bytes_per_token`.
         io_ran: How experts were read: "cached", "direct" or "dropped".
         reads: Depth and latency of the last trial's reads, prompt and decode.
         page_cache: What the page cache held of the experts after the last trial; None where the system does not tell.

@@ -31,7 +31,7 @@ class BenchSetting:
         io: How experts are read.
         pages: The page cache: "warm", "cold" (emptied of the experts before each trial), or "dropped" (after every
             token too, so that every miss comes from the disk).
-        prefetch: Whether the next layer's experts are read ahead.
+        prefetch: Whether the next layer's experts are guessed and prefetched.
     """
 
     expert_cache: str
@@ -46,8 +46,8 @@ class BenchSetting:
     def key(self) -> str:
         """The row's name, the same in every file: what `bench compare` matches by."""
         routing = self.routing if self.route_lambda is None else f"{self.routing} {self.route_lambda:g}"
-        ahead = "" if self.prefetch == "off" else f" prefetch-{self.prefetch}"  # files from before it say nothing
-        return f"{self.expert_cache} {routing} {self.decode} {self.io} {self.pages}{ahead}"
+        prefetch = "" if self.prefetch == "off" else f" prefetch-{self.prefetch}"  # files from before it say nothing
+        return f"{self.expert_cache} {routing} {self.decode} {self.io} {self.pages}{prefetch}"
 
 
 def sweep(
@@ -64,7 +64,7 @@ def sweep(
     for value in strengths:
         RoutingSettings(route_lambda=value)  # refuses what is no strength
     policies = split_list(routings, "--routing", str, allowed=POLICIES)
-    reads_ahead = split_list(prefetches, "--prefetch", str, allowed=PREFETCHES)
+    prefetch_ways = split_list(prefetches, "--prefetch", str, allowed=PREFETCHES)
     rest = list(
         itertools.product(
             split_list(decodes, "--decode", str, allowed=DECODES),
@@ -77,7 +77,7 @@ def sweep(
         everything = parse_cap(cap).share == 1.0
         for routing in ["exact"] if everything else policies:
             for strength in strengths if routing == "cache-prior" else [None]:
-                for (decode, io, state), ahead in itertools.product(rest, ["off"] if everything else reads_ahead):
-                    setting = BenchSetting(cap, routing, strength, decode, io, state, ahead)
+                for (decode, io, state), prefetch in itertools.product(rest, ["off"] if everything else prefetch_ways):
+                    setting = BenchSetting(cap, routing, strength, decode, io, state, prefetch)
                     found.setdefault(setting.key, setting)
     return list(found.values())

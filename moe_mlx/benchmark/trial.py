@@ -72,7 +72,7 @@ def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None]
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
     runtime = runtime_of(model)
     if setting.decode == APART and runtime.native is not None:
-        runtime.native.runtime.apart = True
+        runtime.native.streams.apart = True
     return Subject(model, tokenizer, runtime)
 
 

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
     if not runtime.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
         family = runtime.config.get("model_type", "this family")
-        raise UsageError(f"{family}: no routing adapter knows this model's router; evaluate --routing exact,belady")
+        raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
     documents = encode(texts, tokenizer, args.limit_tokens)
     scored = sum(len(document) - 1 for document in documents)
     name = Path(args.model).name

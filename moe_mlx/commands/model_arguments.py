@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlx import nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-    from moe_mlx.conversation.session import CacheSettings, Sampling, Session
+    from moe_mlx.conversation.session import KVCacheSettings, Sampling, Session
     from moe_mlx.loading.options import Options
 
 
@@ -70,7 +70,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefetch",
         choices=PREFETCHES,
         default="auto",
-        help="read ahead what the next layer is likely to choose; auto: where calibration measured a gain (default)",
+        help="read what the next layer is guessed to choose; auto: where calibration measured a gain (default)",
     )
     cache.add_argument(
         "--prefetch-extra", type=int, default=0, metavar="A", help="experts to guess beyond top_k (default: 0)"
@@ -244,13 +244,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
 
 
-def caching_of(args: argparse.Namespace) -> CacheSettings:
+def caching_of(args: argparse.Namespace) -> KVCacheSettings:
     """Returns the KV cache settings that were asked for."""
     from dataclasses import fields
 
-    from moe_mlx.conversation.session import CacheSettings
+    from moe_mlx.conversation.session import KVCacheSettings
 
-    return CacheSettings(**{field.name: getattr(args, field.name) for field in fields(CacheSettings)})
+    return KVCacheSettings(**{field.name: getattr(args, field.name) for field in fields(KVCacheSettings)})
 
 
 def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> Session:

@@ -11,7 +11,7 @@ from moe_mlx.system.sizes import parse_size
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.prompt_store import PromptStore
-    from moe_mlx.conversation.sampling import CacheSettings
+    from moe_mlx.conversation.sampling import KVCacheSettings
     from moe_mlx.loading.runtime import Runtime
 
 
@@ -33,7 +33,7 @@ def add_store_arguments(group: argparse._ActionsContainer) -> None:
 
 
 def prompt_store_of(
-    args: argparse.Namespace, runtime: Runtime, caching: CacheSettings, say: Callable[[str], None]
+    args: argparse.Namespace, runtime: Runtime, caching: KVCacheSettings, say: Callable[[str], None]
 ) -> PromptStore | None:
     """Returns the store that was asked for; None where none was."""
     if getattr(args, "prompt_store", None) is None:

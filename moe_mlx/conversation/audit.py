@@ -84,8 +84,8 @@ class Auditor:
         check_every(every)
         self.model, self.every, self.runtime = model, every, runtime_of(model)
         slots: dict[tuple[TensorSpec, ...], int] = {}
-        for cache in self.runtime.layers:
-            slots[cache.spec.tensors] = max(slots.get(cache.spec.tensors, 0), cache.spec.top_k)
+        for layer in self.runtime.layers:
+            slots[layer.spec.tensors] = max(slots.get(layer.spec.tensors, 0), layer.spec.top_k)
         self.nbytes = sum(sum(spec.nbytes for spec in specs) * count for specs, count in slots.items())
         self.runtime.reserve(self.nbytes, f"audit needs {show_bytes(self.nbytes)} of scratch slots")
         try:
@@ -125,26 +125,26 @@ class Auditor:
             self._scratch.clear()
             self.runtime.give_back(self.nbytes)
 
-    def due(self, inputs: Any, cache: Any) -> bool:
+    def due(self, inputs: Any, prompt_cache: Any) -> bool:
         """Counts decode steps and tells whether this one is audited."""
-        if cache is None or inputs.size != 1:
+        if prompt_cache is None or inputs.size != 1:
             return False
         self._seen += 1
         return self._seen % self.every == 0
 
-    def exact(self, inputs: mx.array, cache: Any, call: Any, **kwargs: Any) -> mx.array:
+    def exact(self, inputs: mx.array, prompt_cache: Any, call: Any, **kwargs: Any) -> mx.array:
         """Returns the logits of one step under exact routing, from a copy of the state.
 
         Args:
             inputs: `[1, 1]`, the token.
-            cache: The prompt cache as it is before the step.
+            prompt_cache: As it is before the step.
             call: The model's own call.
             **kwargs: Passed on to it.
         """
         for layer in self.runtime.layers:
             layer.aside = self._aside
         try:
-            logits: mx.array = call(inputs, cache=copy.deepcopy(cache), **kwargs)
+            logits: mx.array = call(inputs, cache=copy.deepcopy(prompt_cache), **kwargs)
             mx.eval(logits)
         finally:
             for layer in self.runtime.layers:
@@ -161,31 +161,31 @@ class Auditor:
         self._kl += kl.item()
         self._agreed += bool(same.item())
 
-    def _aside(self, cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+    def _aside(self, layer: LayerCache, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """Computes one layer's routed experts from scratch slots; arguments as for `CappedSwitch`."""
-        if cache.full:
-            real = mx.where(indices < cache.table.experts, indices, 0)  # longcat's identity experts are none
-            whole: mx.array = cache.inner(x, real, *args, **kwargs)
+        if layer.full:
+            stored = mx.where(indices < layer.table.experts, indices, 0)  # longcat's identity experts have no weights
+            whole: mx.array = layer.inner(x, stored, *args, **kwargs)
             return whole
         experts: list[int] = indices.reshape(-1).tolist()
-        cache.claim()
-        scratch = self._scratch[cache.spec.tensors]
-        scratch.settle()
+        layer.claim()
+        scratch = self._scratch[layer.spec.tensors]
+        scratch.wait_for_queued()
         places: dict[int, int] = {}
-        for place, expert in enumerate(cache.real(dict.fromkeys(experts))):
+        for place, expert in enumerate(layer.stored(dict.fromkeys(experts))):
             places[expert] = place
-            slot = cache.table.slot_of[expert]
+            slot = layer.table.slot_of[expert]
             if slot < 0:
-                self.bytes_read += self.runtime.source.read_into(cache.spec.index, expert, scratch.buffers(place))
+                self.bytes_read += self.runtime.source.read_into(layer.spec.index, expert, scratch.buffers(place))
                 continue
-            for to, come in zip(scratch.buffers(place), cache.bank.buffers(slot), strict=True):
+            for to, come in zip(scratch.buffers(place), layer.bank.buffers(slot), strict=True):
                 to[:] = come
         slots = mx.array([places.get(expert, 0) for expert in experts], dtype=indices.dtype).reshape(indices.shape)
-        scratch.install(cache.inner)
+        scratch.install(layer.inner)
         try:
-            y: mx.array = cache.inner(x, slots, *args, **kwargs)
+            y: mx.array = layer.inner(x, slots, *args, **kwargs)
         finally:
-            cache.bank.install(cache.inner)
+            layer.bank.install(layer.inner)
         scratch.using(y)
         return y
 

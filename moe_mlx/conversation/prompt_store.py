@@ -34,7 +34,7 @@ from moe_mlx.store.identity import identity_of
 from moe_mlx.system.folders import user_folder
 
 if TYPE_CHECKING:
-    from moe_mlx.conversation.sampling import CacheSettings
+    from moe_mlx.conversation.sampling import KVCacheSettings
     from moe_mlx.loading.runtime import Runtime
 
 #: Shorter prompts are read again sooner than their cache is.
@@ -197,7 +197,7 @@ class PromptStore:
 
 
 def open_prompt_store(
-    runtime: Runtime, where: str | Path, caching: CacheSettings, *, adapter: str | None = None,
+    runtime: Runtime, where: str | Path, caching: KVCacheSettings, *, adapter: str | None = None,
     most_bytes: int = MOST_BYTES, say: Callable[[str], None] = lambda line: None,
 ) -> PromptStore | None:  # fmt: skip
     """Returns a loaded model's store; None, with a remark, where the model cannot be told from others.

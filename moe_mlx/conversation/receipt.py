@@ -75,7 +75,7 @@ class Receipt(PhaseTotals):
         ]  # fmt: skip
         if self.hinted:
             parts.append(
-                f"ahead {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
+                f"prefetched {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
             )
         if (steps := self.tokens + self.discarded_steps) and self.waits:
             crossed, named = (self.read_backs, "read-backs") if self.read_backs else (self.crossings, "crossings")

@@ -46,7 +46,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSettings:
+class KVCacheSettings:
     """The KV cache: its size in tokens (None grows), the prompt chunk, quantisation; names are mlx_lm's."""
 
     max_kv_size: int | None = None

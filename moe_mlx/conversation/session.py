@@ -1,7 +1,7 @@
 """A conversation with one model: prompt cache kept between turns, every answer with its counts. No user interface.
 
-Generation is `mlx_lm.stream_generate`; this module decides what of the prompt is still in the cache, tells what was
-prefilled, accounts for the step that mlx-lm runs ahead, and throws the cache away after an error.
+Generation is `mlx_lm.stream_generate`; this module decides what of the prompt is still in the prompt cache, tells what
+was prefilled, accounts for the step that mlx-lm runs ahead, and throws the prompt cache away after an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.conversation.receipt import Receipt
-from moe_mlx.conversation.sampling import CacheSettings, Sampling
+from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.counts.reads import Counts
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
@@ -34,7 +34,7 @@ from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.system.terminal import sound
 
-__all__ = ["Answer", "CacheSettings", "Message", "Piece", "Sampling", "Session"]
+__all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
 
 Message = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Session:
     model: nn.Module
     tokenizer: TokenizerWrapper
     sampling: Sampling = field(default_factory=Sampling)
-    caching: CacheSettings = field(default_factory=CacheSettings)
+    caching: KVCacheSettings = field(default_factory=KVCacheSettings)
     template: dict[str, Any] = field(default_factory=dict)
     raw: bool = False
     last: Answer | None = None
@@ -71,7 +71,7 @@ class Session:
     auditor: Auditor | None = None
     store: PromptStore | None = None
     _held: list[int] = field(default_factory=list)
-    _cache: list[Any] | None = None
+    _prompt_cache: list[Any] | None = None
     _warmed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Session:
     @property
     def kv_nbytes(self) -> int:
         """Bytes of the prompt cache as it stands."""
-        return sum(int(getattr(cache, "nbytes", 0)) for cache in self._cache or ())
+        return sum(int(getattr(layer, "nbytes", 0)) for layer in self._prompt_cache or ())
 
     def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
         """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
@@ -109,17 +109,17 @@ class Session:
 
     def forget(self) -> None:
         """Throws the prompt cache away; the next answer prefills everything."""
-        self._cache, self._held = None, []
+        self._prompt_cache, self._held = None, []
 
     def keep_prompt(self) -> bool:
         """Writes the conversation's prompt cache to the store, if there is one; returns whether it is there."""
-        if self.store is None or self._cache is None or not self._held:
+        if self.store is None or self._prompt_cache is None or not self._held:
             return False
         self.runtime.drain()
-        return self.store.keep(self._held, self._cache)
+        return self.store.keep(self._held, self._prompt_cache)
 
     def _reuse(self, prompt: list[int]) -> tuple[int, str]:
-        """Makes the cache hold a prefix of `prompt`; returns how long it is, and why it is empty if it need not be."""
+        """Makes the prompt cache hold a prefix of `prompt`; returns its length, and why nothing could be kept."""
         shared = 0
         for kept, wanted in zip(self._held, prompt, strict=False):
             if kept != wanted:
@@ -127,19 +127,19 @@ class Session:
             shared += 1
         shared = min(shared, len(prompt) - 1)  # mlx-lm needs one token to start from
         if self.store is not None and (found := self.store.find(prompt, better_than=shared)) is not None:
-            self._cache, shared = found
+            self._prompt_cache, shared = found
             self._held = prompt[:shared]
         excess = len(self._held) - shared
-        if self._cache is not None and shared and excess:
-            if can_trim_prompt_cache(self._cache) and trim_prompt_cache(self._cache, excess) == excess:
+        if self._prompt_cache is not None and shared and excess:
+            if can_trim_prompt_cache(self._prompt_cache) and trim_prompt_cache(self._prompt_cache, excess) == excess:
                 self._held = self._held[:shared]
             else:
                 self.forget()
-                reason = "this model's cache cannot be trimmed, so the whole prompt is read again"
-                self._cache = make_prompt_cache(self.model, self.caching.max_kv_size)
+                reason = "this model's prompt cache cannot be trimmed, so the whole prompt is read again"
+                self._prompt_cache = make_prompt_cache(self.model, self.caching.max_kv_size)
                 return 0, reason
-        if self._cache is None or not shared:
-            self._cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
+        if self._prompt_cache is None or not shared:
+            self._prompt_cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
             return 0, ""
         return shared, ""
 
@@ -156,7 +156,7 @@ class Session:
         Args:
             prompt: Token ids of the whole conversation so far.
             stop: Set by another thread to stop at the next token (or prompt chunk).
-            on_prefill: Called with prompt tokens done and in all; tokens found in the cache count as done.
+            on_prefill: Called with prompt tokens done and in all; tokens found in the prompt cache count as done.
             logits_processors: As for mlx_lm, after the session's own.
 
         Yields:
@@ -246,7 +246,7 @@ class Session:
             max_tokens=s.max_tokens,
             sampler=sampler,
             logits_processors=processors or None,
-            prompt_cache=self._cache,
+            prompt_cache=self._prompt_cache,
             prefill_step_size=self.caching.prefill_step_size,
             kv_bits=self.caching.kv_bits,
             kv_group_size=self.caching.kv_group_size,

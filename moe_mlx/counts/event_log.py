@@ -30,7 +30,7 @@ class EventLog:
 
     Attributes:
         rows: int64 `[ROWS, len(FIELDS)]`.
-        reals: float64 `[ROWS]`, the weight moved in the same row.
+        weights_moved: float64 `[ROWS]`, the weight moved in the same row.
         written: int64 `[1]`, rows ever written; a row is complete before the count moves.
     """
 
@@ -41,7 +41,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self.rows = array("q", [0]) * (self.ROWS * len(self.FIELDS))
-        self.reals = array("d", [0.0]) * self.ROWS
+        self.weights_moved = array("d", [0.0]) * self.ROWS
         self.written = array("q", [0])
 
     def write(self, step: int, phase: int, *, weight_moved: float = 0.0, **counts: int) -> None:
@@ -59,11 +59,11 @@ class EventLog:
             values[self._PLACE[name]] = value
         row = self.written[0] % self.ROWS
         self.rows[row * len(values) : (row + 1) * len(values)] = values
-        self.reals[row] = weight_moved
+        self.weights_moved[row] = weight_moved
         self.written[0] += 1
 
     def read(self, number: int) -> Event:
         """Returns event `number`; 0 is the first ever written."""
         row, width = number % self.ROWS, len(self.FIELDS)
         values = self.rows[row * width : (row + 1) * width]
-        return Event(dict(zip(self.FIELDS, values, strict=True)), self.reals[row])
+        return Event(dict(zip(self.FIELDS, values, strict=True)), self.weights_moved[row])

@@ -66,16 +66,16 @@ class PhaseTotals(ChoiceShares):
         hits: Chosen experts that were resident; in a prompt an expert counts once per layer and chunk.
         misses: Chosen experts that had to be read.
         swapped: Chosen experts that exact routing would not have chosen.
-        bytes_read: Bytes read for misses, on demand or ahead.
+        bytes_read: Bytes read for misses, on demand or by prefetch.
         wait_seconds: Seconds the step stood still for reads.
         read_backs: Times the routing of a layer was read back to Python.
         weight_moved: Sum of the exact router weights of the experts that were displaced.
         choices: Chosen experts counted token by token (`tokens * top_k` over layers).
         waits: Times the model's device had to wait for the host's choice of a layer: one per layer under a cap.
         host_seconds: Seconds the host took to choose and look up (and to guess, with prefetch), reads not counted.
-        hinted: Experts whose read ahead was begun.
+        hinted: Guessed experts whose read was begun.
         hint_hits: Misses that were served by one; they are misses all the same, and in `bytes_read`.
-        wasted_bytes: Bytes read ahead that no step used; beside `bytes_read`.
+        wasted_bytes: Bytes prefetched that no step used; beside `bytes_read`.
     """
 
     steps: int = _not_in_rows(0)
@@ -96,17 +96,17 @@ class PhaseTotals(ChoiceShares):
 
     @property
     def hint_precision(self) -> float:
-        """Share of the experts read ahead that a step used; 0 where none was."""
+        """Share of the prefetched experts that a step used; 0 where none was."""
         return self.hint_hits / self.hinted if self.hinted else 0.0
 
     @property
     def hint_recall(self) -> float:
-        """Share of the misses that were read ahead; 0 where nothing was missed."""
+        """Share of the misses that were prefetched; 0 where nothing was missed."""
         return self.hint_hits / self.misses if self.misses else 0.0
 
     @property
     def disk_bytes(self) -> int:
-        """All bytes the readers were asked for: for misses, and ahead for nothing."""
+        """All bytes the readers were asked for: for misses, and for wrong guesses."""
         return self.bytes_read + self.wasted_bytes
 
     def as_dict(self) -> dict[str, Any]:

@@ -26,12 +26,12 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
 
 def answer(model: nn.Module, tokenizer: Any, prompt: Sequence[int], most: int) -> str:
     """Returns the greedy answer of at most `most` tokens; as in mlx-lm the last prompt token is a decode step."""
-    cache = make_prompt_cache(model)
+    prompt_cache = make_prompt_cache(model)
     for start in range(0, len(prompt) - 1, _PREFILL_STEP):
-        mx.eval(model(mx.array([prompt[start : min(start + _PREFILL_STEP, len(prompt) - 1)]]), cache=cache))
+        mx.eval(model(mx.array([prompt[start : min(start + _PREFILL_STEP, len(prompt) - 1)]]), cache=prompt_cache))
     token, tokens = prompt[-1], []
     for _ in range(most):
-        token = int(mx.argmax(model(mx.array([[token]]), cache=cache)[0, -1]).item())
+        token = int(mx.argmax(model(mx.array([[token]]), cache=prompt_cache)[0, -1]).item())
         if token in tokenizer.eos_token_ids:
             break
         tokens.append(token)

@@ -117,7 +117,7 @@ class ExpertUse:
             ]
             for guess in self.guesses
         ]
-        table = render(["guesser", "reads ahead", "precision", "recall", "wasted/token"], rows)
+        table = render(["guesser", "prefetched", "precision", "recall", "wasted/token"], rows)
         tokens = self.guesses[0].tokens
         head = f"Guessing the next layer, {JUDGED_AT:.0%} of the experts held, {tokens:,} tokens not learned from:"
         return f"{head}\n{table}"

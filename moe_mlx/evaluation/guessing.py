@@ -25,7 +25,7 @@ PRIOR_USES = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Guessed:
-    """What a guesser's reads ahead would have come to.
+    """What prefetching by a guesser would have come to.
 
     Attributes:
         guesser: Its name.

@@ -63,7 +63,7 @@ class Evaluation:
             trace: Where to write a trace: of the setting if there is one, else of the reference run.
 
         Raises:
-            UsageError: a cap that cannot be read, or a trace of a model whose router no adapter knows.
+            UsageError: a cap that cannot be read, or a trace of a model whose router is not known.
             DoesNotFitError: a cap below the floor or above what fits, or distributions that find no room.
             ExpertReadError: an expert could not be read.
         """

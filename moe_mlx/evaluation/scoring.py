@@ -58,9 +58,9 @@ def vocabulary_of(model: nn.Module) -> int:
 def next_tokens(model: nn.Module, documents: Sequence[Sequence[int]]) -> Iterator[tuple[mx.array, int]]:
     """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one model call each."""
     for document in documents:
-        cache = make_prompt_cache(model)
+        prompt_cache = make_prompt_cache(model)
         for token, following in itertools.pairwise(document):
-            yield log_probabilities(model(mx.array([[token]]), cache=cache)[0, -1]), following
+            yield log_probabilities(model(mx.array([[token]]), cache=prompt_cache)[0, -1]), following
 
 
 def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> None:

@@ -34,7 +34,7 @@ class Event(Protocol):
 
     @property
     def scores(self) -> Matrix:
-        """What the model ranks by; it and the next two empty where no adapter knows the router."""
+        """What the model ranks by; it and the next two empty where the router is not known."""
 
     @property
     def raw(self) -> Matrix:
@@ -71,7 +71,7 @@ class LayerTrace:
         exact: int32 `[T, k]`, the model's own choice in its own order.
         touched: int32 `[T, k]`, the experts used, in touch order, -1 where there were fewer.
         guess: float32 `[T, E]`, what the layer's router says of the router input of the layer before, as prefetch asks
-            it; None in the first layer, and where no adapter knows the router.
+            it; None in the first layer, and where the router is not known.
     """
 
     experts: int
@@ -214,14 +214,12 @@ class Recorder:
         """Returns what was recorded; arguments as in `Trace`.
 
         Raises:
-            UsageError: no adapter knows this model's router, so there are no scores.
+            UsageError: this model's router is not known, so there are no scores.
         """
         layers = []
         for (experts, top_k, nbytes), events in zip(self.layers, self.events, strict=True):
             if not events or not events[0].scores.size:
-                raise UsageError(
-                    f"{name}: no routing adapter knows this model's router, so there are no scores to trace"
-                )
+                raise UsageError(f"{name}: this model's router is not known, so there are no scores to trace")
             scores = np.stack([event.scores for event in events])
             raw, weigh = (_unless_equal(scores, [getattr(e, part) for e in events]) for part in ("raw", "weigh"))
             exact = np.array([event.exact for event in events], dtype=np.int32)

@@ -40,10 +40,10 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
 def _logits(model: Any) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     out = {}
     for call, lengths in _CALLS.items():
-        cache, rows = make_prompt_cache(model), []
+        prompt_cache, rows = make_prompt_cache(model), []
         for number, length in enumerate(lengths):
             tokens = mx.arange(number, number + length)[None] % 100 + 5
-            rows.append(model(tokens, cache=cache).astype(mx.float32))
+            rows.append(model(tokens, cache=prompt_cache).astype(mx.float32))
         mx.eval(rows)
         out[call] = np.concatenate([np.array(row).reshape(-1) for row in rows])
     return out

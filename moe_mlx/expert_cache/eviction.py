@@ -88,7 +88,7 @@ class RouterMean(Eviction):
     The router's scores say something of every expert at every token, also of those that were not chosen. An expert's
     heat is the running mean of its score, plus a share of the scores' range whenever it was chosen. A constant added to
     all scores of a token changes no order, so logits serve as they are. Without scores (a prompt, warm-up, a router
-    that no adapter knows) heats stand still, and equal heats fall back to the least recent.
+    that is not known) heats stand still, and equal heats fall back to the least recent.
     """
 
     name = "router"

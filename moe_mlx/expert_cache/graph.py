@@ -29,11 +29,11 @@ class GraphDecode(Protocol):
             ExpertReadError: an earlier step failed and nothing has raised that yet.
         """
 
-    def look_ahead(self, x: mx.array | None) -> None:
-        """Takes the input `[1, D]` of this layer's router, from which the next layer's experts are guessed.
+    def guess_next(self, x: mx.array | None) -> None:
+        """Has the next layer's router guess that layer's experts, for this layer's next step to prefetch.
 
         Args:
-            x: One row; None where the coming call is no decode step.
+            x: Input `[1, D]` of this layer's router; None where the call to come is no decode step.
         """
 
     def reclaim(self) -> None:

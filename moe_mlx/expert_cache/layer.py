@@ -41,11 +41,11 @@ class LayerCache:
         self.scores_to_come: mx.array | None = None  # of an exactly routed decode step, for the eviction
         self.observed: tuple[mx.array, mx.array, mx.array] | None = None
         self._host_ns = 0
-        #: The layer's router, `[..., D]` to `[..., E]`, where an adapter knows it; prefetch asks it for guesses.
+        #: The layer's router, `[..., D]` to `[..., E]`, where its family's is known; prefetch asks it for guesses.
         self.router: Callable[[mx.array], mx.array] | None = None
         #: The MoE layer after this one, and what this layer's router said of the layer before's input; for a recorder.
         self.next_layer: LayerCache | None = None
-        self.guess_to_come: mx.array | None = None
+        self.guess_scores: mx.array | None = None
         self.native: GraphDecode | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self._event = threading.RLock()
@@ -77,7 +77,7 @@ class LayerCache:
 
     def record(self, scores: Scores, raw: Scores, weigh: Scores, exact: Sequence[int], touched: Sequence[int]) -> None:
         """Hands one decode event to the recorder, if there is one."""
-        early, self.guess_to_come = self.guess_to_come, None
+        early, self.guess_scores = self.guess_scores, None
         if self.recorder is not None:
             guess = None if early is None else np.array(early).reshape(-1)
             step = self.counter.step
@@ -87,8 +87,8 @@ class LayerCache:
         """Returns bool `[E]`: what is in memory now."""
         return np.frombuffer(self.table.slot_of, dtype=np.int32) >= 0
 
-    def real(self, experts: Iterable[int]) -> list[int]:
-        """Returns those that are experts of this layer; greater numbers are none."""
+    def stored(self, experts: Iterable[int]) -> list[int]:
+        """Returns those that have weights in the store; identity experts are numbered after them and have none."""
         return [expert for expert in experts if expert < self.table.experts]
 
     @property
@@ -101,7 +101,7 @@ class LayerCache:
         if not self.bank.allocated:  # rebuilding it was broken off
             self.rebuild(self.table.slots)
         if self.native is not None:
-            self.bank.settle()
+            self.bank.wait_for_queued()
             self.native.reclaim()
 
     def take_spans(self) -> None:
@@ -160,7 +160,7 @@ class LayerCache:
             host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
             bytes_read = waited = 0
             if admission.misses:
-                self.bank.settle()
+                self.bank.wait_for_queued()
                 bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         self.table.count(touch_order, [placement.expert for placement in admission.misses])
         hits, misses = len(admission.hits), len(admission.misses)
@@ -190,7 +190,7 @@ class LayerCache:
         """
         with self.event():
             admission = self.table.begin(experts)
-            self.bank.settle()
+            self.bank.wait_for_queued()
             bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         return bytes_read
 

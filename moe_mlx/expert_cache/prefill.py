@@ -37,10 +37,10 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     mx.eval(indices, cache.spans)
     cache.take_spans()
     chosen = np.array(indices).astype(np.int64)
-    real = chosen < cache.table.experts
-    counts = np.bincount(chosen[real], minlength=cache.table.experts)
+    stored = chosen < cache.table.experts
+    counts = np.bincount(chosen[stored], minlength=cache.table.experts)
     needed = np.flatnonzero(counts)
-    chosen = np.where(real, chosen, needed[0] if needed.size else 0)  # any slot will do for what is no expert
+    chosen = np.where(stored, chosen, needed[0] if needed.size else 0)  # any slot will do for what is not stored
     with cache.event():
         resident = cache.resident_mask()
         if needed.size <= cache.table.slots:
@@ -60,7 +60,7 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
         bytes_read=bytes_read,
         wait_ns=waited,
         read_backs=1,
-        choices=int(real.sum()),
+        choices=int(stored.sum()),
     )
     return y
 
@@ -71,7 +71,7 @@ def _at_once(
 ) -> tuple[mx.array, int, int]:  # fmt: skip
     """All needed experts fit: one event, one call, the rarest touched first."""
     admission = cache.table.begin(needed[np.argsort(counts[needed], kind="stable")].tolist())
-    cache.bank.settle()
+    cache.bank.wait_for_queued()
     bytes_read = waited = 0
     if admission.misses:
         bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
@@ -108,7 +108,7 @@ def _in_waves(
     outputs: list[mx.array] = []
     places: list[NDArray[np.intp]] = []
     bytes_read = waited = 0
-    bank.settle()
+    bank.wait_for_queued()
 
     def compute(experts: list[int]) -> mx.array | None:
         slot_of = np.full(table.experts, -1, dtype=np.int64)

@@ -161,7 +161,7 @@ class ReaderPool:
         waited = reads.finish()
         return reads.bytes_read, waited
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Waits until every read under way has ended, those that were given up as stalled included."""
         busy = threading.Barrier(self.readers + 1)
         for _ in range(self.readers):

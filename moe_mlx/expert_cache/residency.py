@@ -84,7 +84,7 @@ class Eviction(Protocol):
     def observe(self, table: ResidencyTable, scores: Sequence[float]) -> None:
         """Takes the router's scores of the decode step to come, before its event: `[E]` or more, as float32 gives them.
 
-        Called only where `uses_scores` is true and an adapter knows the router.
+        Called only where `uses_scores` is true and the router is known.
         """
         return None
 

@@ -71,7 +71,7 @@ class SlotBank:
         ]
 
     def using(self, output: mx.array) -> None:
-        """Notes queued work that reads the slots, so that `settle` can wait for it."""
+        """Notes queued work that reads the slots, so that `wait_for_queued` can wait for it."""
         self._queued, self._thread = output, threading.current_thread()
 
     @property
@@ -79,7 +79,7 @@ class SlotBank:
         """Work that may still read the slots: what a rewrite in the graph has to come after."""
         return self._queued
 
-    def settle(self) -> None:
+    def wait_for_queued(self) -> None:
         """Waits until no queued work reads the slots; to be called before any of them is rewritten.
 
         Raises:
@@ -117,8 +117,8 @@ class SlotBank:
             setattr(owner, leaf, array)
 
     def free(self, switch: nn.Module) -> None:
-        """Lets go of the arrays, here and in the switch module; `settle` first."""
-        self.settle()
+        """Lets go of the arrays, here and in the switch module; waits for queued work first."""
+        self.wait_for_queued()
         self._memory.clear()
         self._bits.clear()
         lazy = [mx.zeros((1, *spec.shape), dtype_of(spec)) for spec in self.specs]

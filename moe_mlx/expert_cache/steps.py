@@ -19,7 +19,7 @@ class DecodeEvent:
     Attributes:
         index: MoE ordinal of the layer.
         step: Number of the model call.
-        scores: float32 `[E]`, what the model ranks by; it and the next two empty where no adapter knows the router.
+        scores: float32 `[E]`, what the model ranks by; it and the next two empty where the router is not known.
         raw: float32 `[E]`, the same before groups were masked.
         weigh: float32 `[E]`, what the model weighs by.
         exact: The model's own choice in its own order.

@@ -42,8 +42,9 @@ class CappedSwitch(nn.Module):
 
         Args:
             x: `[..., D]` inputs.
-            indices: `[..., k]` expert numbers, as chosen by the model or returned by `select`. A number beyond the
-                experts is none (longcat's identity experts): nothing is read or counted, its output is arbitrary.
+            indices: `[..., k]` expert numbers, as chosen by the model or returned by `select`. What is not
+                stored (longcat's identity experts, numbered after the stored ones) is neither read nor counted, and
+                its output is arbitrary.
             *args: Passed on to the original module.
             **kwargs: Passed on to the original module.
 
@@ -75,13 +76,13 @@ class CappedSwitch(nn.Module):
             cache.counter.enter(cache.spec.index)
             raw, cache.scores_to_come = cache.scores_to_come, None
             experts: list[int] = indices.reshape(-1).tolist()
-            distinct = cache.real(dict.fromkeys(experts))
+            distinct = cache.stored(dict.fromkeys(experts))
             if raw is not None:
                 cache.tell_eviction(np.array(raw).reshape(-1))
             self._record_exact(experts, distinct)
             slots = self._slots(cache.decode(experts, distinct, 0, 0.0), indices)
         if native is None:
-            cache.bank.settle()
+            cache.bank.wait_for_queued()
         y = inner(x, slots, *args, **kwargs)
         cache.bank.using(y)
         return y
@@ -97,7 +98,7 @@ class CappedSwitch(nn.Module):
         if rows == 1:
             if cache.recorder is not None:
                 experts: list[int] = indices.reshape(-1).tolist()
-                self._record_exact(experts, cache.real(dict.fromkeys(experts)))
+                self._record_exact(experts, cache.stored(dict.fromkeys(experts)))
                 indices = mx.where(indices < cache.table.experts, indices, 0)
             cache.log.write(step, DECODE, tokens=1, hits=indices.size, choices=indices.size)
         else:
@@ -105,7 +106,7 @@ class CappedSwitch(nn.Module):
         return cache.inner(x, indices, *args, **kwargs)
 
     def _record_exact(self, experts: list[int], distinct: list[int]) -> None:
-        """Hands an exactly routed token to the recorder; without an adapter its scores are not known, so empty."""
+        """Hands an exactly routed token to the recorder; its scores are empty where the router is not known."""
         cache = self.cache
         observed, cache.observed = cache.observed, None
         if cache.recorder is not None:
@@ -117,15 +118,15 @@ class CappedSwitch(nn.Module):
     def _slots(slots: list[int], like: mx.array) -> mx.array:
         return mx.array(slots, dtype=like.dtype).reshape(*like.shape[:-1], len(slots))
 
-    def look_ahead(self, x: mx.array) -> None:
+    def guess_next(self, x: mx.array) -> None:
         """Lets the next layer's router guess from this layer's input, for prefetch or a recorder; else nothing."""
         cache = self.cache
-        native, coming = cache.in_graph, cache.next_layer
+        native, next_layer = cache.in_graph, cache.next_layer
         one_row = cache.aside is None and x.size == x.shape[-1]
         if native is not None:
-            native.look_ahead(x if one_row else None)
-        elif cache.recorder is not None and one_row and coming is not None and coming.router is not None:
-            coming.guess_to_come = coming.router(x).astype(mx.float32)
+            native.guess_next(x if one_row else None)
+        elif cache.recorder is not None and one_row and next_layer is not None and next_layer.router is not None:
+            next_layer.guess_scores = next_layer.router(x).astype(mx.float32)
 
     def routes(self, indices_rows: int) -> bool:
         """Whether a call of that many rows may be routed by the policy: decode, a lossy policy, not all resident."""
@@ -183,16 +184,15 @@ class CappedSwitch(nn.Module):
             cache.selected = native.step(exact, scores=scores, raw=raw, weigh=weigh, weights=weights)
             return cache.selected[0]
         cache.claim()
-        wanted = [part.astype(mx.float32) for part in (scores, raw, weigh, weights) if part is not None]
-        mx.eval(wanted, exact, cache.spans)
-        values = iter(np.array(part).reshape(-1) for part in wanted)
-        z = next(values)
-        z_raw = next(values) if raw is not None else z
-        z_weigh = next(values) if weigh is not None else z
-        own = next(values) if weights is not None else None
+        given = {"scores": scores, "raw": raw, "weigh": weigh, "weights": weights}
+        wide = {name: part.astype(mx.float32) for name, part in given.items() if part is not None}
+        mx.eval(wide, exact, cache.spans)
+        rows = {name: np.array(part).reshape(-1) for name, part in wide.items()}
+        z = rows["scores"]
+        z_raw, z_weigh, own = rows.get("raw", z), rows.get("weigh", z), rows.get("weights")
         experts: list[int] = exact.reshape(-1).tolist()
         choice = cache.choose(z, experts, z_raw)
-        order = cache.real(sorted(choice.experts, key=lambda expert: (-z_weigh[expert], expert)))
+        order = cache.stored(sorted(choice.experts, key=lambda expert: (-z_weigh[expert], expert)))
         moved = 0.0 if own is None else float(sum(own[experts.index(lost)] for lost in choice.displaced))
         cache.record(z, z_raw, z_weigh, experts, order)
         slots = cache.decode(choice.experts, order, choice.swapped, moved)

@@ -22,7 +22,7 @@ class Routing:
     def takes(self, module: Any, x: mx.array) -> bool:
         """Whether the policy routes this call; if not, notes the scores of its rows for whoever needs them."""
         switch, router = self.switch, self.router
-        switch.look_ahead(x)
+        switch.guess_next(x)
         rows = x.size // x.shape[-1]
         if switch.routes(rows):
             return True

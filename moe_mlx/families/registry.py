@@ -1,4 +1,4 @@
-"""Which router a family has, and the adapter that can route it by a policy. The table is data; tests run every row."""
+"""Which router a family has, and how its blocks are made to route by a policy. Tests run every row of the table."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class RouterFamily:
         family: Model file of mlx-lm.
         block: Class of the block that holds its router and experts, and that block's own file.
         kind: What it ranks by, in words.
-        cache_aware: Whether an adapter can route it by a policy.
+        cache_aware: Whether it can be routed by a policy.
         exact_tested: Whether the tests run it capped, bit for bit against mlx-lm.
-        cache_aware_tested: Whether the tests run its adapter in the whole model.
+        cache_aware_tested: Whether the tests route the whole model by policies.
         note: Why not, or what else is to be said.
     """
 
@@ -92,10 +92,10 @@ def site_of(module: nn.Module) -> Site | None:
     return None
 
 
-def adapt(model: nn.Module, path: str) -> bool:
+def make_routable(model: nn.Module, path: str) -> bool:
     """Lets the block that holds the switch at `path` route by policy, in place.
 
-    The routed module becomes an instance of a subclass of its own class, with the adapter in front: its parameters,
+    The routed module becomes an instance of a subclass of its own class, with a mixin in front: its parameters,
     children and every call that is not a decode step under a lossy policy stay mlx-lm's own.
 
     Args:

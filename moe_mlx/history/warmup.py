@@ -1,6 +1,6 @@
 """Warm-up: before the first token, empty slots are filled with what history says was hot.
 
-A hint: it never evicts, never delays a miss and is counted apart. Under exact routing it changes no answer and goes on
+It never evicts, never delays a miss and is counted apart. Under exact routing it changes no answer and goes on
 bit by bit while nothing else is to be done. Under a lossy policy answers depend on what is resident, so it is done
 whole before the first answer, or not at all: the same history gives the same answer.
 """

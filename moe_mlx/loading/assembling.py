@@ -12,7 +12,7 @@ from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.expert_cache.switch import CappedSwitch
-from moe_mlx.families.registry import adapt
+from moe_mlx.families.registry import make_routable
 from moe_mlx.loading.cached_layers import CachedLayers
 from moe_mlx.loading.lora import apply_adapters
 from moe_mlx.loading.options import Options
@@ -26,7 +26,7 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
     """Changes the model in place and returns its layers, their slots empty.
 
     Raises:
-        StoreError: the adapter asked for is missing or corrupt.
+        StoreError: the LoRA adapter asked for is missing or corrupt.
         UsageError: that adapter changes routed experts.
     """
     model = skeleton.model
@@ -39,7 +39,7 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
         table = ResidencyTable(spec.experts, slots, make_eviction(options.evict))
         cache = LayerCache(spec, table, bank, pool, Exact(), ledger.logs[spec.index], counter, inner)
         replace_module(model, path, CappedSwitch(cache))
-        routed = adapt(model, path) and routed
+        routed = make_routable(model, path) and routed
         if layers:
             layers[-1].next_layer = cache
         layers.append(cache)

@@ -83,7 +83,7 @@ class CachedLayers:
         """
         for cache in self.layers:
             try:
-                cache.bank.settle()
+                cache.bank.wait_for_queued()
             except ExpertReadError as error:
                 if self.native is not None:
                     self.native.untold = error
@@ -159,7 +159,7 @@ class CachedLayers:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
         self.end_turn()
         if self.native is not None:
-            self.native.forget_hints()
+            self.native.drop_guesses()
         for cache in self.layers:
             cache.empty()
         self.counter.begin_anew()

@@ -44,7 +44,7 @@ class DecodeChoice:
     Attributes:
         way: "native" or "readback".
         reason: Why that way, in a few words.
-        prefetch: How it reads ahead; None where it does not.
+        prefetch: How it prefetches; None where it does not.
     """
 
     way: str
@@ -62,7 +62,7 @@ def choose_decode(
         cached: Its layers, their caches empty.
         decode: One of `DECODE_WAYS`.
         say: Gets a line before a build, and one with the choice and its reason.
-        prefetch: How to read ahead, where decode is native; None to read on demand only.
+        prefetch: How to prefetch, where decode is native; None to read on demand only.
 
     Raises:
         UsageError: "native" was asked for and cannot be had.
@@ -109,7 +109,7 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     elif prefetch is not None:
         say(f"prefetch is on ({prefetch.why}): {prefetch.nbytes / 1e6:.1f} MB of staging")
         if unknown:
-            say(f"prefetch: {unknown} layers get no hints, because no adapter knows their router (moe-mlx families)")
+            say(f"prefetch: nothing is guessed of {unknown} layers, whose router is not known (moe-mlx families)")
     return problem
 
 

@@ -72,8 +72,8 @@ def load(
         evict: "lru" or "lfu".
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
-        prefetch: "on" reads ahead what the next layer is likely to choose, while a layer computes (native decode
-            only; never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
+        prefetch: "on" reads what the next layer is guessed to choose, while a layer computes (native decode only;
+            never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
         prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
         max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
         share: "even", or "measured": the same cap shared among the layers by the misses that the history says each
@@ -204,11 +204,11 @@ def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) ->
     lossy_asked = runtime.routing.routing != "exact" and not whole
     if lossy_asked and not runtime.routed:
         family = runtime.config.get("model_type", "this family")
-        remark(f"{family}: no routing adapter knows this model's router, so it is routed exactly (moe-mlx families)")
+        remark(f"{family}: this model's router is not known, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
     if runtime.evict == "router" and not runtime.routed and not whole:
-        remark("no routing adapter knows this model's router, so --evict router empties the least recently used slot")
+        remark("this model's router is not known, so --evict router empties the least recently used slot")
     if opened.source.in_place and not is_demo(opened.folder) and not whole:
         runs = len(opened.source.byte_ranges(0, 0))
         remark(

@@ -26,7 +26,7 @@ class Planned:
 
     Attributes:
         plan: The memory plan, buffers of `prefetch` included.
-        prefetch: How to read ahead, should decode run in the graph; None for not at all.
+        prefetch: How to prefetch, should decode run in the graph; None for not at all.
         curves: What slots are shared by; None where they are shared evenly.
         history: What adds the model's counts to its history; None where none is kept.
         bounce_nbytes: Bytes of the bounce buffers without prefetch.
@@ -39,7 +39,7 @@ class Planned:
     bounce_nbytes: int
 
     def without_prefetch(self) -> Planned:
-        """Returns the plan of a decode that does not read ahead."""
+        """Returns the plan of a decode that does not prefetch."""
         return replace(self, plan=replace(self.plan, extra=self.bounce_nbytes), prefetch=None)
 
 
@@ -61,12 +61,12 @@ def plan_load(
     """
     config = dict(source.config)
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
-    # One bounce buffer a thread: of Python's readers, of the graph's, and of those that read ahead.
+    # One bounce buffer a thread: of Python's readers, of the graph's, and of those that prefetch.
     bounce = source.access.bounce_nbytes
     demand = bounce * (options.readers if options.decode == "readback" else 2 * options.readers)
-    ahead = 0 if prefetch is None else prefetch.nbytes
+    staging = 0 if prefetch is None else prefetch.nbytes
     if prefetch is not None and options.decode != "readback":
-        ahead += bounce * prefetch.threads
+        staging += bounce * prefetch.threads
     plan = plan_memory(
         source.layers,
         options.cap,
@@ -74,7 +74,7 @@ def plan_load(
         kv_cache=kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config)),
         available=room_beside(freed),
         comfortable=comfortable_bytes(),
-        per_layer_extra=demand + ahead,
+        per_layer_extra=demand + staging,
         beside=options.beside,
     )
     history = open_history(options.history_folder, source, remark)

@@ -22,8 +22,8 @@ from moe_mlx.system.sizes import show_bytes
 LOOK_SECONDS = 1.0
 #: Seconds without pressure before a step back up, so that the cap does not swing.
 CALM_SECONDS = 20.0
-#: macOS's level 2 is a hint, given for minutes on a Mac in use: one step in so many seconds, and no answer ends for it.
-HINT_SECONDS = 30.0
+#: macOS's level 2 is a warning, which lasts minutes on a Mac in use: a step in so many seconds, and no answer ends.
+WARNING_SECONDS = 30.0
 #: Seconds that macOS's level 4 has to last at the floor before an answer ends.
 LASTING_SECONDS = 10.0
 _CRITICAL = 4
@@ -48,7 +48,7 @@ def _level() -> int:
     return int.from_bytes(read_sysctl("kern.memorystatus_vm_pressure_level")[:4], "little")
 
 
-def only_a_hint() -> bool:
+def only_a_warning() -> bool:
     """Returns whether the pressure is macOS's warning, which asks for memory and threatens nothing yet."""
     return sys.platform == "darwin" and 1 < _level() < _CRITICAL
 
@@ -80,7 +80,7 @@ class PressureWatch:
         say: Gets one line at each change.
         sense: What tells pressure; `under_pressure` but in tests.
         clock: Seconds; monotonic.
-        hint: What tells pressure that only asks.
+        warning: What tells pressure that only asks.
         patience: What tells how many seconds pressure lasts at the floor before an answer ends.
     """
 
@@ -88,7 +88,7 @@ class PressureWatch:
     say: Callable[[str], None]
     sense: Callable[[], bool | None] = under_pressure
     clock: Callable[[], float] = time.monotonic
-    hint: Callable[[], bool] = only_a_hint
+    warning: Callable[[], bool] = only_a_warning
     patience: Callable[[], float] = patience
     _looked: float = field(default=-1e9)
     _pressed: float = field(default=-1e9)
@@ -111,20 +111,20 @@ class PressureWatch:
             self._at_floor = None
         if pressure:
             self._pressed = now
-            hint = self.hint()
-            if not hint or now - self._shrunk >= HINT_SECONDS:
-                self._shrink(now, hint)
+            warned = self.warning()
+            if not warned or now - self._shrunk >= WARNING_SECONDS:
+                self._shrink(now, warned)
         elif pressure is False and self._asked is not None and now - self._pressed >= CALM_SECONDS:
             self._pressed = now
             self._grow()
 
-    def _shrink(self, now: float, hint: bool) -> None:
+    def _shrink(self, now: float, warned: bool) -> None:
         runtime = self.runtime
         have = runtime.expert_cache_bytes
         floor = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
         if have <= floor:
-            self._at_floor = now if hint or self._at_floor is None else self._at_floor
-            if hint or now - self._at_floor < self.patience():
+            self._at_floor = now if warned or self._at_floor is None else self._at_floor
+            if warned or now - self._at_floor < self.patience():
                 return
             raise DoesNotFitError(
                 f"memory pressure goes on with the expert cache at its floor of {show_bytes(floor)} (top_k experts a "

@@ -43,7 +43,7 @@ class Runtime:
         plan: The memory plan in force.
         curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
         decode_reason: Why decode runs as it does, in a few words.
-        prefetch: How decode in the graph reads ahead; None where it does not.
+        prefetch: How decode in the graph prefetches; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
         warm_counts: What warm-up has read since loading or the last reset.
         warmup: What is left of a warm-up that waits for idle time.
@@ -104,7 +104,7 @@ class Runtime:
 
     @property
     def routed(self) -> bool:
-        """Whether every MoE layer has an adapter, so that a lossy policy takes effect."""
+        """Whether the router of every MoE layer is known, so that a lossy policy takes effect."""
         return self.cached.routed
 
     @property

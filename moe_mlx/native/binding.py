@@ -68,14 +68,16 @@ def address_of(memory: array[Any]) -> int:
     return memory.buffer_info()[0]
 
 
-def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: ExpertSource, cache: LayerCache) -> Any:
+def bind(
+    module: ModuleType, streams: Any, reader: Any, prefetcher: Any, source: ExpertSource, cache: LayerCache
+) -> Any:
     """Returns a handle on a layer as it is now; it goes stale when the layer gets another table or bank.
 
     Args:
         module: The primitive's extension.
-        runtime: Its streams and fault, of this model.
+        streams: Its streams and fault, of this model.
         reader: Its reader threads.
-        hints: Its threads that read ahead; None where nothing does.
+        prefetcher: Its threads that prefetch; None where nothing does.
         source: Where the experts lie.
         cache: The layer.
 
@@ -95,9 +97,9 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
     if evict is None:
         raise ValueError(f"eviction {table.eviction.name} does not run in the graph")
     arrays: dict[str, array[Any]] = {name: getattr(table, name) for name in module.TABLE_ARRAYS}
-    logged: dict[str, array[Any]] = {"rows": log.rows, "weights_moved": log.reals, "written": log.written}
+    logged: dict[str, array[Any]] = {"rows": log.rows, "weights_moved": log.weights_moved, "written": log.written}
     handle = module.Layer(
-        runtime=runtime,
+        streams=streams,
         reader=reader,
         layer=spec.layer,
         tensors=[tensor.name for tensor in spec.tensors],
@@ -118,6 +120,6 @@ def bind(module: ModuleType, runtime: Any, reader: Any, hints: Any, source: Expe
         stall_seconds=stall_limit(cache.pool.stall_seconds),
         keep=(arrays, table.state, logged),
     )
-    if hints is not None:
-        handle.use(hints)
+    if prefetcher is not None:
+        handle.use(prefetcher)
     return handle

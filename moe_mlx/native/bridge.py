@@ -31,15 +31,15 @@ from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 
 #: Steps of a layer that may be queued or unevaluated at once; its log holds `EventLog.ROWS`.
-MOST_AHEAD = EventLog.ROWS // 4
+MOST_QUEUED = EventLog.ROWS // 4
 
-#: How long closing waits for reads ahead that nobody needs any more; what hangs on a disk is left to itself.
+#: How long closing waits for prefetching that nobody needs any more; what hangs on a disk is left to itself.
 EXIT_SECONDS = 1.0
 
 #: Set to "apart", fetches run on a CPU stream of their own where the model's is one too: what a GPU's fences are like.
 STREAM_VARIABLE = "MOE_MLX_FETCH_STREAM"
 
-_RUNTIMES: weakref.WeakValueDictionary[int, NativeDecode] = weakref.WeakValueDictionary()
+_DECODES: weakref.WeakValueDictionary[int, NativeDecode] = weakref.WeakValueDictionary()
 _REGISTERED: list[ModuleType] = []
 
 
@@ -59,12 +59,12 @@ class NativeDecode:
             log=address_of(self.read_log.counts),
             keep=self.read_log.counts,
         )
-        self.runtime = module.Runtime()
-        self.runtime.apart = os.environ.get(STREAM_VARIABLE) == "apart"
+        self.streams = module.ModelStreams()
+        self.streams.apart = os.environ.get(STREAM_VARIABLE) == "apart"
         self.layers: list[NativeLayer] = []
-        self.hints: Any = None
+        self.prefetcher: Any = None
         self.untold: ExpertReadError | None = None  # raised where it ends nobody's turn: the next call raises it again
-        _RUNTIMES[self.runtime.id] = self
+        _DECODES[self.streams.id] = self
         if module not in _REGISTERED:
             _REGISTERED.append(module)
             module.on_fault(_deliver)
@@ -74,32 +74,32 @@ class NativeDecode:
         self.layers = [NativeLayer(self, cache) for cache in caches]
 
     def prefetch(self, how: Prefetch) -> int:
-        """Lets every layer's step read ahead for the next layer, from its next step on.
+        """Lets every layer's step prefetch for the next layer, from its next step on.
 
         Returns:
-            How many layers get no hints though they could use some: no adapter knows their router.
+            How many layers are not prefetched for though they could use it: their router is not known.
         """
-        self.hints = self.module.Hints(self.reader, how.threads, how.buffers, how.buffer_nbytes)
+        self.prefetcher = self.module.Prefetcher(self.reader, how.threads, how.buffers, how.buffer_nbytes)
         unknown = 0
-        for native, following in pairwise(self.layers):
+        for native, next_layer in pairwise(self.layers):
             native.release()
-            following.release()
-            if following.cache.router is None:
-                unknown += not following.cache.full
+            next_layer.release()
+            if next_layer.cache.router is None:
+                unknown += not next_layer.cache.full
             else:
-                native.following = following
-                following.guesses = how.guesses(following.cache.spec)
+                native.next_layer = next_layer
+                next_layer.guesses = how.guesses(next_layer.cache.spec)
         return unknown
 
-    def forget_hints(self) -> None:
-        """Drops what was read ahead for steps that will not come."""
+    def drop_guesses(self) -> None:
+        """Drops what was staged for steps that will not come."""
         for native in self.layers:
-            native.forget_hints()
+            native.drop_guess()
 
     @property
     def failed(self) -> bool:
         """Whether a step ran into an error that nothing has raised yet."""
-        return bool(self.runtime.failed)
+        return bool(self.streams.failed)
 
     def check_token(self, step: int) -> None:
         """Raises what a step ran into, where a token is about to be taken from it or from a later one.
@@ -112,14 +112,14 @@ class NativeDecode:
         Raises:
             ExpertReadError: that call, or one before it, failed.
         """
-        if self.failed and self.runtime.failed_step <= step:
+        if self.failed and self.streams.failed_step <= step:
             raise self.recover()
 
     def crossings(self, outputs: Sequence[mx.array]) -> tuple[int, int]:
         """Returns what would cross between the model's stream and the fetches' to compute `outputs`.
 
         Args:
-            outputs: Arrays that are not evaluated yet, built while `runtime.apart`, or beside a GPU.
+            outputs: Arrays that are not evaluated yet, built while `streams.apart`, or beside a GPU.
 
         Returns:
             Arrays that fetches take from the model's stream, and operations of the model's that wait for a fetch.
@@ -143,11 +143,11 @@ class NativeDecode:
 
     def recover(self) -> ExpertReadError:
         """Lets the steps behind a failed one pass by, forgets them, and returns the failure as an exception."""
-        layer, expert, path, reason = self.runtime.first()
-        self.runtime.drain()
-        self.runtime.delivered()
+        layer, expert, path, reason = self.streams.first()
+        self.streams.drain()
+        self.streams.delivered()
         self.reader.close()  # files may be put right before the next step: it opens them anew
-        self.forget_hints()
+        self.drop_guesses()
         for native in self.layers:
             native.cache.bank.abandon()
         return ExpertReadError(layer, expert, Path(path), reason)
@@ -157,15 +157,15 @@ class NativeDecode:
         for native in self.layers:
             if native.cache is cache:
                 native.release()
-        self.runtime.drain()
+        self.streams.drain()
 
     def close(self) -> None:
         """Lets go of every layer and closes the files; after the streams are drained."""
         for native in self.layers:
             native.release()
-        self.runtime.drain()
-        if self.hints is not None:
-            self.hints.stop(EXIT_SECONDS)
+        self.streams.drain()
+        if self.prefetcher is not None:
+            self.prefetcher.stop(EXIT_SECONDS)
         self.reader.close()
 
 
@@ -178,10 +178,10 @@ class NativeLayer:
         self._of: tuple[Any, Any] = (None, None)
         self._known: tuple[RoutingPolicy | None, Eviction | None] = (None, None)
         self._policy: Any = None  # as the primitive has it; None where only Python knows the policy or the eviction
-        self._ahead = 0
-        self.following: NativeLayer | None = None  # whose experts this layer's steps read ahead
-        self.guesses = 0  # of its own experts
-        self._outlook: mx.array | None = None
+        self._queued = 0  # row of the log that the latest step in the graph will write, and one more
+        self.next_layer: NativeLayer | None = None  # whose experts this layer's steps prefetch
+        self.guesses = 0  # how many of its own experts are guessed
+        self._next_scores: mx.array | None = None  # what the next layer's router makes of this layer's input
 
     @property
     def ready(self) -> bool:
@@ -205,17 +205,22 @@ class NativeLayer:
             mx.eval(cache.spans)
             cache.take_spans()
         handle = self._current()
-        if self._ahead - cache.log.written[0] >= MOST_AHEAD:
+        if self._queued - cache.log.written[0] >= MOST_QUEUED:
             cache.claim()
-            self._ahead = cache.log.written[0]
-        self._ahead = max(self._ahead, cache.log.written[0]) + 1
-        outlook, self._outlook = self._outlook, None
-        following = self.following
-        coming = None
-        if outlook is not None and following is not None and following.ready:
-            coming = (following._current(), following._policy, following.guesses)
+            self._queued = cache.log.written[0]
+        self._queued = max(self._queued, cache.log.written[0]) + 1
+        next_scores, self._next_scores = self._next_scores, None
+        next_layer = None
+        if next_scores is not None and (to_come := self.next_layer) is not None and to_come.ready:
+            next_layer = (to_come._current(), to_come._policy, to_come.guesses)
         chosen, slots = handle.decode(
-            cache.counter.step, self._policy, exact, **router, outlook=outlook, next=coming, after=cache.bank.queued
+            cache.counter.step,
+            self._policy,
+            exact,
+            **router,
+            next_scores=next_scores,
+            next=next_layer,
+            after=cache.bank.queued,
         )
         return chosen, slots
 
@@ -224,22 +229,19 @@ class NativeLayer:
         if self._handle is not None:
             self._handle.reclaim()
 
-    def look_ahead(self, x: mx.array | None) -> None:
-        """Has the next layer's router guess from `x`, the input of this layer's router, for this layer's next step.
+    def guess_next(self, x: mx.array | None) -> None:
+        """See `GraphDecode.guess_next`."""
+        self._next_scores = None
+        if x is None or (next_layer := self.next_layer) is None or next_layer.cache.full:
+            return
+        if next_layer.cache.router is not None:
+            self._next_scores = next_layer.cache.router(x)
 
-        Args:
-            x: One row; None where the coming call is no decode step.
-        """
-        following = self.following
-        self._outlook = None
-        if x is not None and following is not None and following.cache.router is not None and not following.cache.full:
-            self._outlook = following.cache.router(x)
-
-    def forget_hints(self) -> None:
-        """Drops what was read ahead for a step that will not come."""
-        self._outlook = None
+    def drop_guess(self) -> None:
+        """Drops what was staged for a step that will not come."""
+        self._next_scores = None
         if self._handle is not None:
-            self._handle.forget_hints()
+            self._handle.drop_guess()
 
     def _current(self) -> Any:
         """Returns the handle on the table and bank as they are now."""
@@ -247,7 +249,7 @@ class NativeLayer:
         if (self._of[0] is not cache.table) or (self._of[1] is not cache.bank):
             cache.claim()
             decode = self.decode
-            self._handle = bind(decode.module, decode.runtime, decode.reader, decode.hints, decode.source, cache)
+            self._handle = bind(decode.module, decode.streams, decode.reader, decode.prefetcher, decode.source, cache)
             self._of = (cache.table, cache.bank)
         return self._handle
 
@@ -256,9 +258,9 @@ class NativeLayer:
         self._handle, self._of = None, (None, None)
 
 
-def _deliver(runtime_id: int) -> BaseException:
+def _deliver(streams_id: int) -> BaseException:
     """Makes the exception for whoever waits for the stream, which may be in another model's turn."""
-    decode = _RUNTIMES.get(runtime_id)
+    decode = _DECODES.get(streams_id)
     if decode is None:
         return RuntimeError("an expert could not be read")
     error = decode.recover()
@@ -269,11 +271,11 @@ def _deliver(runtime_id: int) -> BaseException:
 
 def _left_behind() -> None:
     """In a forked child: its parent's threads are not there, so that nothing may wait for them or their streams."""
-    for decode in list(_RUNTIMES.values()):
+    for decode in list(_DECODES.values()):
         decode.reader.outlive()
-        if decode.hints is not None:
-            decode.hints.outlive()
-    _RUNTIMES.clear()
+        if decode.prefetcher is not None:
+            decode.prefetcher.outlive()
+    _DECODES.clear()
 
 
 os.register_at_fork(after_in_child=_left_behind)
@@ -281,8 +283,8 @@ os.register_at_fork(after_in_child=_left_behind)
 
 @atexit.register
 def _drain_all() -> None:
-    """Lets queued steps finish while the memory they write to is still there, and ends reads ahead."""
-    for decode in list(_RUNTIMES.values()):
-        decode.runtime.drain()
-        if decode.hints is not None:
-            decode.hints.stop(EXIT_SECONDS)
+    """Lets queued steps finish while the memory they write to is still there, and ends prefetching."""
+    for decode in list(_DECODES.values()):
+        decode.streams.drain()
+        if decode.prefetcher is not None:
+            decode.prefetcher.stop(EXIT_SECONDS)

@@ -26,9 +26,15 @@ from moe_mlx.native.toolchain import CompilerTooSlowError, NativeUnavailableErro
 FOLDER = Path(__file__).parent
 MODULE = "_moe_mlx_native"
 UNITS = (
-    "core/access.cpp", "core/descriptors.cpp", "core/reader.cpp", "core/hints.cpp", "core/ahead.cpp", "core/layer.cpp",
-    "fetch.cpp", "module.cpp",
-)  # fmt: skip
+    "core/access.cpp",
+    "core/descriptors.cpp",
+    "core/reader.cpp",
+    "core/prefetcher.cpp",
+    "core/guess.cpp",
+    "core/layer.cpp",
+    "fetch.cpp",
+    "module.cpp",
+)
 #: `-ffp-contract=off`: the rule must give numpy's bits, so nothing may be fused.
 FLAGS: tuple[str, ...] = (
     "-std=c++20",

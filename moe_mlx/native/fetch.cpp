@@ -54,7 +54,7 @@ struct Job {
   bool packed;       // they come as one row
   std::weak_ptr<Bound> next;
   Policy next_policy;
-  int next_count;
+  int next_guesses;
 
   std::vector<View> views(const std::vector<mx::array>& in) const {
     std::vector<View> found;
@@ -68,11 +68,11 @@ struct Job {
   }
 
   void run(const std::vector<View>& views, int k, int* experts, int* slots) const {
-    Runtime& runtime = *bound->runtime;
+    ModelStreams& streams = *bound->streams;
     // Work that is queued behind a failed step still runs: it must find slot numbers that exist.
     std::fill(experts, experts + k, 0);
     std::fill(slots, slots + k, 0);
-    if (runtime.fault.failed(epoch)) throw std::runtime_error(runtime.text(*runtime.fault.first()));
+    if (streams.fault.failed(epoch)) throw std::runtime_error(streams.text(*streams.fault.first()));
     const std::vector<int> exact = views[0].ints(k);
     std::vector<float> rows[kRows];
     size_t view = 1;
@@ -82,12 +82,12 @@ struct Job {
     try {
       bound->layer->decode(step, policy, {row(1), row(2), row(3), row(4), exact.data(), k, width}, experts, slots);
     } catch (const ReadError& error) {
-      runtime.fault.raise(epoch, step, error);
-      throw std::runtime_error(runtime.text(error));
+      streams.fault.raise(epoch, step, error);
+      throw std::runtime_error(streams.text(error));
     }
     // Only now: this layer's own misses are in, and the disk is free while the layer computes.
-    const auto coming = sizes[5] ? next.lock() : nullptr;
-    if (coming) coming->layer->look_ahead(next_policy, rows[5].data(), sizes[5], next_count);
+    const auto there = sizes[5] ? next.lock() : nullptr;
+    if (there) there->layer->prefetch(next_policy, rows[5].data(), sizes[5], next_guesses);
   }
 };
 
@@ -119,8 +119,8 @@ class Fetch : public mx::Primitive {
 std::mutex registry_mutex;
 int64_t last_id = 0;
 
-std::map<int64_t, std::weak_ptr<Runtime>>& registry() {
-  static auto* known = new std::map<int64_t, std::weak_ptr<Runtime>>;  // outlives every stream
+std::map<int64_t, std::weak_ptr<ModelStreams>>& registry() {
+  static auto* known = new std::map<int64_t, std::weak_ptr<ModelStreams>>;  // outlives every stream
   return *known;
 }
 
@@ -159,23 +159,23 @@ mx::Stream stream_of_its_own() {
 
 }  // namespace
 
-Runtime::Runtime() : id(next_id()) {}
+ModelStreams::ModelStreams() : id(next_id()) {}
 
-std::shared_ptr<Runtime> Runtime::make() {
-  auto made = std::make_shared<Runtime>();
+std::shared_ptr<ModelStreams> ModelStreams::make() {
+  auto made = std::make_shared<ModelStreams>();
   std::lock_guard lock(registry_mutex);
   registry()[made->id] = made;
   return made;
 }
 
-void Runtime::ran_on(mx::Stream stream) {
+void ModelStreams::ran_on(mx::Stream stream) {
   std::lock_guard lock(mutex_);
   for (auto& known : streams_)
     if (known == stream) return;
   streams_.push_back(stream);
 }
 
-void Runtime::drain() {
+void ModelStreams::drain() {
   std::vector<mx::Stream> streams;
   {
     std::lock_guard lock(mutex_);
@@ -193,7 +193,7 @@ void Runtime::drain() {
   }
 }
 
-void Runtime::delivered() {
+void ModelStreams::delivered() {
   fault.delivered();
   // An error that MLX throws while it queues work can leave its count of active tasks one too high (dispatch in
   // mlx/backend/cpu/encoder.h); with two too many an evaluation waits for them for ever (wait_for_one in mlx/scheduler.h).
@@ -201,7 +201,7 @@ void Runtime::delivered() {
     mx::scheduler::notify_task_completion(mx::default_stream(mx::Device::cpu));
 }
 
-std::shared_ptr<Runtime> Runtime::of_error(const std::string& text) {
+std::shared_ptr<ModelStreams> ModelStreams::of_error(const std::string& text) {
   const size_t at = text.rfind(kTag);
   if (at == std::string::npos) return nullptr;
   std::lock_guard lock(registry_mutex);
@@ -209,21 +209,21 @@ std::shared_ptr<Runtime> Runtime::of_error(const std::string& text) {
   return found == registry().end() ? nullptr : found->second.lock();
 }
 
-std::string Runtime::text(const ReadError& error) const { return error.what() + kTag + std::to_string(id) + "]"; }
+std::string ModelStreams::text(const ReadError& error) const { return error.what() + kTag + std::to_string(id) + "]"; }
 
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
-                              const mx::array& exact, const Router& router, const Outlook& outlook,
+                              const mx::array& exact, const Router& router, const NextLayer& next,
                               const std::optional<mx::array>& after) {
   const auto model = mx::default_stream(mx::default_device());
-  const auto stream = bound->runtime->apart ? stream_of_its_own() : mx::default_stream(mx::Device::cpu);
-  bound->runtime->ran_on(stream);
-  bound->runtime->ran_on(model);
+  const auto stream = bound->streams->apart ? stream_of_its_own() : mx::default_stream(mx::Device::cpu);
+  bound->streams->ran_on(stream);
+  bound->streams->ran_on(model);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
   const int n = router.scores ? router.scores->shape(-1) : router.raw ? router.raw->shape(-1) : 0, k = int(exact.size());
   if (exact.ndim() == 0 || exact.shape(-1) != k) throw std::invalid_argument("moe-mlx: indices are not one row");
-  const int m = outlook.scores ? outlook.scores->shape(-1) : 0;
-  Job job{bound, bound->runtime->fault.epoch(), step, policy, n, {k}, stream != model, outlook.next, outlook.policy,
-          outlook.count};
+  const int m = next.scores ? next.scores->shape(-1) : 0;
+  Job job{bound, bound->streams->fault.epoch(), step, policy, n, {k}, stream != model, next.bound, next.policy,
+          next.guesses};
   std::vector<mx::array> inputs{exact.dtype() == type ? exact : mx::astype(exact, type)};
   const auto add = [&](int place, const std::optional<mx::array>& row, int size, const char* name) {
     if (!row) return;
@@ -234,7 +234,7 @@ std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step,
   add(2, router.raw, n, "raw");
   add(3, router.weigh, n, "weigh");
   add(4, router.weights, k, "weights");
-  add(5, outlook.scores, m, "outlook");
+  add(5, next.scores, m, "the next layer's scores");
   if (job.packed) inputs = {pack(inputs)};
   if (after && !after->is_available()) inputs.push_back(*after);
   auto shape = exact.shape();

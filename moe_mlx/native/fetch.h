@@ -16,9 +16,10 @@ namespace moe {
 
 namespace mx = mlx::core;
 
-// A model's fault with its number, which stands in the text of what is thrown, and the streams its steps ran on.
-struct Runtime {
-  Runtime();
+// The streams that one model's steps ran on, and the fault of those steps; its number stands in the text of what is
+// thrown.
+struct ModelStreams {
+  ModelStreams();
   const int64_t id;
   Fault fault;
   std::atomic<bool> apart{false};  // fetches run on a stream of their own: as beside a GPU, where there is none
@@ -26,10 +27,10 @@ struct Runtime {
   void ran_on(mx::Stream stream);  // a fetch, or the model beside it
   void delivered();  // the fault has been raised; after `drain`
   void drain();  // waits for its streams and drops what they threw; not to be called from one of them
-  static std::shared_ptr<Runtime> of_error(const std::string& text);
+  static std::shared_ptr<ModelStreams> of_error(const std::string& text);
   std::string text(const ReadError& error) const;
 
-  static std::shared_ptr<Runtime> make();
+  static std::shared_ptr<ModelStreams> make();
 
  private:
   std::mutex mutex_;
@@ -38,7 +39,7 @@ struct Runtime {
 
 // What a queued step needs to stay alive: the layer with its banks, and through `keep` the Python arrays of its table.
 struct Bound {
-  std::shared_ptr<Runtime> runtime;
+  std::shared_ptr<ModelStreams> streams;
   std::unique_ptr<Layer> layer;
   std::shared_ptr<void> keep;
 };
@@ -47,20 +48,20 @@ struct Router {
   std::optional<mx::array> scores, raw, weigh, weights;
 };
 
-// What the next layer is likely to choose: `count` experts of those its own router would rank first in this layer's
-// place. The next layer is held weakly: a queued step must not keep a bank alive that has been replaced.
-struct Outlook {
+// The layer to prefetch for, what its own router makes of this layer's input, and how many of its experts to guess. It is
+// held weakly: a queued step must not keep a bank alive that has been replaced.
+struct NextLayer {
   std::optional<mx::array> scores;
-  std::weak_ptr<Bound> next;
+  std::weak_ptr<Bound> bound;
   Policy policy;
-  int count = 0;
+  int guesses = 0;
 };
 
 // Returns the chosen experts and their slots, both shaped as `exact`. Where the fetch has another stream than the model,
 // one array goes there and one comes back. `after` is what has to be computed before slots may be rewritten: the layer's
 // previous output.
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
-                              const mx::array& exact, const Router& router, const Outlook& outlook,
+                              const mx::array& exact, const Router& router, const NextLayer& next,
                               const std::optional<mx::array>& after);
 
 // What crosses between the model's stream and the fetches' in a graph that is not yet evaluated.

@@ -46,12 +46,12 @@ struct Reader {
   std::shared_ptr<moe::Reader> reader;
 };
 
-struct Hints {
-  std::shared_ptr<moe::Hints> hints;
+struct Prefetcher {
+  std::shared_ptr<moe::Prefetcher> prefetcher;
 };
 
-struct Runtime {
-  std::shared_ptr<moe::Runtime> runtime;
+struct ModelStreams {
+  std::shared_ptr<moe::ModelStreams> streams;
 };
 
 struct Layer {
@@ -136,37 +136,36 @@ NB_MODULE(_moe_mlx_native, m) {
       .def("outlive", [](Reader& self) { new auto(self.reader); })  // after a fork its threads cannot be joined
       .def_prop_ro("open_count", [](Reader& self) { return self.reader->open_count(); });
 
-  nb::class_<Hints>(m, "Hints")
-      .def("__init__", [](Hints* self, const Reader& reader, int threads, int buffers, int64_t nbytes) {
-        new (self) Hints{std::make_shared<moe::Hints>(reader.reader, threads, buffers, nbytes)};
+  nb::class_<Prefetcher>(m, "Prefetcher")
+      .def("__init__", [](Prefetcher* self, const Reader& reader, int threads, int buffers, int64_t nbytes) {
+        new (self) Prefetcher{std::make_shared<moe::Prefetcher>(reader.reader, threads, buffers, nbytes)};
       }, "reader"_a, "threads"_a, "buffers"_a, "nbytes"_a)
-      .def("outlive", [](Hints& self) { new auto(self.hints); })
-      .def("stop", [](Hints& self, double seconds) {
+      .def("outlive", [](Prefetcher& self) { new auto(self.prefetcher); })
+      .def("stop", [](Prefetcher& self, double seconds) {
         nb::gil_scoped_release nogil;
-        return self.hints->stop(seconds);
+        return self.prefetcher->stop(seconds);
       });
 
-  nb::class_<Runtime>(m, "Runtime")
-      .def("__init__", [](Runtime* self) { new (self) Runtime{moe::Runtime::make()}; })
-      .def_prop_ro("id", [](Runtime& self) { return self.runtime->id; })
-      .def_prop_ro("epoch", [](Runtime& self) { return self.runtime->fault.epoch(); })
-      .def_prop_ro("failed", [](Runtime& self) { return self.runtime->fault.standing(); })
-      .def_prop_ro("failed_step", [](Runtime& self) { return self.runtime->fault.step(); })
-      .def_prop_rw("apart", [](Runtime& self) { return self.runtime->apart.load(); },
-                   [](Runtime& self, bool apart) { self.runtime->apart = apart; })
-      .def("first", [](Runtime& self) -> nb::object {
-        auto first = self.runtime->fault.first();
+  nb::class_<ModelStreams>(m, "ModelStreams")
+      .def("__init__", [](ModelStreams* self) { new (self) ModelStreams{moe::ModelStreams::make()}; })
+      .def_prop_ro("id", [](ModelStreams& self) { return self.streams->id; })
+      .def_prop_ro("failed", [](ModelStreams& self) { return self.streams->fault.standing(); })
+      .def_prop_ro("failed_step", [](ModelStreams& self) { return self.streams->fault.step(); })
+      .def_prop_rw("apart", [](ModelStreams& self) { return self.streams->apart.load(); },
+                   [](ModelStreams& self, bool apart) { self.streams->apart = apart; })
+      .def("first", [](ModelStreams& self) -> nb::object {
+        auto first = self.streams->fault.first();
         if (!first) return nb::none();
         return nb::make_tuple(first->layer, first->expert, first->path, first->reason);
       })
-      .def("drain", [](Runtime& self) {
+      .def("drain", [](ModelStreams& self) {
         {
           nb::gil_scoped_release nogil;
-          self.runtime->drain();
+          self.streams->drain();
         }
         let_go();
       })
-      .def("delivered", [](Runtime& self) { self.runtime->delivered(); });
+      .def("delivered", [](ModelStreams& self) { self.streams->delivered(); });
 
   m.def("crossings", [](const std::vector<mlx::core::array>& outputs) {
     const auto found = moe::crossings(outputs);
@@ -175,7 +174,7 @@ NB_MODULE(_moe_mlx_native, m) {
   m.def("active_tasks", [] { return mlx::core::scheduler::n_active_tasks(); });
 
   nb::class_<Layer>(m, "Layer")
-      .def("__init__", [](Layer* self, const Runtime& runtime, const Reader& reader, int layer,
+      .def("__init__", [](Layer* self, const ModelStreams& streams, const Reader& reader, int layer,
                           std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                           const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
                           nb::bytes digests, int experts, int slots, const nb::dict& table, const moe::Eviction& evict,
@@ -196,45 +195,45 @@ NB_MODULE(_moe_mlx_native, m) {
                                                  arrays);
         core->stall_seconds = stall_seconds;
         new (self) Layer{std::make_shared<moe::Bound>(
-            moe::Bound{runtime.runtime, std::move(core), keep_alive(std::move(keep))})};
-      }, nb::kw_only(), "runtime"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
+            moe::Bound{streams.streams, std::move(core), keep_alive(std::move(keep))})};
+      }, nb::kw_only(), "streams"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
          "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "evict"_a, "log"_a, "banks"_a,
          "stall_seconds"_a, "keep"_a)
       .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
       .def("reclaim", [](Layer& self) { self.bound->layer->reclaim(); },
            nb::call_guard<nb::gil_scoped_release>())
-      .def("use", [](Layer& self, const Hints& hints) { self.bound->layer->use(hints.hints); })
-      .def("forget_hints", [](Layer& self) {
+      .def("use", [](Layer& self, const Prefetcher& prefetcher) { self.bound->layer->use(prefetcher.prefetcher); })
+      .def("drop_guess", [](Layer& self) {
         nb::gil_scoped_release nogil;
-        self.bound->layer->forget_hints();
+        self.bound->layer->drop_guess();
       })
       .def("decode", [](Layer& self, int64_t step, const moe::Policy& policy, const mlx::core::array& exact,
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
-                        std::optional<mlx::core::array> outlook, nb::object next,
+                        std::optional<mlx::core::array> next_scores, nb::object next,
                         std::optional<mlx::core::array> after) {
-        moe::Outlook ahead;
-        if (outlook && !next.is_none()) {  // (the next layer's handle, its policy, how many experts)
+        moe::NextLayer layer;
+        if (next_scores && !next.is_none()) {  // (its handle, its policy, how many experts to guess)
           const auto of = nb::cast<nb::tuple>(next);
-          ahead = {outlook, nb::cast<Layer&>(of[0]).bound, nb::cast<moe::Policy&>(of[1]), nb::cast<int>(of[2])};
+          layer = {next_scores, nb::cast<Layer&>(of[0]).bound, nb::cast<moe::Policy&>(of[1]), nb::cast<int>(of[2])};
         }
-        auto out = moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights}, ahead, after);
+        auto out = moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights}, layer, after);
         return nb::make_tuple(out[0], out[1]);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
-         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "outlook"_a.none() = nb::none(),
+         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "next_scores"_a.none() = nb::none(),
          "next"_a.none() = nb::none(), "after"_a.none() = nb::none());
 
-  // Called once: `deliver(id)` gets the number of the runtime that failed and returns the exception to raise.
+  // Called once: `deliver(id)` gets the number of the streams that failed and returns the exception to raise.
   m.def("on_fault", [](nb::object deliver) {
     nb::register_exception_translator(
         [](const std::exception_ptr& thrown, void* payload) {
           try {
             std::rethrow_exception(thrown);
           } catch (const std::runtime_error& error) {
-            auto runtime = moe::Runtime::of_error(error.what());
-            if (!runtime) throw;
-            nb::object made = nb::steal(PyObject_CallFunction(static_cast<PyObject*>(payload), "L", (long long)runtime->id));
+            auto streams = moe::ModelStreams::of_error(error.what());
+            if (!streams) throw;
+            nb::object made = nb::steal(PyObject_CallFunction(static_cast<PyObject*>(payload), "L", (long long)streams->id));
             if (made.is_valid()) PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
           }
         },

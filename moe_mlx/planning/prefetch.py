@@ -1,6 +1,6 @@
 """Cross-layer gate prefetch (Fate, arXiv 2502.12224): whether it runs, and the memory that it takes.
 
-While a layer computes, what the next layer's own router would choose from this layer's input is read ahead, into
+While a layer computes, the next layer's choice is guessed, by its own router from this layer's input, and read into
 staging buffers that routing cannot see. A right guess is copied to its slot instead of being read; a wrong one has cost
 its read. Choices, slots and results are those without it. What it may delay: a layer's own misses wait for one more
 product of a router, and share the disk with a wrong guess that is still being read.
@@ -29,7 +29,7 @@ class Prefetch:
 
     Attributes:
         extra: Experts guessed beyond top_k; see `guesses`.
-        threads: Reads ahead at once.
+        threads: Guessed experts that are read at once.
         buffers: Staging buffers; every guess of one layer has one, beside reads of earlier guesses that still run.
         buffer_nbytes: Bytes of each: the largest expert, in whole units of 16 KiB.
         why: Why it is on, in a few words.
@@ -66,13 +66,13 @@ def check_prefetch(prefetch: str, extra: int) -> None:
 
 
 def plan_prefetch(prefetch: str, extra: int, layers: Sequence[ExpertLayer], readers: int) -> Prefetch | None:
-    """Decides whether to read ahead.
+    """Decides whether to prefetch.
 
     Args:
         prefetch: One of `PREFETCHES`; "auto" is on where this machine's calibration measured a gain.
         extra: Experts to guess beyond top_k; negative for fewer.
         layers: The MoE layers.
-        readers: Threads of the demand path; reading ahead gets one fewer, and at least one.
+        readers: Threads of the demand path; prefetch gets one fewer, and at least one.
 
     Returns:
         What it takes, or None where it is off.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.limits import Room
 
@@ -55,7 +55,7 @@ class Loaded:
     model: nn.Module
     tokenizer: TokenizerWrapper
     draft: nn.Module | None
-    caching: CacheSettings
+    caching: KVCacheSettings
     room: Room
     auditor: Auditor | None = None
     kept_sequences: int = 10

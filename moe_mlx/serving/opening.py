@@ -16,7 +16,7 @@ from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.prompt_store import open_prompt_store
-from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.opening import open_model
@@ -65,7 +65,9 @@ class ModelOpening:
             MoeMlxError: what loading raises.
         """
         args = self.args
-        caching = CacheSettings(None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start)
+        caching = KVCacheSettings(
+            None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start
+        )
         folder = resolve(args.draft_model) if args.draft_model else None
         if folder is not None:
             args = argparse.Namespace(**{**vars(args), "beside": _draft_nbytes(folder, args.max_kv_size)})

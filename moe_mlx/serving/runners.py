@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.generate import BatchGenerator, StopSequences, generate_step, speculative_generate_step
 
-from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.drawing import Processor, Sampler
 from moe_mlx.serving.job import Job
@@ -154,7 +154,7 @@ class AloneRunner:
     """One answer by itself: seeded, with a draft model, with a cache that does not batch, or audited."""
 
     def __init__(
-        self, model: nn.Module, draft: nn.Module | None, chunk: int, caching: CacheSettings,
+        self, model: nn.Module, draft: nn.Module | None, chunk: int, caching: KVCacheSettings,
         between: Callable[[], None], start: Start,
     ) -> None:  # fmt: skip
         self._start, self._between, self._runtime = start, between, runtime_of(model)

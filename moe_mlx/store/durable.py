@@ -1,7 +1,7 @@
 """Every file-system operation of the converter, one method each: what a test can make fail, short or be recorded.
 
-On Linux `fsync` reaches the drive. On macOS it stops at the drive's cache: `settle` (F_FULLFSYNC) empties that cache
-for all files at once, so a batch of files is synced one by one, settled once, and only then renamed.
+On Linux `fsync` reaches the drive. On macOS it stops at the drive's cache: `flush_drive` (F_FULLFSYNC) empties that
+cache for all files at once, so a batch of files is synced one by one, flushed once, and only then renamed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Fs:
         """Hands a file's data to the drive."""
         os.fsync(fd)
 
-    def settle(self, fd: int) -> None:
+    def flush_drive(self, fd: int) -> None:
         """Makes everything handed to the drive so far survive a loss of power; `fd` is any file on it."""
         if sys.platform == "darwin":
             try:
@@ -70,11 +70,11 @@ class Fs:
                 os.fsync(fd)
 
     def sync_folder(self, path: Path) -> None:
-        """Hands a folder's entries, such as a rename, to the drive and settles them."""
+        """Hands a folder's entries, such as a rename, to the drive, past its cache."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
         try:
             os.fsync(fd)
-            self.settle(fd)
+            self.flush_drive(fd)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without folders to sync
                 raise

@@ -23,7 +23,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "readers": (str, "threads that read experts"),
     "io": (str, "through the page cache, or past it"),
     "decode": (str, "where decode routes"),
-    "prefetch": (str, "read ahead"),
+    "prefetch": (str, "read what the next layer is guessed to choose"),
     "routing": (str, "policy of decode"),
     "route_lambda": (float, "strength of cache-prior"),
     "route_top_j": (int, "true top experts never displaced"),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def settle_streams() -> None:
+def prepare_streams() -> None:
     """Opens standard streams that are closed, and makes the others take every text and every byte.
 
     A closed one would give its descriptor to the next file that is opened, a model's perhaps, and a locale of ASCII

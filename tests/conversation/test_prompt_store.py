@@ -6,7 +6,7 @@ import pytest
 
 import moe_mlx
 from moe_mlx.conversation.prompt_store import LEAST_TOKENS, open_prompt_store
-from moe_mlx.conversation.sampling import CacheSettings, Sampling
+from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.conversation.session import Session
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(checkpoint: Path, tmp_path:
     (tmp_path / "file").write_text("")
     said: list[str] = []
     session = talk(checkpoint, None)
-    session.store = open_prompt_store(session.runtime, tmp_path / "file", CacheSettings(), say=said.append)
+    session.store = open_prompt_store(session.runtime, tmp_path / "file", KVCacheSettings(), say=said.append)
     answer(session, prompt_of(session, LONG))
     assert not session.keep_prompt() and not session.keep_prompt()
     assert len(said) == 1

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import moe_mlx
-from moe_mlx.conversation.sampling import KV_BITS, KV_GROUPS, CacheSettings, Sampling
+from moe_mlx.conversation.sampling import KV_BITS, KV_GROUPS, KVCacheSettings, Sampling
 from moe_mlx.errors import UsageError
 
 
@@ -30,7 +30,7 @@ def test_no_such_sampling(given):
 )  # fmt: skip
 def test_no_such_cache(given):
     with pytest.raises(UsageError, match=next(iter(given))):
-        CacheSettings(**given)
+        KVCacheSettings(**given)
 
 
 def test_the_groups_are_those_of_mlx():
@@ -46,12 +46,12 @@ def test_the_groups_are_those_of_mlx():
 
 
 def test_a_group_that_does_not_divide_a_head_is_refused_with_one_that_does():
-    CacheSettings().check_head(32)
-    CacheSettings(kv_bits=4).check_head(128)
+    KVCacheSettings().check_head(32)
+    KVCacheSettings(kv_bits=4).check_head(128)
     with pytest.raises(UsageError, match="give 32"):
-        CacheSettings(kv_bits=4).check_head(96)
+        KVCacheSettings(kv_bits=4).check_head(96)
     with pytest.raises(UsageError, match="leave kv_bits out"):
-        CacheSettings(kv_bits=4).check_head(80)
+        KVCacheSettings(kv_bits=4).check_head(80)
 
 
 @pytest.mark.parametrize("given", [{"readers": 0}, {"readers": "4"}, {"readers": True}, {"max_kv_size": 0}])

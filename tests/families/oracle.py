@@ -1,4 +1,4 @@
-"""mlx-lm's own routing code, watched as it ranks and told what to choose: the reference that adapters are held to.
+"""mlx-lm's own routing code, watched as it ranks and told what to choose: the reference that ours is held to.
 
 While an `Oracle` is in force, the `mx` that a model file sees is a stand-in whose `argpartition` notes what the file
 ranks by and returns the choice it was given. Everything else, the weighing above all, is the file's own code.

@@ -155,7 +155,7 @@ def test_psi_is_read_and_its_absence_is_calm(tmp_path: Path):
 
 def test_a_warning_of_macos_is_one_step_in_a_while_and_ends_no_answer(checkpoint: Path):
     _, watch, weather, said = open_session(checkpoint, 1)
-    watch.hint, weather.pressure = (lambda: True), True
+    watch.warning, weather.pressure = (lambda: True), True
     for _ in range(7):  # every 5 seconds
         watch.between_tokens()
     assert len(said) == 2
@@ -181,14 +181,14 @@ def test_a_critical_level_has_to_last(checkpoint: Path):
         watch.between_tokens()
 
 
-@pytest.mark.parametrize(("level", "hint"), [(1, False), (2, True), (4, False)])
-def test_which_level_only_asks(level: int, hint: bool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("level", "warns"), [(1, False), (2, True), (4, False)])
+def test_which_level_only_asks(level: int, warns: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pressure, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(pressure, "read_sysctl", lambda name: level.to_bytes(4, "little"))
-    assert pressure.only_a_hint() is hint
+    assert pressure.only_a_warning() is warns
     assert pressure.patience() == pressure.LASTING_SECONDS
 
 
-def test_elsewhere_pressure_is_no_hint():
-    assert not pressure.only_a_hint()
+def test_elsewhere_pressure_is_no_warning():
+    assert not pressure.only_a_warning()
     assert pressure.patience() == 0

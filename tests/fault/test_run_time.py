@@ -206,7 +206,7 @@ def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: P
     release.set()
     monkeypatch.setattr(source, "read_into", read_into)
     monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 60.0)
-    talk.runtime.pool.settle()
+    talk.runtime.pool.wait_idle()
     assert not [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
@@ -277,8 +277,8 @@ def test_stopping_accounts_for_the_step_in_flight(store: Path):
     assert talk.last.finish_reason == "cancelled"
     assert len(talk.last.tokens) == 4
     assert talk.last.decode.steps == len(talk.last.tokens) + talk.last.discarded_steps
-    assert talk._cache is not None
-    assert talk._cache[0].offset == len(talk._held)
+    assert talk._prompt_cache is not None
+    assert talk._prompt_cache[0].offset == len(talk._held)
 
 
 def test_totals_equal_the_bytes_the_reader_was_asked_for(store: Path, monkeypatch: pytest.MonkeyPatch):

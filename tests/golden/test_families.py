@@ -53,7 +53,7 @@ def test_exact_routing_is_bit_equal(
 def test_neutral_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any, name: str, quantization: Any
 ) -> None:
-    """Strength 0, everything resident, and an adapter at work whose policy happens to change nothing."""
+    """Strength 0, everything resident, and routing by a policy that happens to change nothing."""
     folder, theirs = family_checkpoint(name, quantization), reference(name, quantization)
     model = capped(folder, "50%", routing="cache-prior", route_lambda=0.0)
     assert same(theirs, answer(model))

@@ -103,7 +103,7 @@ def test_muse_spark_s_block_routes(family_checkpoint: Any, capped: Any, monkeypa
     assert moe_mlx.stats(model).decode.swapped > 0
 
 
-def test_a_family_without_an_adapter_is_routed_exactly_and_says_so_once(
+def test_a_family_whose_router_is_not_known_is_routed_exactly_and_says_so_once(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.delitem(blocks.SITES, "qwen3_moe")

@@ -1,5 +1,5 @@
 // The MLX-free core against the Python oracle: runs the steps that stress.py wrote and compares every outcome, two
-// layers at a time on one reader, with guesses at what they will miss coming before steps, during them and at the end.
+// layers at a time on one reader, with guesses before steps, during them and at the end.
 // Built by test_stress.py under Address- and ThreadSanitizer.
 #include <fcntl.h>
 #include <unistd.h>
@@ -62,7 +62,7 @@ std::vector<float> guess(std::mt19937& random, int width, const std::vector<int>
 // One block: a layer, its steps and what they must lead to. Takes its own copy of the bytes.
 void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& folder, size_t* end) {
   const Head h = in.take<Head>(1)[0];
-  const auto reals = in.take<double>(6);  // lambda, mass; growth, keep, share, gain
+  const auto numbers = in.take<double>(6);  // lambda, mass; growth, keep, share, gain
   const auto sizes = in.take<int64_t>(size_t(h.tensors));
   Shelf shelf;
   shelf.layer = 7, shelf.experts = h.experts, shelf.tensor_nbytes = sizes;
@@ -86,23 +86,23 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   std::vector<char*> blocks;
   for (int64_t n : sizes) blocks.push_back(memory->emplace_back(size_t(n * h.slots)).data());
   const int64_t nbytes = shelf.expert_nbytes();
-  const Eviction evict{Eviction::Kind(h.evict), reals[2], reals[3], reals[4], reals[5]};
+  const Eviction evict{Eviction::Kind(h.evict), numbers[2], numbers[3], numbers[4], numbers[5]};
   Table table{h.experts,   h.slots,     evict,        &state,      slot_of.data(),  owner.data(),
               used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data()};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
-  const auto hints = std::make_shared<Hints>(reader, 2, 3, nbytes);
-  layer.use(hints);
+  const auto prefetcher = std::make_shared<Prefetcher>(reader, 2, 3, nbytes);
+  layer.use(prefetcher);
   std::atomic<bool> over{false};
   std::thread meddler([&] {  // guesses while steps run
     std::mt19937 random(unsigned(h.slots));
     while (!over) {
-      layer.look_ahead({}, guess(random, h.width, {}).data(), h.width, h.k);
-      if (random() % 8 == 0) layer.forget_hints();
+      layer.prefetch({}, guess(random, h.width, {}).data(), h.width, h.k);
+      if (random() % 8 == 0) layer.drop_guess();
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   });
   std::mt19937 random(unsigned(h.experts));
-  const Policy policy{Kind(h.kind), float(reals[0]), h.top_j, h.max_rank, reals[1]};
+  const Policy policy{Kind(h.kind), float(numbers[0]), h.top_j, h.max_rank, numbers[1]};
   const size_t k = size_t(h.k);
   for (int step = 0; step < h.steps; step++) {
     const auto scores = in.take<float>(h.scores ? size_t(h.width) : 0), raw = in.take<float>(h.raw ? size_t(h.width) : 0);
@@ -111,7 +111,7 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     const auto want_row = in.take<int64_t>(4);
     const auto want_moved = in.take<double>(1);
     if (random() % 4) {
-      layer.look_ahead(policy, guess(random, h.width, exact).data(), h.width, h.k + int(random() % 3));
+      layer.prefetch(policy, guess(random, h.width, exact).data(), h.width, h.k + int(random() % 3));
       if (random() % 2) std::this_thread::yield();
     }
     const auto some = [](const std::vector<float>& row) { return row.empty() ? nullptr : row.data(); };
@@ -142,7 +142,7 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   }
   over = true;
   meddler.join();
-  layer.look_ahead(policy, guess(random, h.width, {}).data(), h.width, h.k);  // and leaves them to themselves
+  layer.prefetch(policy, guess(random, h.width, {}).data(), h.width, h.k);  // and leaves them to themselves
   same(slot_of, in.take<int32_t>(slot_of.size()), h.steps, "slot_of");
   same(owner, in.take<int32_t>(owner.size()), h.steps, "owner");
   same(used, in.take<int64_t>(used.size()), h.steps, "used");

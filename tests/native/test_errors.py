@@ -221,7 +221,7 @@ def test_a_failed_look_ahead_throws_the_prompt_cache_away(native: Any, tiny: Cal
         for _ in talk.answer(prompt):
             pass
     runtime.counter.on_begin.remove(begin)
-    assert talk._cache is None
+    assert talk._prompt_cache is None
     assert talk.last is not None
     follow = [*prompt, *talk.last.tokens, 9]
     fresh_model, tokenizer, _ = loaded(tiny(), "readback", routing="exact")

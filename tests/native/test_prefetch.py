@@ -1,4 +1,4 @@
-"""Reading ahead on a guess changes nothing but when bytes are read: results, tables and counts are those without."""
+"""Prefetch changes nothing but when bytes are read: results, tables and counts are those without."""
 
 import os
 import resource
@@ -28,7 +28,7 @@ from tests.native.endings import ENDINGS, HEAD, PATIENCE, within
 from tests.native.runs import CAPS, FAMILIES, POLICIES, same, steps, talk
 
 
-def hints(runtime: Any) -> tuple[int, int, int]:
+def guesses(runtime: Any) -> tuple[int, int, int]:
     """Begun, used, wasted bytes."""
     runtime.drain()
     totals = runtime.stats.decode
@@ -57,7 +57,7 @@ def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, ev
                 assert totals.bytes_read == totals.misses * spec.expert_nbytes
                 begun, used = begun + totals.hinted, used + totals.hint_hits
             else:
-                assert hints(runtime) == (0, 0, 0)
+                assert guesses(runtime) == (0, 0, 0)
         for other in runs[1:]:
             assert same(runs[0][0], other[0]), cap
             assert runs[0][1:] == other[1:], cap
@@ -73,7 +73,7 @@ def test_families(native: Any, tiny: Callable[..., Path], family: str):
         for prefetch in ("on", "off"):
             model, _, runtime = loaded(folder, "native", "25%", prefetch=prefetch, **options)
             runs.append((talk(model), state(runtime), counts(runtime)))
-            guessed = hints(runtime)[0]
+            guessed = guesses(runtime)[0]
             layers = len(runtime.layers)
             assert (guessed > 0) == (prefetch == "on" and family != "llama4" and layers > 1), guessed
         assert same(runs[0][0], runs[1][0])
@@ -81,7 +81,7 @@ def test_families(native: Any, tiny: Callable[..., Path], family: str):
 
 
 def test_the_guess_is_the_next_router_s_word(native: Any, tiny: Callable[..., Path]):
-    """With what a layer chooses told in advance, every miss is read ahead and nothing is wasted."""
+    """With what a layer chooses told in advance, every miss is prefetched and nothing is wasted."""
     _, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on")
     first, second = runtime.layers[:2]
     top = [3, 1, 7][: second.spec.top_k]
@@ -91,11 +91,11 @@ def test_the_guess_is_the_next_router_s_word(native: Any, tiny: Callable[..., Pa
     native_layer = runtime.native.layers[0]
     x = mx.zeros((1, 1, 8))
     for expected in (len(top), 0):  # the second time they are resident
-        native_layer.look_ahead(x)
-        assert native_layer._outlook is not None
+        native_layer.guess_next(x)
+        assert native_layer._next_scores is not None
         mx.eval(*native_layer.step(mx.array([[list(range(first.spec.top_k))]])))
         mx.eval(*runtime.native.layers[1].step(mx.array([[top]])))
-        begun, used, wasted = hints(runtime)
+        begun, used, wasted = guesses(runtime)
         assert used == begun == expected or (used <= begun < expected)  # one that had not begun in time is dropped
         assert wasted == 0
         runtime.ledger.reset()
@@ -149,7 +149,7 @@ def test_what_cannot_be_had_is_said(native: Any, tiny: Callable[..., Path], monk
     runtime.close()
     lines.clear()
     model, _ = moe_mlx.load(tiny("llama4"), expert_cache="25%", decode="native", prefetch="on", say=lines.append)
-    assert sum("layers get no hints" in line for line in lines) == 1
+    assert sum("nothing is guessed of" in line for line in lines) == 1
     moe_mlx.runtime_of(model).close()
     for options in ({"prefetch": "maybe"}, {"prefetch_extra": 1.5}):
         with pytest.raises(UsageError):
@@ -194,7 +194,7 @@ def test_damaged_experts_that_are_never_chosen_are_never_heard_of(native: Any, t
         os.truncate(runtime.source.byte_ranges(index, expert)[0].path, 3)
     other, _, runtime = loaded(store, "native", routing="exact", prefetch="on", prefetch_extra=16)
     assert same(steps(other), told)
-    begun, used, wasted = hints(runtime)
+    begun, used, wasted = guesses(runtime)
     assert wasted < (begun - used) * runtime.source.layers[0].expert_nbytes  # the damaged ones were tried
 
 
@@ -247,7 +247,7 @@ def test_resizing_resetting_and_changing_the_way(native: Any, tiny: Callable[...
         mx.async_eval(model(mx.array([[9]])))
         runtime.reset()
         if prefetch == "on":
-            assert hints(runtime) == (0, 0, 0)
+            assert guesses(runtime) == (0, 0, 0)
         outputs += talk(model, 1)
         mx.async_eval(model(mx.array([[9]])))
         runtime.close()
@@ -261,7 +261,7 @@ def test_a_guess_that_waits_keeps_no_bank_that_was_replaced(native: Any, tiny: C
     runtime.drain()
     first, second = runtime.native.layers[:2]
     second.cache.router = lambda x: mx.arange(float(second.cache.spec.experts))
-    first.look_ahead(mx.zeros((1, 1, 64)))
+    first.guess_next(mx.zeros((1, 1, 64)))
     waiting = first.step(mx.array([[list(range(first.cache.spec.top_k))]]))  # holds its own layer's bank, no other
     banks = [cache.bank.nbytes for cache in runtime.layers]
     mx.clear_cache()
@@ -323,7 +323,7 @@ def test_few_descriptors_are_left_to_the_steps(native: Any, tiny: Callable[..., 
         steps(model)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    begun, used, wasted = hints(runtime)
+    begun, used, wasted = guesses(runtime)
     assert begun > used == wasted == 0
 
 

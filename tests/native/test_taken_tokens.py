@@ -36,9 +36,9 @@ def pieces(folder: Path, failed_after: int, behind: int) -> tuple[list[int], Ses
         for piece in talk.answer(talk.encode([{"role": "user", "content": "hello"}])):
             given.append(piece.token)
             if len(given) == failed_after:
-                native.runtime = Late(native.runtime, runtime.cached.counter.step - behind)
+                native.streams = Late(native.streams, runtime.cached.counter.step - behind)
                 native.check = lambda: None  # nothing else looks
-                native.runtime.failed = True
+                native.streams.failed = True
     return given, talk
 
 

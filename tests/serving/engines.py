@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import moe_mlx
-from moe_mlx.conversation.sampling import CacheSettings
+from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.job import Ended, Event, Failed, Job
@@ -36,7 +36,7 @@ class CheckpointOpening:
         plan = moe_mlx.runtime_of(model).plan
         config = moe_mlx.runtime_of(model).config
         room = room_of(config, plan.kv_cache, plan.mlx_cache, 2048, scores_in_memory=True)
-        return Loaded(model, tokenizer, None, CacheSettings(), room, **self.more)
+        return Loaded(model, tokenizer, None, KVCacheSettings(), room, **self.more)
 
 
 def listening(job: Job) -> "queue.Queue[Event]":

@@ -167,7 +167,7 @@ class Ordeal:
             source.read_into = read_into  # type: ignore[method-assign]
             pool.stall_seconds = limit
             self._limit_handles(limit)  # those made meanwhile
-            pool.settle()
+            pool.wait_idle()
 
     def _await_stalled_reads(self) -> None:
         """Slots of reads that were given up come back when those reads end."""
@@ -190,7 +190,7 @@ class Ordeal:
         assert self.runtime.expert_cache_bytes == self.runtime.plan.expert_cache, what
         assert self.runtime.slots_per_layer == list(self.runtime.plan.slots), what
         if (native := self.runtime.native) is not None and not mx.metal.is_available():
-            native.runtime.drain()  # the rest of a step that nobody took
+            native.streams.drain()  # the rest of a step that nobody took
             assert native.module.active_tasks() == 0, f"{what}: MLX waits for tasks that nobody ends"
 
     def compare(self, what: str) -> None:

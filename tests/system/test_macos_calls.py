@@ -32,7 +32,7 @@ def test_a_drive_s_cache_is_emptied_or_at_least_synced(tmp_path: Path, refused: 
     monkeypatch.setattr(fcntl, "fcntl", control)
     monkeypatch.setattr(os, "fsync", lambda fd: asked.append("fsync"))
     with (tmp_path / "file").open("wb") as file:
-        durable.Fs().settle(file.fileno())
+        durable.Fs().flush_drive(file.fileno())
     assert asked == [F_FULLFSYNC, "fsync"] if refused else asked == [F_FULLFSYNC]
 
 

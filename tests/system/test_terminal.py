@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from moe_mlx.system.terminal import harmless, settle_streams, sound
+from moe_mlx.system.terminal import harmless, prepare_streams, sound
 
 
 def test_a_closed_stream_is_opened_on_nothing(monkeypatch: pytest.MonkeyPatch):
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    settle_streams()
+    prepare_streams()
     opened = sys.stdin, sys.stdout, sys.stderr
     assert sys.stdin.read() == "" and print("é") is None and print("é", file=sys.stderr) is None
     for stream in opened:
@@ -24,7 +24,7 @@ def test_a_narrow_locale_ends_no_answer(monkeypatch: pytest.MonkeyPatch, encodin
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é".encode() + b"\xff"), encoding=encoding))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
-    settle_streams()
+    prepare_streams()
     sys.stdin.read().encode()
     sys.stdout.write("é中")
     sys.stdout.flush()

@@ -66,7 +66,7 @@ std::shared_ptr<Batch> Layer::batch_of(const std::vector<int>& misses) const {
   return batch;
 }
 
-void Layer::settle(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
+void Layer::commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
   for (int place = 0; place < int(misses.size()); place++) {
     const Placement& miss = misses_[misses[place]];
     auto& error = errors[misses[place]] = reader_->error(*batch, place);
@@ -81,57 +81,57 @@ void Layer::settle(const std::shared_ptr<Batch>& batch, const std::vector<int>& 
   }
 }
 
-bool Layer::take_hint(int miss, double seconds, Errors& errors) {
+bool Layer::take_staged(int miss, double seconds, Errors& errors) {
   const auto& [expert, slot] = misses_[miss];
-  const auto hint = ahead_.find(expert);
-  const auto state = ahead_.wait(hint, seconds);
-  if (state == Hint::failed) return false;
-  if (state == Hint::running) {  // a demand read would hang on the same disk; nothing writes to the slot
+  const auto staged = guess_.find(expert);
+  const auto state = guess_.wait(staged, seconds);
+  if (state == Staged::failed) return false;
+  if (state == Staged::running) {  // a demand read would hang on the same disk; nothing writes to the slot
     errors[miss] = Reader::stalled(*shelf_, expert, stall_seconds);
     table_.forget(slot);
     return true;
   }
-  const char* from = hint->memory.get();
+  const char* from = staged->memory.get();
   for (size_t t = 0; t < memory_.size(); from += shelf_->tensor_nbytes[t++])
     std::memcpy(memory_[t] + slot * shelf_->tensor_nbytes[t], from, size_t(shelf_->tensor_nbytes[t]));
   table_.commit(misses_[miss]);
-  ahead_.used(hint);
+  guess_.served(staged);
   return true;
 }
 
-// All that must be read is asked for at once; what was read ahead is copied meanwhile.
+// All that must be read is asked for at once; what is staged is copied meanwhile.
 int64_t Layer::read_missing() {
   Errors errors(misses_.size());
-  std::vector<int> demanded, hinted, again;
-  for (int i = 0; i < int(misses_.size()); i++) (ahead_.find(misses_[i].expert) ? hinted : demanded).push_back(i);
+  std::vector<int> demanded, staged, again;
+  for (int i = 0; i < int(misses_.size()); i++) (guess_.find(misses_[i].expert) ? staged : demanded).push_back(i);
   const auto batch = batch_of(demanded);
-  if (hinted.empty()) {
+  if (staged.empty()) {
     reader_->read(batch, stall_seconds);
   } else {
     reader_->start(batch);
     const int64_t started = now();
-    for (int i : hinted)
-      if (!take_hint(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
+    for (int i : staged)
+      if (!take_staged(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
     reader_->finish(batch, stall_seconds);
   }
-  settle(batch, demanded, errors);
+  commit_reads(batch, demanded, errors);
   if (!again.empty()) {
     const auto second = batch_of(again);
     reader_->read(second, stall_seconds);
-    settle(second, again, errors);
+    commit_reads(second, again, errors);
   }
   for (const auto& error : errors) {
     if (!error) continue;
-    ahead_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
+    guess_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
     throw ReadError(*error);
   }
   return int64_t(misses_.size()) * shelf_->expert_nbytes();
 }
 
-void Layer::look_ahead(const Policy& policy, const float* scores, int width, int count) {
+void Layer::prefetch(const Policy& policy, const float* scores, int width, int count) {
   const int64_t started = now();
   std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock || !ahead_.able()) return;
+  if (!lock || !guess_.enabled()) return;
   std::vector<int> best(static_cast<size_t>(width));
   std::iota(best.begin(), best.end(), 0);
   count = std::min(count, width);
@@ -140,19 +140,19 @@ void Layer::look_ahead(const Policy& policy, const float* scores, int width, int
   Choice likely;
   chooser_.choose(policy, scores, width, best.data(), count, table_.slot_of, mean, likely);
   std::erase_if(likely.experts, [this](int e) { return e >= table_.experts || table_.slot_of[e] >= 0; });
-  ahead_.read(shelf_, likely.experts);
-  ahead_.spent(now() - started);
+  guess_.stage(shelf_, likely.experts);
+  guess_.spent(now() - started);
 }
 
-void Layer::forget_hints() {
+void Layer::drop_guess() {
   std::lock_guard lock(mutex_);
-  ahead_.forget();
+  guess_.forget();
 }
 
 void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots) {
   std::lock_guard lock(mutex_);  // streams of two threads may meet here; the graph orders them, this keeps them safe
   const int64_t started = now();
-  ahead_.hold();
+  guess_.drop_waiting();
   for (int i = 0; i < token.k; i++)
     if (token.exact[i] < 0 || (token.scores && token.exact[i] >= token.width))
       throw std::out_of_range("expert " + std::to_string(token.exact[i]));
@@ -186,9 +186,9 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
   event.swapped = int64_t(choice_.displaced.size());
   event.bytes_read = bytes, event.wait_ns = waited;
   event.choices = event.hits + event.misses, event.waits = 1;
-  ahead_.clear();
+  guess_.drop();
   event.host_ns = now() - started - waited;
-  event += ahead_.take();
+  event += guess_.take_counts();
   log_.write(event, double(moved));
 }
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "ahead.h"
 #include "event.h"
+#include "guess.h"
 #include "policy.h"
 #include "reader.h"
 #include "table.h"
@@ -62,19 +62,20 @@ class Layer {
   Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, EventLog log, std::vector<char*> memory,
         std::shared_ptr<void> owner);
 
-  // Writes the chosen experts in computing order and their slots; numbers beyond the experts are none and get slot 0.
-  // Throws ReadError: a read failed, its slot is empty, the others of the step are in.
+  // Writes the chosen experts in computing order and their slots; what is not stored (longcat's identity experts, whose
+  // numbers come after the stored ones) gets slot 0. Throws ReadError: a read failed, its slot is empty, the others of
+  // the step are in.
   void decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots);
 
   // Gives back the slots of stalled reads that have ended since: before another reader of the table goes on.
   void reclaim();
 
-  // Before the first step: where its experts may be read ahead to.
-  void use(std::shared_ptr<Hints> hints) { ahead_.use(std::move(hints)); }
+  // Before the first step: what prefetches its experts.
+  void use(std::shared_ptr<Prefetcher> prefetcher) { guess_.use(std::move(prefetcher)); }
   // Begins to read what this layer will miss in its next step, were that routed by these scores, `count` experts of
   // them. Waits for nothing; does nothing while a step of this layer is under way. Changes no result of any step.
-  void look_ahead(const Policy& policy, const float* scores, int width, int count);
-  void forget_hints();
+  void prefetch(const Policy& policy, const float* scores, int width, int count);
+  void drop_guess();
 
   std::atomic<double> stall_seconds{60};
 
@@ -83,8 +84,9 @@ class Layer {
   void choose(const Token& token, const Policy& policy);
   int64_t read_missing();  // returns their bytes
   std::shared_ptr<Batch> batch_of(const std::vector<int>& misses) const;
-  void settle(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);  // makes slots of what was read
-  bool take_hint(int miss, double seconds, Errors& errors);  // false: it has to be read on demand
+  // Makes slots of what was read whole; the rest is forgotten, or quarantined while it is still being read.
+  void commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);
+  bool take_staged(int miss, double seconds, Errors& errors);  // false: it has to be read on demand
   void give_back();
 
   std::mutex mutex_;
@@ -94,7 +96,7 @@ class Layer {
   EventLog log_;
   std::vector<char*> memory_;
   std::shared_ptr<void> owner_;
-  Ahead ahead_;
+  Guess guess_;
   Chooser chooser_;
   Choice choice_;
   std::vector<int> touched_;

@@ -31,7 +31,7 @@ def rows_of(totals: PhaseTotals) -> list[tuple[str, str]]:
         ("read-backs", f"{totals.read_backs:,}"),
     ]
     if totals.hinted:
-        rows.append(("read ahead", f"{totals.hinted:,}, {totals.hint_hits:,} of them used"))
+        rows.append(("prefetched", f"{totals.hinted:,}, {totals.hint_hits:,} of them used"))
     return rows
 
 

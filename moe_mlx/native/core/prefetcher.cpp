@@ -1,4 +1,4 @@
-#include "hints.h"
+#include "prefetcher.h"
 
 #include <algorithm>
 #include <chrono>
@@ -30,13 +30,13 @@ std::shared_ptr<char> Staging::take() {
           }};
 }
 
-Hints::Hints(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes)
+Prefetcher::Prefetcher(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes)
     : work_(std::make_shared<Work>()), staging_(std::make_shared<Staging>(buffers, nbytes)) {
   work_->reader = std::move(reader);
   for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([work = work_] { work->run(); });
 }
 
-Hints::~Hints() {
+Prefetcher::~Prefetcher() {
   const bool ended = stop(1.0);
   for (auto& thread : threads_) {
     if (ended) thread.join();
@@ -44,70 +44,70 @@ Hints::~Hints() {
   }
 }
 
-void Hints::Work::run() {
+void Prefetcher::Work::run() {
   Bounce bounce;
   std::unique_lock lock(mutex);
   while (true) {
     wake.wait(lock, [this] { return stopped || !queue.empty(); });
     if (stopped) return;
-    const auto hint = std::move(queue.front());
+    const auto staged = std::move(queue.front());
     queue.pop_front();
-    hint->state = Hint::running;
+    staged->state = Staged::running;
     running++;
     lock.unlock();
     std::vector<char*> buffers;
-    char* next = hint->memory.get();
-    for (int64_t n : hint->shelf->tensor_nbytes) buffers.push_back(next), next += n;
+    char* next = staged->memory.get();
+    for (int64_t n : staged->shelf->tensor_nbytes) buffers.push_back(next), next += n;
     bool whole = !Descriptors::scarce();  // the last ones are for reads that must succeed
     try {
-      if (whole) reader->read(*hint->shelf, hint->expert, buffers, bounce);
+      if (whole) reader->read(*staged->shelf, staged->expert, buffers, bounce);
     } catch (const std::exception&) {  // whoever needs the expert reads it anew and gets the error
       whole = false;
     }
     lock.lock();
-    hint->state = whole ? Hint::done : Hint::failed;
+    staged->state = whole ? Staged::done : Staged::failed;
     running--;
     ended.notify_all();
   }
 }
 
-std::vector<std::shared_ptr<Hint>> Hints::read(const std::shared_ptr<const Shelf>& shelf,
-                                               const std::vector<int>& experts) {
-  std::vector<std::shared_ptr<Hint>> hints;
+std::vector<std::shared_ptr<Staged>> Prefetcher::stage(const std::shared_ptr<const Shelf>& shelf,
+                                                       const std::vector<int>& experts) {
+  std::vector<std::shared_ptr<Staged>> begun;
   for (int expert : experts) {
     auto memory = staging_->take();
     if (!memory) break;
-    hints.push_back(std::make_shared<Hint>(Hint{shelf, expert, std::move(memory)}));
+    begun.push_back(std::make_shared<Staged>(Staged{shelf, expert, std::move(memory)}));
   }
-  if (hints.empty()) return hints;
+  if (begun.empty()) return begun;
   {
     std::lock_guard lock(work_->mutex);
     if (work_->stopped) return {};
-    work_->queue.insert(work_->queue.end(), hints.begin(), hints.end());
+    work_->queue.insert(work_->queue.end(), begun.begin(), begun.end());
   }
   work_->wake.notify_all();
-  return hints;
+  return begun;
 }
 
-Hint::State Hints::cancel(const std::shared_ptr<Hint>& hint) {
+Staged::State Prefetcher::cancel(const std::shared_ptr<Staged>& staged) {
   std::lock_guard lock(work_->mutex);
-  if (hint->state == Hint::waiting) {
-    std::erase(work_->queue, hint);
-    hint->state = Hint::cancelled;
+  if (staged->state == Staged::waiting) {
+    std::erase(work_->queue, staged);
+    staged->state = Staged::cancelled;
   }
-  return hint->state;
+  return staged->state;
 }
 
-Hint::State Hints::wait(const std::shared_ptr<Hint>& hint, double seconds) {
+Staged::State Prefetcher::wait(const std::shared_ptr<Staged>& staged, double seconds) {
   std::unique_lock lock(work_->mutex);
-  work_->ended.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return hint->state != Hint::running; });
-  return hint->state;
+  work_->ended.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return staged->state != Staged::running; });
+  return staged->state;
 }
 
-bool Hints::stop(double seconds) {
+bool Prefetcher::stop(double seconds) {
   std::unique_lock lock(work_->mutex);
   work_->stopped = true;
-  for (auto& hint : work_->queue) hint->state = Hint::cancelled;
+  for (auto& staged : work_->queue) staged->state = Staged::cancelled;
   work_->queue.clear();
   work_->wake.notify_all();
   return work_->ended.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return work_->running == 0; });

@@ -1,5 +1,5 @@
-// Experts read ahead on a guess, by threads of their own into memory that nothing else sees: a wrong guess costs its
-// read and nothing more. Nobody waits for a hint but who needs that very expert, and then no longer than for a read.
+// Guessed experts, read by threads of their own into staging buffers that nothing else sees: a wrong guess costs its read
+// and nothing more. Nobody waits for a staged expert but who needs that very one, and then no longer than for a read.
 #pragma once
 
 #include <condition_variable>
@@ -14,7 +14,7 @@
 
 namespace moe {
 
-// A fixed number of buffers, each of the largest expert's size; allocated when first used, kept until the last is back.
+// A fixed number of staging buffers, each of the largest expert's size; allocated when first used, kept until the last is back.
 class Staging : public std::enable_shared_from_this<Staging> {
  public:
   static constexpr size_t kAlignment = 16384;
@@ -31,25 +31,25 @@ class Staging : public std::enable_shared_from_this<Staging> {
   std::vector<char*> free_;
 };
 
-// One expert on its way, or there. What it holds on to outlives whoever asked for it.
-struct Hint {
+// One guessed expert on its way into a staging buffer, or there. What it holds on to outlives whoever asked for it.
+struct Staged {
   enum State : char { waiting, running, done, failed, cancelled };
   std::shared_ptr<const Shelf> shelf;
   int expert = 0;
   std::shared_ptr<char> memory;  // the expert's tensors, one after the other
-  State state = waiting;         // under the lock of Hints
+  State state = waiting;         // under the lock of Prefetcher
 };
 
-class Hints {
+class Prefetcher {
  public:
-  Hints(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes);
-  ~Hints();  // what stalls is left behind
-  Hints(const Hints&) = delete;
+  Prefetcher(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes);
+  ~Prefetcher();  // what stalls is left behind
+  Prefetcher(const Prefetcher&) = delete;
 
   // Begins to read experts, the first first; what finds no buffer, or no thread any more, is left out.
-  std::vector<std::shared_ptr<Hint>> read(const std::shared_ptr<const Shelf>& shelf, const std::vector<int>& experts);
-  Hint::State cancel(const std::shared_ptr<Hint>& hint);  // what has not begun never will; returns what it is then
-  Hint::State wait(const std::shared_ptr<Hint>& hint, double seconds);  // until it has ended or the time is over
+  std::vector<std::shared_ptr<Staged>> stage(const std::shared_ptr<const Shelf>& shelf, const std::vector<int>& experts);
+  Staged::State cancel(const std::shared_ptr<Staged>& staged);  // what has not begun never will; returns what it is then
+  Staged::State wait(const std::shared_ptr<Staged>& staged, double seconds);  // until it has ended or the time is over
   bool stop(double seconds);  // begins no more; whether what was running has ended by then
 
  private:
@@ -57,7 +57,7 @@ class Hints {
   struct Work {
     std::mutex mutex;
     std::condition_variable wake, ended;
-    std::deque<std::shared_ptr<Hint>> queue;
+    std::deque<std::shared_ptr<Staged>> queue;
     std::shared_ptr<Reader> reader;
     int running = 0;
     bool stopped = false;
