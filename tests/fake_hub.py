@@ -105,9 +105,12 @@ class FakeHub:
     def environment(self, cache: Path) -> dict[str, str]:
         """What makes huggingface-hub of another process ask here."""
         return {
-            "HF_ENDPOINT": self.endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "30", "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "30",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
 
     def close(self) -> None:
         self.server.shutdown()

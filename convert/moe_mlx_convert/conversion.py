@@ -26,9 +26,15 @@ class Conversion:
     """One run of the converter over one plan."""
 
     def __init__(
-        self, fs: Fs, checkpoint: Checkpoint, destination: Destination, plan: Plan, copier: Copier, workers: int,
+        self,
+        fs: Fs,
+        checkpoint: Checkpoint,
+        destination: Destination,
+        plan: Plan,
+        copier: Copier,
+        workers: int,
         talk: Talk | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._talk = talk or Talk()
         self._fs = fs
         self._checkpoint = checkpoint

@@ -56,15 +56,26 @@ class Offer:
     def as_json(self) -> dict[str, Any]:
         """Returns it for scripts, sizes in bytes."""
         row: dict[str, Any] = {
-            "name": self.name, "model": self.model, "place": self.place, "path": self.path, "form": self.form,
+            "name": self.name,
+            "model": self.model,
+            "place": self.place,
+            "path": self.path,
+            "form": self.form,
             "problem": self.problem,
-        }  # fmt: skip
+        }
         if (guess := self.guess) is not None:
             row |= {
-                "family": self.family, "bytes": self.nbytes, "layers": self.layers, "experts": self.experts,
-                "top_k": self.top_k, "fits": guess.fits, "share": guess.share if guess.fits else None,
-                "total_bytes": guess.total, "tokens_per_second": guess.tps, "why_not": guess.why_not,
-            }  # fmt: skip
+                "family": self.family,
+                "bytes": self.nbytes,
+                "layers": self.layers,
+                "experts": self.experts,
+                "top_k": self.top_k,
+                "fits": guess.fits,
+                "share": guess.share if guess.fits else None,
+                "total_bytes": guess.total,
+                "tokens_per_second": guess.tps,
+                "why_not": guess.why_not,
+            }
         return row
 
 
@@ -79,11 +90,16 @@ def offers(available: int, rates: Rates, folders: Sequence[str | Path] | None = 
     here = find_models(folders or DEFAULT_FOLDERS)
     rows = [
         Offer(
-            entry.name, entry.model, entry.place, entry.form, problem=entry.problem, path=str(entry.path),
+            entry.name,
+            entry.model,
+            entry.place,
+            entry.form,
+            problem=entry.problem,
+            path=str(entry.path),
             **_figures(entry.shape, available, rates),
         )
         for entry in here
-    ]  # fmt: skip
+    ]
     names = {entry.name.lower() for entry in here}
     rows += [
         Offer(model.name, model.repo, KNOWN, "hub", **_figures(model.shape, available, rates))
@@ -97,7 +113,10 @@ def _figures(shape: ModelShape | None, available: int, rates: Rates) -> dict[str
     if shape is None:
         return {}
     return {
-        "nbytes": shape.nbytes, "family": str(shape.config.get("model_type", "")),
-        "layers": len(shape.layers), "experts": shape.layers[0].experts, "top_k": shape.layers[0].top_k,
+        "nbytes": shape.nbytes,
+        "family": str(shape.config.get("model_type", "")),
+        "layers": len(shape.layers),
+        "experts": shape.layers[0].experts,
+        "top_k": shape.layers[0].top_k,
         "guess": estimate(shape, available, rates),
-    }  # fmt: skip
+    }

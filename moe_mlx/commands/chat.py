@@ -134,9 +134,12 @@ class Conversation:
         self.messages: list[Message] = []
         self.past: list[list[Message]] = []
         self.commands: dict[str, Callable[[], None]] = {
-            "/new": self.new, "/regenerate": self.regenerate, "/undo": self.undo, "/stats": self.stats,
+            "/new": self.new,
+            "/regenerate": self.regenerate,
+            "/undo": self.undo,
+            "/stats": self.stats,
             "/help": self.help,
-        }  # fmt: skip
+        }
         self.messages = self.opening()
 
     def opening(self) -> list[Message]:

@@ -53,9 +53,49 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[Option]:
         if action.option_strings and action.help != argparse.SUPPRESS:
             text = " ".join((action.help or "").replace("%%", "%").split())
             yield Option(
-                tuple(action.option_strings), text.partition(";")[0].partition(":")[0],
-                tuple(map(str, action.choices or ())), action.nargs != 0,
-            )  # fmt: skip
+                tuple(action.option_strings),
+                text.partition(";")[0].partition(":")[0],
+                tuple(map(str, action.choices or ())),
+                action.nargs != 0,
+            )
+
+
+_BASH = """\
+_moe_mlx() {{
+  local now="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" verb="${{COMP_WORDS[1]}}" words=""
+  if [ "$COMP_CWORD" -eq 1 ] || {{ [ "$COMP_CWORD" -eq 2 ] && [ "$verb" = help ]; }}; then
+    COMPREPLY=($(compgen -W '{verbs} --help --version' -- "$now")); return
+  fi
+  case "$verb:$before" in
+{values}
+  esac
+  case "$verb" in
+{words}
+  esac
+  case "$now" in
+    -*) COMPREPLY=($(compgen -W "$words" -- "$now")) ;;
+    *) COMPREPLY=($(compgen -f -- "$now")) ;;
+  esac
+}}
+complete -o filenames -F _moe_mlx moe-mlx"""
+
+_ZSH = """\
+#compdef moe-mlx
+_moe_mlx() {{
+  local -a verbs
+  verbs=(
+{verbs}
+    'help:explain a verb'
+  )
+  if (( CURRENT == 2 )) || {{ (( CURRENT == 3 )) && [[ $words[2] == help ]]; }}; then
+    _describe verb verbs; return
+  fi
+  local verb=$words[2]; shift words; (( CURRENT-- ))
+  case $verb in
+{options}
+  esac
+}}
+compdef _moe_mlx moe-mlx"""
 
 
 def _quoted(text: str) -> str:
@@ -68,27 +108,11 @@ def _bash(verbs: dict[str, tuple[str, list[Option]]]) -> str:
         cases.append(f"    {verb}) words='{' '.join(name for option in options for name in option.names)}' ;;")
         values += [
             f"    {verb}:{name}) COMPREPLY=($(compgen -W '{' '.join(option.choices)}' -- \"$now\")); return ;;"
-            for option in options if option.choices for name in option.names
-        ]  # fmt: skip
-    return "\n".join([
-        "_moe_mlx() {",
-        '  local now="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words=""',
-        "  if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"$verb\" = help ]; }; then",
-        f"    COMPREPLY=($(compgen -W '{' '.join([*verbs, 'help'])} --help --version' -- \"$now\")); return",
-        "  fi",
-        '  case "$verb:$before" in',
-        *values,
-        "  esac",
-        '  case "$verb" in',
-        *cases,
-        "  esac",
-        '  case "$now" in',
-        '    -*) COMPREPLY=($(compgen -W "$words" -- "$now")) ;;',
-        '    *) COMPREPLY=($(compgen -f -- "$now")) ;;',
-        "  esac",
-        "}",
-        "complete -o filenames -F _moe_mlx moe-mlx",
-    ])  # fmt: skip
+            for option in options
+            if option.choices
+            for name in option.names
+        ]
+    return _BASH.format(verbs=" ".join([*verbs, "help"]), values="\n".join(values), words="\n".join(cases))
 
 
 def _zsh(verbs: dict[str, tuple[str, list[Option]]]) -> str:
@@ -97,27 +121,11 @@ def _zsh(verbs: dict[str, tuple[str, list[Option]]]) -> str:
     for verb, (_, options) in verbs.items():
         specs = []
         for option in options:
-            for name in option.names:
-                tail = "" if not option.takes_value else f":value:({' '.join(option.choices)})" if option.choices else (
-                    ":value:_files"
-                )  # fmt: skip
-                specs.append(f"'{name}[{_quoted(option.help)}]{tail}'")
+            value = f":value:({' '.join(option.choices)})" if option.choices else ":value:_files"
+            tail = value if option.takes_value else ""
+            specs += [f"'{name}[{_quoted(option.help)}]{tail}'" for name in option.names]
         cases.append(f"    {verb}) _arguments {' '.join(specs)} '*:file:_files' ;;")
-    return "\n".join([
-        "#compdef moe-mlx",
-        "_moe_mlx() {",
-        "  local -a verbs",
-        f"  verbs=(\n{described}\n    'help:explain a verb'\n  )",
-        "  if (( CURRENT == 2 )) || { (( CURRENT == 3 )) && [[ $words[2] == help ]]; }; then",
-        "    _describe verb verbs; return",
-        "  fi",
-        "  local verb=$words[2]; shift words; (( CURRENT-- ))",
-        "  case $verb in",
-        *cases,
-        "  esac",
-        "}",
-        "compdef _moe_mlx moe-mlx",
-    ])  # fmt: skip
+    return _ZSH.format(verbs=described, options="\n".join(cases))
 
 
 def _fish(verbs: dict[str, tuple[str, list[Option]]]) -> str:

@@ -40,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust-remote-code", action="store_true", help="take a checkpoint whose config names code of its own"
     )
     parser.add_argument(
-        "--progress", choices=("auto", "json"), default="auto",
+        "--progress",
+        choices=("auto", "json"),
+        default="auto",
         help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 

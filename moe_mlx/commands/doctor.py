@@ -46,11 +46,18 @@ def run(args: argparse.Namespace) -> int:
     advice = advise(findings)
     report = markdown(findings, advice, small=args.small)
     if args.json:
-        print(json.dumps({
-            "kind": "moe-mlx doctor", "version": 1, "small": args.small,
-            "parts": [finding.as_dict() for finding in findings],
-            "recommended": list(advice.lines), "calibration": dict(advice.calibration),
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "kind": "moe-mlx doctor",
+                    "version": 1,
+                    "small": args.small,
+                    "parts": [finding.as_dict() for finding in findings],
+                    "recommended": list(advice.lines),
+                    "calibration": dict(advice.calibration),
+                }
+            )
+        )
     else:
         print(report, end="")
     if args.report is not None:

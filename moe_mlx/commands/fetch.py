@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="hub repository (owner/name), or a known name")
     parser.add_argument("--revision", help="branch, tag or commit")
     parser.add_argument(
-        "--progress", choices=("auto", "json"), default="auto",
+        "--progress",
+        choices=("auto", "json"),
+        default="auto",
         help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print the folder as one JSON object")
 
 

@@ -23,9 +23,13 @@ TAKES_REST = True
 AGENTS = ("claude", "codex")
 #: Every model that Claude Code may ask for.
 CLAUDE_MODELS = (
-    "ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL",
-    "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "CLAUDE_CODE_SUBAGENT_MODEL",
-)  # fmt: skip
+    "ANTHROPIC_MODEL",
+    "ANTHROPIC_SMALL_FAST_MODEL",
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "ANTHROPIC_DEFAULT_SONNET_MODEL",
+    "ANTHROPIC_DEFAULT_OPUS_MODEL",
+    "CLAUDE_CODE_SUBAGENT_MODEL",
+)
 KEY_VARIABLE = "MOE_MLX_API_KEY"
 #: What agents that insist on a key get where the server wants none.
 NO_KEY = "none-needed"
@@ -79,9 +83,13 @@ def settings(agent: str, url: str, key: str, model: str) -> tuple[dict[str, str]
         return environment | {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "API_TIMEOUT_MS": "3600000"}, []
     provider = "model_providers.moe_mlx"
     options = {
-        "model": model, "model_provider": "moe_mlx", f"{provider}.name": "moe-mlx", f"{provider}.base_url": f"{url}/v1",
-        f"{provider}.wire_api": "responses", f"{provider}.env_key": KEY_VARIABLE,
-    }  # fmt: skip
+        "model": model,
+        "model_provider": "moe_mlx",
+        f"{provider}.name": "moe-mlx",
+        f"{provider}.base_url": f"{url}/v1",
+        f"{provider}.wire_api": "responses",
+        f"{provider}.env_key": KEY_VARIABLE,
+    }
     return {KEY_VARIABLE: key}, [word for name, value in options.items() for word in ("-c", f'{name}="{value}"')]
 
 

@@ -39,10 +39,17 @@ def run(args: argparse.Namespace) -> int:
     found = offers(available, rates, args.folders or model_folders())
     here, known = [offer for offer in found if offer.here], [offer for offer in found if not offer.here]
     if args.json:
-        print(json.dumps({
-            "available_bytes": available, "machine": rates.name, "assumed": rates.assumed,
-            "here": [offer.as_json() for offer in here], "known": [offer.as_json() for offer in known],
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "available_bytes": available,
+                    "machine": rates.name,
+                    "assumed": rates.assumed,
+                    "here": [offer.as_json() for offer in here],
+                    "known": [offer.as_json() for offer in known],
+                }
+            )
+        )
         return 0
     print(render(_HEADS, [_cells(offer) for offer in here], left=3))
     if known:
@@ -62,7 +69,12 @@ def _cells(offer: Offer) -> list[str]:
     if guess is None:
         return [one_line(offer.name), "", offer.form, *[""] * 5]
     return [
-        one_line(offer.name), one_line(offer.family), offer.form, show_bytes(offer.nbytes),
-        f"{offer.layers} x {offer.experts}", str(offer.top_k), guess.words,
+        one_line(offer.name),
+        one_line(offer.family),
+        offer.form,
+        show_bytes(offer.nbytes),
+        f"{offer.layers} x {offer.experts}",
+        str(offer.top_k),
+        guess.words,
         "-" if guess.tps is None else f"{guess.tps:.1f}",
-    ]  # fmt: skip
+    ]

@@ -52,15 +52,20 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     names.add_argument("--alias", action="append", default=[], metavar="NAME", help="what clients may call the model")
     names.add_argument("--any-model", action="store_true", help="answer whatever model a client names")
     names.add_argument(
-        "--allow-models", nargs="?", const=ALL_FOUND, metavar="LIST",
+        "--allow-models",
+        nargs="?",
+        const=ALL_FOUND,
+        metavar="LIST",
         help="other models that a client may name, one at a time in memory: names or folders, comma-separated; without "
         "a list all that `moe-mlx list` shows here. Nothing is downloaded for a client, and none may name a path",
-    )  # fmt: skip
+    )
     bounds = parser.add_argument_group("bounds")
     bounds.add_argument(
-        "--max-kv-size", type=_from(64), metavar="TOKENS",
+        "--max-kv-size",
+        type=_from(64),
+        metavar="TOKENS",
         help="KV cache to plan for, of all answers under way and all prompts kept (default: 8192)",
-    )  # fmt: skip
+    )
     bounds.add_argument("--max-waiting", type=_from(0), default=32, help="requests in the queue (default: 32)")
     bounds.add_argument(
         "--max-body-bytes", type=sized, default=16_000_000, metavar="SIZE", help="largest request (default: 16MB)"

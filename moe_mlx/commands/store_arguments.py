@@ -26,9 +26,10 @@ def sized(text: str) -> int:
 def add_store_arguments(group: argparse._ActionsContainer) -> None:
     """Adds them."""
     group.add_argument(
-        "--prompt-store", metavar="FOLDER",
+        "--prompt-store",
+        metavar="FOLDER",
         help="keep prompt caches on disk, in a folder or 'auto'; conversations can be read from them (default: none)",
-    )  # fmt: skip
+    )
     group.add_argument("--prompt-store-bytes", type=sized, default=4 * 10**9, metavar="SIZE", help="(default: 4GB)")
 
 

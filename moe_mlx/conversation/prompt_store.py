@@ -66,9 +66,12 @@ class PromptStore:
     """
 
     def __init__(
-        self, folder: Path, make_cache: Callable[[], list[Any]], most_bytes: int = MOST_BYTES,
+        self,
+        folder: Path,
+        make_cache: Callable[[], list[Any]],
+        most_bytes: int = MOST_BYTES,
         say: Callable[[str], None] = lambda line: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Looks at what is there.
 
         Args:
@@ -197,9 +200,14 @@ class PromptStore:
 
 
 def open_prompt_store(
-    runtime: Runtime, where: str | Path, caching: KVCacheSettings, *, adapter: str | None = None,
-    most_bytes: int = MOST_BYTES, say: Callable[[str], None] = lambda line: None,
-) -> PromptStore | None:  # fmt: skip
+    runtime: Runtime,
+    where: str | Path,
+    caching: KVCacheSettings,
+    *,
+    adapter: str | None = None,
+    most_bytes: int = MOST_BYTES,
+    say: Callable[[str], None] = lambda line: None,
+) -> PromptStore | None:
     """Returns a loaded model's store; None, with a remark, where the model cannot be told from others.
 
     What a cache holds depends on the model, its adapter, its routing, the KV cache's settings and the versions that

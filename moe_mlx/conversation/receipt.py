@@ -69,10 +69,13 @@ class Receipt(PhaseTotals):
     def describe(self) -> str:
         """Returns one line for people."""
         parts = [
-            f"{self.tokens} tokens", f"hit {self.hit_rate:.1%} ({self.misses:,} of {self.hits + self.misses:,} missed)",
-            f"read {show_bytes(self.bytes_read)}", f"swapped {self.swapped_share:.1%}",
-            f"weight moved {self.weight_moved:.2f}", self.routing,
-        ]  # fmt: skip
+            f"{self.tokens} tokens",
+            f"hit {self.hit_rate:.1%} ({self.misses:,} of {self.hits + self.misses:,} missed)",
+            f"read {show_bytes(self.bytes_read)}",
+            f"swapped {self.swapped_share:.1%}",
+            f"weight moved {self.weight_moved:.2f}",
+            self.routing,
+        ]
         if self.hinted:
             parts.append(
                 f"prefetched {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"

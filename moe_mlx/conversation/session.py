@@ -20,13 +20,11 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_p
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from moe_mlx.conversation.account import Account
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.prompt_store import PromptStore
-from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
-from moe_mlx.counts.reads import Counts
-from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
@@ -176,20 +174,15 @@ class Session:
         if self.sampling.seed is not None:
             mx.random.seed(self.sampling.seed)
         reused, refilled = self._reuse(prompt)
-        before_decode, before_prefill = runtime.stats.decode, runtime.stats.prefill
-        before_reads = runtime.stats.read_totals.counts()
-        fed = [0]
+        account = Account(runtime, started, len(prompt), reused, refilled)
 
         def progress(done: int, total: int) -> None:
-            fed[0] = done
+            account.fed = done
             if on_prefill is not None:
                 on_prefill(reused + done, reused + total)
             if stop is not None and stop.is_set() and done < total:
                 raise _CancelledError
 
-        tokens: list[int] = []
-        parts: list[str] = []
-        finish, prompt_tps, generation_tps = "cancelled", 0.0, 0.0
         stream = self._stream(prompt[reused:], progress, logits_processors)
         audit = ExitStack()
         if self.auditor is not None:
@@ -198,20 +191,17 @@ class Session:
         try:
             for response in stream:
                 runtime.check_token()
-                tokens.append(response.token)
-                parts.append(response.text)
-                prompt_tps, generation_tps = response.prompt_tps, response.generation_tps
-                finish = response.finish_reason or "cancelled"
+                account.add(response)
                 yield Piece(response.text, response.token)
                 if stop is not None and stop.is_set():
                     break
                 if self.between_tokens is not None:
                     self.between_tokens()
-            self._held = prompt + tokens
+            self._held = prompt + account.tokens
         except _CancelledError:
-            self._held = prompt[: reused + fed[0]]
+            self._held = prompt[: reused + account.fed]
         except GeneratorExit:
-            self._held = prompt + tokens
+            self._held = prompt + account.tokens
             raise
         except BaseException:
             self.forget()
@@ -221,10 +211,9 @@ class Session:
             audit.close()
             if runtime.end_turn() is not None:  # the step that runs ahead failed, and wrote to the prompt cache
                 self.forget()
-            self.last = self._account(
-                parts, tokens, len(prompt), reused, refilled, finish, prompt_tps, generation_tps, started,
-                before_decode, before_prefill, before_reads,
-            )  # fmt: skip
+            found = None if self.auditor is None else self.auditor.summary()
+            warmed, self._warmed = max(0, runtime.warmed - self._warmed), runtime.warmed
+            self.last = account.close(found, warmed)
             if runtime.history is not None:
                 runtime.history.save()
         return self.last
@@ -234,10 +223,15 @@ class Session:
     ) -> Generator[Any, None, None]:
         s = self.sampling
         sampler = make_sampler(
-            s.temp, s.top_p, s.min_p, s.min_tokens_to_keep, top_k=s.top_k, xtc_probability=s.xtc_probability,
+            s.temp,
+            s.top_p,
+            s.min_p,
+            s.min_tokens_to_keep,
+            top_k=s.top_k,
+            xtc_probability=s.xtc_probability,
             xtc_threshold=s.xtc_threshold,
             xtc_special_tokens=[*self.tokenizer.encode("\n"), *self.tokenizer.eos_token_ids],
-        )  # fmt: skip
+        )
         processors = make_logits_processors(repetition_penalty=s.repetition_penalty) + list(extra or [])
         stream: Generator[Any, None, None] = stream_generate(
             self.model,
@@ -254,24 +248,3 @@ class Session:
             prompt_progress_callback=progress,
         )
         return stream
-
-    def _account(
-        self, parts: list[str], tokens: list[int], prompt_tokens: int, reused: int, refilled: str, finish: str,
-        prompt_tps: float, generation_tps: float, started: float, before_decode: PhaseTotals,
-        before_prefill: PhaseTotals, before_reads: Counts,
-    ) -> Answer:  # fmt: skip
-        runtime = self.runtime
-        runtime.ledger.collect(closing=True)
-        decode = runtime.stats.decode - before_decode
-        discarded = max(0, decode.steps - len(tokens))
-        runtime.ledger.discard(discarded)
-        prefill = runtime.stats.prefill - before_prefill
-        found = None if self.auditor is None else self.auditor.summary()
-        warmed, self._warmed = max(0, runtime.warmed - self._warmed), runtime.warmed
-        return Answer(
-            text="".join(parts), tokens=tuple(tokens), prompt_tokens=prompt_tokens, reused_tokens=reused,
-            refilled=refilled, finish_reason=finish, prompt_tps=prompt_tps, generation_tps=generation_tps,
-            seconds=time.perf_counter() - started, decode=decode, prefill=prefill,
-            discarded_steps=discarded, reads=runtime.stats.read_totals.since(before_reads),
-            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found, warmed),
-        )  # fmt: skip

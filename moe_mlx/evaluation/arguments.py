@@ -54,8 +54,15 @@ def checked_grid(args: Any) -> Grid:
 
 #: Every argument that asks for other settings than the one a trace was recorded with.
 ASKING = (
-    "expert_cache", "routing", "route_lambda", "route_top_j", "route_max_rank", "route_mass", "pruned", "evict",
-)  # fmt: skip
+    "expert_cache",
+    "routing",
+    "route_lambda",
+    "route_top_j",
+    "route_max_rank",
+    "route_mass",
+    "pruned",
+    "evict",
+)
 
 
 def asks_for_settings(args: Any) -> bool:

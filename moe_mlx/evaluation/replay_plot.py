@@ -78,8 +78,16 @@ def _panel(axes: Axes, points: Sequence[Point]) -> None:
             axes.plot(xs, ys, style, color=colour, marker=marker, markersize=4.2, linewidth=1.5, label=label + beside)
         else:
             colour = "#CC79A7" if routing == "belady" else INK
-            axes.plot(xs, ys, next(stars), color=colour, markersize=11, label=f"exact, Belady{beside}"
-                      if routing == "belady" else f"exact{beside}", clip_on=False, zorder=5)  # fmt: skip
+            axes.plot(
+                xs,
+                ys,
+                next(stars),
+                color=colour,
+                markersize=11,
+                label=f"exact, Belady{beside}" if routing == "belady" else f"exact{beside}",
+                clip_on=False,
+                zorder=5,
+            )
     axes.set(xlabel="misses, % of chosen experts", ylabel="swapped, % of chosen experts")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -26,9 +26,15 @@ def run_part(part: Part, folder: Path, *, small: bool) -> Finding:
     command = [sys.executable, "-m", __name__, part.module, str(folder), "small" if small else "full"]
     environment = {**os.environ, **part.environment, "MOE_MLX_HISTORY": "off"}
     running = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        encoding="utf-8", errors="replace", env=environment, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
     try:
         out, err = running.communicate(timeout=part.limit)
     except subprocess.TimeoutExpired:

@@ -25,8 +25,13 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
         return {"works": False, "reason": str(error), "same_tokens": None, "seconds": time.perf_counter() - started}
     seconds = time.perf_counter() - started
     built = any("building" in line for line in said)
-    return {"works": True, "reason": "", "built_now": built, "seconds": seconds,
-            "same_tokens": ours == _tokens("readback", tokens, said)}  # fmt: skip
+    return {
+        "works": True,
+        "reason": "",
+        "built_now": built,
+        "seconds": seconds,
+        "same_tokens": ours == _tokens("readback", tokens, said),
+    }
 
 
 def _tokens(way: str, count: int, said: list[str]) -> list[int]:

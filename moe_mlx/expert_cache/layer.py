@@ -30,9 +30,16 @@ class LayerCache:
     """What `CappedSwitch` asks: bring these experts in and tell me their slots."""
 
     def __init__(
-        self, spec: ExpertLayer, table: ResidencyTable, bank: SlotBank, pool: ReaderPool, policy: RoutingPolicy,
-        log: EventLog, counter: StepCounter, inner: nn.Module,
-    ) -> None:  # fmt: skip
+        self,
+        spec: ExpertLayer,
+        table: ResidencyTable,
+        bank: SlotBank,
+        pool: ReaderPool,
+        policy: RoutingPolicy,
+        log: EventLog,
+        counter: StepCounter,
+        inner: nn.Module,
+    ) -> None:
         self.spec, self.table, self.bank, self.pool = spec, table, bank, pool
         self.policy, self.log, self.counter, self.inner = policy, log, counter, inner
         self.spans: list[mx.array] = []

@@ -6,6 +6,7 @@ sums in its own order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,34 @@ from numpy.typing import NDArray
 from moe_mlx.counts.event_log import PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import Reads
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What a chunk of a prompt asks of one layer.
+
+    Attributes:
+        chosen: int64 `[..., k]`, the model's choice; what is not stored stands as some expert that is needed anyway.
+        counts: int64 `[E]`, how often each expert was chosen.
+        needed: The experts that were chosen at all.
+        resident: bool `[E]`, what was in memory before.
+    """
+
+    chosen: NDArray[np.int64]
+    counts: NDArray[np.intp]
+    needed: NDArray[np.intp]
+    resident: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, chosen: NDArray[np.int64], cache: LayerCache) -> _Chunk:
+        experts = cache.table.experts
+        stored = chosen < experts
+        counts = np.bincount(chosen[stored], minlength=experts)
+        needed = np.flatnonzero(counts)
+        return cls(np.where(stored, chosen, needed[0] if needed.size else 0), counts, needed, cache.resident_mask())
+
+    def rarest_first(self) -> list[int]:
+        return [int(expert) for expert in self.needed[np.argsort(self.counts[self.needed], kind="stable")]]
 
 
 def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
@@ -36,75 +65,60 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     cache.claim()
     mx.eval(indices, cache.spans)
     cache.take_spans()
-    chosen = np.array(indices).astype(np.int64)
-    stored = chosen < cache.table.experts
-    counts = np.bincount(chosen[stored], minlength=cache.table.experts)
-    needed = np.flatnonzero(counts)
-    chosen = np.where(stored, chosen, needed[0] if needed.size else 0)  # any slot will do for what is not stored
     with cache.event():
-        resident = cache.resident_mask()
-        if needed.size <= cache.table.slots:
-            y, bytes_read, waited = _at_once(cache, x, chosen, counts, needed, *args, **kwargs)
-        else:
-            y, bytes_read, waited = _in_waves(cache, x, chosen, counts, needed, resident, *args, **kwargs)
-    np.frombuffer(cache.table.rows, dtype=np.int64)[:] += counts
-    cache.table.stamp(needed[np.argsort(counts[needed], kind="stable")].tolist())
-    hits = int(resident[needed].sum())
-    rows = chosen.size // chosen.shape[-1]
+        chunk = _Chunk.of(np.array(indices).astype(np.int64), cache)
+        run = _at_once if chunk.needed.size <= cache.table.slots else _in_waves
+        y, bytes_read, waited = run(cache, x, chunk, *args, **kwargs)
+    np.frombuffer(cache.table.rows, dtype=np.int64)[:] += chunk.counts
+    cache.table.stamp(chunk.rarest_first())
+    hits = int(chunk.resident[chunk.needed].sum())
     cache.log.write(
         cache.counter.step,
         PREFILL,
-        tokens=rows,
+        tokens=chunk.chosen.size // chunk.chosen.shape[-1],
         hits=hits,
-        misses=needed.size - hits,
+        misses=chunk.needed.size - hits,
         bytes_read=bytes_read,
         wait_ns=waited,
         read_backs=1,
-        choices=int(stored.sum()),
+        choices=int(chunk.counts.sum()),
     )
     return y
 
 
-def _at_once(
-    cache: LayerCache, x: mx.array, chosen: NDArray[np.int64], counts: NDArray[np.intp], needed: NDArray[np.intp],
-    *args: Any, **kwargs: Any,
-) -> tuple[mx.array, int, int]:  # fmt: skip
+def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwargs: Any) -> tuple[mx.array, int, int]:
     """All needed experts fit: one event, one call, the rarest touched first."""
-    admission = cache.table.begin(needed[np.argsort(counts[needed], kind="stable")].tolist())
+    admission = cache.table.begin(chunk.rarest_first())
     cache.bank.wait_for_queued()
     bytes_read = waited = 0
     if admission.misses:
         bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
     slot_of = np.frombuffer(cache.table.slot_of, dtype=np.int32)
-    y: mx.array = cache.inner(x, mx.array(np.maximum(slot_of[chosen], 0).astype(np.uint32)), *args, **kwargs)
+    y: mx.array = cache.inner(x, mx.array(np.maximum(slot_of[chunk.chosen], 0).astype(np.uint32)), *args, **kwargs)
     cache.bank.using(y)
     return y, bytes_read, waited
 
 
-def _plan(slots: int, counts: NDArray[np.intp], needed: NDArray[np.intp], resident: NDArray[np.bool_]) -> tuple[
-    list[list[int]], set[int]
-]:  # fmt: skip
+def _plan(slots: int, chunk: _Chunk) -> tuple[list[list[int]], set[int]]:
     """Splits a chunk's absent experts into waves and names the experts to keep throughout.
 
     The most used experts of the chunk stay for decode, but for `2 * width` slots that the waves pass through, half of
     them computing while the other half is filled. The rarest come first, the most used last, so that they remain.
     """
     width = max(1, slots // 4)
-    by_use = needed[np.argsort(-(counts[needed] * 2 + resident[needed]), kind="stable")]
+    needed, resident = chunk.needed, chunk.resident
+    by_use = needed[np.argsort(-(chunk.counts[needed] * 2 + resident[needed]), kind="stable")]
     keep = set(by_use[: max(0, slots - 2 * width)].tolist())
     absent = [int(expert) for expert in by_use[::-1] if not resident[expert]]
     return [absent[start : start + width] for start in range(0, len(absent), width)], keep
 
 
-def _in_waves(
-    cache: LayerCache, x: mx.array, chosen: NDArray[np.int64], counts: NDArray[np.intp], needed: NDArray[np.intp],
-    resident: NDArray[np.bool_], *args: Any, **kwargs: Any,
-) -> tuple[mx.array, int, int]:  # fmt: skip
+def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwargs: Any) -> tuple[mx.array, int, int]:
     """More experts than slots: what is resident computes first, then wave after wave."""
-    table, bank, k = cache.table, cache.bank, chosen.shape[-1]
-    flat_x, flat = x.reshape(-1, x.shape[-1]), chosen.reshape(-1)
-    waves, keep = _plan(table.slots, counts, needed, resident)
-    present = [int(expert) for expert in needed if resident[expert]]
+    table, bank, k = cache.table, cache.bank, chunk.chosen.shape[-1]
+    flat_x, flat = x.reshape(-1, x.shape[-1]), chunk.chosen.reshape(-1)
+    waves, keep = _plan(table.slots, chunk)
+    present = [int(expert) for expert in chunk.needed if chunk.resident[expert]]
     outputs: list[mx.array] = []
     places: list[NDArray[np.intp]] = []
     bytes_read = waited = 0
@@ -147,10 +161,10 @@ def _in_waves(
         waited += reads.finish()
         bytes_read += reads.bytes_read
         earlier, running, computing = running, compute(wave), wave
-    table.touch(sorted((e for e in needed.tolist() if table.slot_of[e] >= 0), key=lambda e: (counts[e], e)))
+    table.touch(sorted((e for e in chunk.needed.tolist() if table.slot_of[e] >= 0), key=lambda e: (chunk.counts[e], e)))
     order = np.argsort(np.concatenate(places))
     y = mx.concatenate(outputs, axis=0)[mx.array(order.astype(np.uint32))]
-    y = y.reshape(*chosen.shape, y.shape[-1])
+    y = y.reshape(*chunk.chosen.shape, y.shape[-1])
     bank.using(y)
     return y, bytes_read, waited
 

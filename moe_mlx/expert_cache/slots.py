@@ -17,11 +17,20 @@ from moe_mlx.errors import TWO_THREADS, UnsupportedModelError, UsageError
 from moe_mlx.store import TensorSpec
 
 DTYPES: dict[str, mx.Dtype] = {
-    "F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16,
-    "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
-    "I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64,
-    "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8,
-}  # fmt: skip
+    "F32": mx.float32,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "U8": mx.uint8,
+    "U16": mx.uint16,
+    "U32": mx.uint32,
+    "U64": mx.uint64,
+    "I8": mx.int8,
+    "I16": mx.int16,
+    "I32": mx.int32,
+    "I64": mx.int64,
+    "F8_E4M3": mx.uint8,
+    "F8_E8M0": mx.uint8,
+}
 
 
 def dtype_of(spec: TensorSpec) -> mx.Dtype:

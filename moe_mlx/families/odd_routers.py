@@ -81,9 +81,13 @@ class MuseSpark:
         z = self._logits(module, x)
         score = self._scores(module, z)
         exact, _ = muse_spark.expert_routing(
-            z, module.gate.e_score_correction_bias, top_k=module.top_k, multiplier=module.router_multiplier,
-            score_eps=module.score_eps, route_scale=module.route_scale,
-        )  # fmt: skip
+            z,
+            module.gate.e_score_correction_bias,
+            top_k=module.top_k,
+            multiplier=module.router_multiplier,
+            score_eps=module.score_eps,
+            route_scale=module.route_scale,
+        )
         return Ranking(score + module.gate.e_score_correction_bias, exact, score, same_order=False)
 
     def weights(self, module: Any, x: mx.array, ranking: Ranking, chosen: mx.array) -> mx.array:

@@ -109,7 +109,11 @@ class AnswerSteps:
             runtime.history.save()
         now = time.monotonic()
         return Usage(
-            prompt_tokens=len(job.prompt), reused_tokens=job.reused, tokens=len(job.tokens),
-            queued_seconds=job.began_at - job.asked_at, first_token_seconds=job.first_at - job.asked_at,
-            seconds=now - job.asked_at, receipt={**receipt, "shared_by": job.shared_by},
-        )  # fmt: skip
+            prompt_tokens=len(job.prompt),
+            reused_tokens=job.reused,
+            tokens=len(job.tokens),
+            queued_seconds=job.began_at - job.asked_at,
+            first_token_seconds=job.first_at - job.asked_at,
+            seconds=now - job.asked_at,
+            receipt={**receipt, "shared_by": job.shared_by},
+        )

@@ -67,12 +67,17 @@ class Call:
         first = self.usages[0]
         receipt = first.receipt
         return {
-            "prompt_tokens": first.prompt_tokens, "cached_tokens": first.reused_tokens,
-            "tokens": sum(usage.tokens for usage in self.usages), "queued": round(first.queued_seconds, 4),
-            "first_token": round(first.first_token_seconds, 4), "hits": receipt["hits"], "misses": receipt["misses"],
-            "bytes_read": receipt["bytes_read"] + receipt["prompt_bytes_read"], "swapped": receipt["swapped"],
+            "prompt_tokens": first.prompt_tokens,
+            "cached_tokens": first.reused_tokens,
+            "tokens": sum(usage.tokens for usage in self.usages),
+            "queued": round(first.queued_seconds, 4),
+            "first_token": round(first.first_token_seconds, 4),
+            "hits": receipt["hits"],
+            "misses": receipt["misses"],
+            "bytes_read": receipt["bytes_read"] + receipt["prompt_bytes_read"],
+            "swapped": receipt["swapped"],
             "shared_by": receipt["shared_by"],
-        }  # fmt: skip
+        }
 
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """Yields events with the number of their answer until all are complete.

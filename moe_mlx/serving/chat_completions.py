@@ -46,10 +46,13 @@ def _wish(body: ChatFields) -> Wish:
     elif body.tool_choice == "required":
         forced = ""
     return Wish(
-        body, max_tokens=body.max_completion_tokens or body.max_tokens, stops=body.stops,
+        body,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stops=body.stops,
         schema=None if body.response_format is None else body.response_format.schema_wanted(),
-        forced=forced, likeliest=likeliest,
-    )  # fmt: skip
+        forced=forced,
+        likeliest=likeliest,
+    )
 
 
 def _template(body: ChatFields) -> dict[str, Any]:
@@ -70,9 +73,11 @@ class ChatCompletion:
         self.tokenizer, self.body, self.call, self.texts = model.tokenizer, body, call, texts
         self.reasons = [""] * len(texts)
         self._frame: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.called(body.model),
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model.called(body.model),
             "system_fingerprint": service.fingerprint,
-        }  # fmt: skip
+        }
 
     def collect(self, index: int, happened: Any) -> None:
         """Takes an event of an answer that is sent whole."""
@@ -103,8 +108,11 @@ class ChatCompletion:
                 {"index": index, "message": message, "finish_reason": self.reasons[index], "logprobs": logprobs}
             )
         return {
-            **self._frame, "object": "chat.completion", "choices": choices, "usage": self.call.account.openai,
-        }  # fmt: skip
+            **self._frame,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self.call.account.openai,
+        }
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yields the completion's chunks."""
@@ -131,9 +139,8 @@ class ChatCompletion:
             yield self._chunk(index, {}, reason=self._reason(index, happened))
         if self.body.stream_options is not None and self.body.stream_options.include_usage:
             yield event(
-                {**self._frame, "object": "chat.completion.chunk", "choices": [],
-                 "usage": self.call.account.openai}
-            )  # fmt: skip
+                {**self._frame, "object": "chat.completion.chunk", "choices": [], "usage": self.call.account.openai}
+            )
         yield event("[DONE]")
 
     def _delta(self, delta: Delta, numbers: list[int], index: int) -> dict[str, Any]:

@@ -91,10 +91,13 @@ class Message(Fields):
         plain: dict[str, Any] = {"role": role, "content": self.text}
         if self.tool_calls:
             plain["tool_calls"] = [
-                {"id": call.id or "", "type": "function",
-                 "function": {"name": call.function.name, "arguments": call.function.parsed()}}
+                {
+                    "id": call.id or "",
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": call.function.parsed()},
+                }
                 for call in self.tool_calls
-            ]  # fmt: skip
+            ]
         if self.tool_call_id is not None:
             plain["tool_call_id"] = self.tool_call_id
         if self.name is not None:
@@ -125,10 +128,11 @@ class Tool(Fields):
         return {
             "type": "function",
             "function": {
-                "name": function.name, "description": function.description or "",
+                "name": function.name,
+                "description": function.description or "",
                 "parameters": function.parameters or {"type": "object", "properties": {}},
             },
-        }  # fmt: skip
+        }
 
 
 class NamedFunction(Fields):

@@ -51,10 +51,12 @@ class Completion:
         self.reasons = [""] * len(call.jobs)
         self.taken: dict[int, Usage] = {}
         self._frame: dict[str, Any] = {
-            "id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()),
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
             "model": model.called(body.model),
             "system_fingerprint": service.fingerprint,
-        }  # fmt: skip
+        }
 
     def collect(self, index: int, happened: Any) -> None:
         """Takes an event."""
@@ -84,10 +86,12 @@ class Completion:
         prompts = sum(one.prompt_tokens for one in every[:: self.body.n])
         tokens = sum(one.tokens for one in every)
         return {
-            **self.call.account.openai, "prompt_tokens": prompts, "completion_tokens": tokens,
+            **self.call.account.openai,
+            "prompt_tokens": prompts,
+            "completion_tokens": tokens,
             "total_tokens": prompts + tokens,
             "prompt_tokens_details": {"cached_tokens": sum(one.reused_tokens for one in every[:: self.body.n])},
-        }  # fmt: skip
+        }
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yields the completion's chunks."""

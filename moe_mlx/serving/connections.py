@@ -100,8 +100,16 @@ class Server(uvicorn.Server):
 def server_for(app: Any, engine: Engine, limits: Limits) -> Server:
     """Returns the server of an application."""
     config = uvicorn.Config(
-        app, http=protocol_with(limits), ws="none", lifespan="off", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, h11_max_incomplete_event_size=HEAD_BYTES, timeout_keep_alive=15,
+        app,
+        http=protocol_with(limits),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(limits.shutdown_seconds + LAST_WORDS)),
-    )  # fmt: skip
+    )
     return Server(config, engine, limits)

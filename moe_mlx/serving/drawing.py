@@ -24,9 +24,14 @@ def sampler_of(drawing: Drawing, vocabulary: int, spared: list[int]) -> Sampler:
     """
     top_k = drawing.top_k if 0 < drawing.top_k < vocabulary else 0
     sampler: Sampler = make_sampler(
-        drawing.temp, drawing.top_p, drawing.min_p, top_k=top_k, xtc_probability=drawing.xtc_probability,
-        xtc_threshold=drawing.xtc_threshold, xtc_special_tokens=spared,
-    )  # fmt: skip
+        drawing.temp,
+        drawing.top_p,
+        drawing.min_p,
+        top_k=top_k,
+        xtc_probability=drawing.xtc_probability,
+        xtc_threshold=drawing.xtc_threshold,
+        xtc_special_tokens=spared,
+    )
     return sampler
 
 

@@ -23,12 +23,21 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 _ELSEWHERE = "only whoever starts the server chooses it"
 #: Fields that would change the answer and are not done here: refused, not left out. Value: why.
 REFUSED: dict[str, str] = {
-    "adapters": _ELSEWHERE, "draft_model": _ELSEWHERE, "role_mapping": _ELSEWHERE, "chat_template": _ELSEWHERE,
-    "functions": "use tools", "function_call": "use tool_choice", "audio": "this server makes text",
-    "prediction": "predicted outputs are not done here", "web_search_options": "nothing is fetched for a client",
-    "best_of": "use n", "suffix": "insertion is not done here",
-    "grammar": "use response_format", "guided_json": "use response_format", "guided_regex": "use response_format",
-}  # fmt: skip
+    "adapters": _ELSEWHERE,
+    "draft_model": _ELSEWHERE,
+    "role_mapping": _ELSEWHERE,
+    "chat_template": _ELSEWHERE,
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "audio": "this server makes text",
+    "prediction": "predicted outputs are not done here",
+    "web_search_options": "nothing is fetched for a client",
+    "best_of": "use n",
+    "suffix": "insertion is not done here",
+    "grammar": "use response_format",
+    "guided_json": "use response_format",
+    "guided_regex": "use response_format",
+}
 #: Values of those that mean what happens anyway.
 _HARMLESS: dict[str, tuple[Any, ...]] = {"draft_model": ("default_model",), "best_of": (1,), "suffix": ("",)}
 

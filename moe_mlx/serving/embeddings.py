@@ -16,6 +16,7 @@ async def refuse(request: Request, service: Service) -> Response:
         RefusalError: always.
     """
     raise RefusalError(
-        400, "this server makes text, no embeddings: a model made for embeddings serves them better",
+        400,
+        "this server makes text, no embeddings: a model made for embeddings serves them better",
         code="unsupported",
-    )  # fmt: skip
+    )

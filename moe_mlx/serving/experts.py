@@ -67,12 +67,14 @@ def facts(service: Service, loaded: Loaded) -> dict[str, Any]:
     runtime, tokenizer = loaded.runtime, loaded.tokenizer
     layers = runtime.source.layers
     return {
-        "name": service.loaded_name or "", "family": str(runtime.config.get("model_type", "")),
-        "experts": [layer.experts for layer in layers], "top_k": [layer.top_k for layer in layers],
+        "name": service.loaded_name or "",
+        "family": str(runtime.config.get("model_type", "")),
+        "experts": [layer.experts for layer in layers],
+        "top_k": [layer.top_k for layer in layers],
         "expert_bytes": [layer.expert_nbytes for layer in layers],
         "thinking": [tokenizer.think_start, tokenizer.think_end] if tokenizer.has_thinking else None,
         "context_length": loaded.room.longest,
-    }  # fmt: skip
+    }
 
 
 def state_now(service: Service, loaded: Loaded) -> dict[str, Any]:
@@ -87,22 +89,34 @@ def state_now(service: Service, loaded: Loaded) -> dict[str, Any]:
     ]
     memory, plan = read_memory(), runtime.plan
     return {
-        "time": round(time.time() - service.began, 3), "status": state_of(engine), "phase": engine.phase,
-        "running": engine.running, "waiting": engine.waiting, "answered": tally.answered, "failed": tally.failed,
-        "generated": tally.generated, "routing": runtime.routing.describe(),
+        "time": round(time.time() - service.began, 3),
+        "status": state_of(engine),
+        "phase": engine.phase,
+        "running": engine.running,
+        "waiting": engine.waiting,
+        "answered": tally.answered,
+        "failed": tally.failed,
+        "generated": tally.generated,
+        "routing": runtime.routing.describe(),
         "slots_per_layer": runtime.slots_per_layer,
         "layers": [list(pair) for pair in runtime.ledger.layer_totals()],
-        "decode": _counts(runtime.stats.decode), "prefill": _counts(runtime.stats.prefill),
+        "decode": _counts(runtime.stats.decode),
+        "prefill": _counts(runtime.stats.prefill),
         "memory": {
-            "expert_slots": runtime.expert_cache_bytes, "resident_weights": plan.resident_weights,
-            "kv_cache": 0 if kept is None else kept.nbytes, "planned": plan.total, "footprint": memory.footprint,
-            "free": memory.available, "total": memory.total, "swap": memory.swap_used,
+            "expert_slots": runtime.expert_cache_bytes,
+            "resident_weights": plan.resident_weights,
+            "kv_cache": 0 if kept is None else kept.nbytes,
+            "planned": plan.total,
+            "footprint": memory.footprint,
+            "free": memory.available,
+            "total": memory.total,
+            "swap": memory.swap_used,
         },
         "slot_of": _packed(np.concatenate(slots), "<i2"),
         "age": _packed(np.minimum(np.concatenate(ages), 2**31 - 1), "<i4"),
         "uses": _packed(np.concatenate([np.frombuffer(table.uses, dtype=np.int64) for table in tables]), "<u4"),
         "reads": _packed(np.concatenate([np.frombuffer(table.reads, dtype=np.int64) for table in tables]), "<u4"),
-    }  # fmt: skip
+    }
 
 
 def _counts(totals: PhaseTotals) -> dict[str, Any]:

@@ -181,9 +181,13 @@ class Guard:
     @staticmethod
     def _log(scope: Scope, state: dict[str, Any], number: str, status: int, seconds: float) -> None:
         fields = {
-            "request": number, "method": scope["method"], "path": scope["path"][:200], "status": status,
-            "seconds": round(seconds, 4), **state.get("took", {}),
-        }  # fmt: skip
+            "request": number,
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "seconds": round(seconds, 4),
+            **state.get("took", {}),
+        }
         if (call := state.get("call")) is not None and call.usages:
             fields |= call.summary()
         log.info("%s", " ".join(f"{name}={value}" for name, value in fields.items()), extra={"fields": fields})

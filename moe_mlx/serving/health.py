@@ -39,9 +39,13 @@ async def health(request: Request, service: Service) -> Response:
     if request.scope["state"].get("known", True):
         loaded, tally = engine.loaded, engine.tally
         body |= {
-            "model": service.loaded_name, "running": engine.running, "waiting": engine.waiting,
-            "answered": tally.answered, "failed": tally.failed, "failed_in_a_row": tally.failed_in_a_row,
+            "model": service.loaded_name,
+            "running": engine.running,
+            "waiting": engine.waiting,
+            "answered": tally.answered,
+            "failed": tally.failed,
+            "failed_in_a_row": tally.failed_in_a_row,
             "planned_bytes": 0 if loaded is None else loaded.runtime.plan.total,
             "seconds_since_step": round(time.monotonic() - engine.beat, 3),
-        }  # fmt: skip
+        }
     return Reply(body, status_code=200 if state == "ok" else 503)

@@ -25,8 +25,12 @@ log = logging.getLogger("moe_mlx.serve")
 DEFAULT_MODEL = "default_model"
 #: What the first model alone has: its adapter, its drafts, its template, the trust in its code.
 _ITS_OWN: dict[str, Any] = {
-    "revision": None, "adapter_path": None, "trust_remote_code": False, "draft_model": None, "chat_template": "",
-}  # fmt: skip
+    "revision": None,
+    "adapter_path": None,
+    "trust_remote_code": False,
+    "draft_model": None,
+    "chat_template": "",
+}
 
 
 class ServedModel:

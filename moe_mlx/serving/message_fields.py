@@ -60,10 +60,10 @@ class Turn(Fields):
                 said = ("error: " if block.is_error else "") + block.plain
                 out.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": said})
         calls = [
-            {"id": block.id or "", "type": "function",
-             "function": {"name": block.name, "arguments": block.input or {}}}
-            for block in self.content if block.type == "tool_use"
-        ]  # fmt: skip
+            {"id": block.id or "", "type": "function", "function": {"name": block.name, "arguments": block.input or {}}}
+            for block in self.content
+            if block.type == "tool_use"
+        ]
         thought = "".join(block.thinking or "" for block in self.content if block.type == "thinking")
         if text or calls or not out:
             message: dict[str, Any] = {"role": self.role, "content": text}

@@ -22,8 +22,10 @@ from moe_mlx.serving.service import Service, Wish
 PING = event({"type": "ping"}, "ping")
 #: What a block that has just begun holds.
 _EMPTY: dict[str, dict[str, Any]] = {
-    "tool_use": {"input": {}}, "text": {"text": ""}, "thinking": {"thinking": "", "signature": ""},
-}  # fmt: skip
+    "tool_use": {"input": {}},
+    "text": {"text": ""},
+    "thinking": {"thinking": "", "signature": ""},
+}
 #: Header that says what of a request was left out.
 LEFT_OUT = "x-moe-mlx-left-out"
 
@@ -107,9 +109,11 @@ class Message:
 
     def _usage(self, *, prompt: int, reused: int, tokens: int) -> dict[str, Any]:
         return {
-            "input_tokens": prompt - reused, "cache_creation_input_tokens": 0, "cache_read_input_tokens": reused,
+            "input_tokens": prompt - reused,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": reused,
             "output_tokens": tokens,
-        }  # fmt: skip
+        }
 
     def _taken(self) -> dict[str, Any]:
         assert self.ended is not None

@@ -15,9 +15,13 @@ from moe_mlx.serving.service import Service
 def _row(service: Service, name: str) -> dict[str, Any]:
     room = service.lineup.named(name).room
     row = {
-        "id": name, "object": "model", "created": service.began, "owned_by": "moe-mlx",
-        "type": "model", "display_name": name,
-    }  # fmt: skip
+        "id": name,
+        "object": "model",
+        "created": service.began,
+        "owned_by": "moe-mlx",
+        "type": "model",
+        "display_name": name,
+    }
     return row if room is None else row | {"context_length": room.longest, "max_model_len": room.longest}
 
 

@@ -78,16 +78,23 @@ class ModelOpening:
             caching.check_head(head_width(runtime.config))
         draft = None if folder is None else _draft(folder, args.draft_model, model, tokenizer)
         room = room_of(
-            runtime.config, runtime.plan.kv_cache, runtime.plan.mlx_cache, caching.prefill_step_size,
+            runtime.config,
+            runtime.plan.kv_cache,
+            runtime.plan.mlx_cache,
+            caching.prefill_step_size,
             scores_in_memory=not mx.metal.is_available(),
-        )  # fmt: skip
+        )
         auditor = None if args.audit is None else Auditor(model, args.audit)
         store = None
         if args.prompt_store is not None and draft is None:
             store = open_prompt_store(
-                runtime, args.prompt_store, caching, adapter=args.adapter_path, most_bytes=args.prompt_store_bytes,
+                runtime,
+                args.prompt_store,
+                caching,
+                adapter=args.adapter_path,
+                most_bytes=args.prompt_store_bytes,
                 say=log.warning,
-            )  # fmt: skip
+            )
         kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
         return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
 

@@ -19,10 +19,25 @@ from moe_mlx.serving.tool_format import MARKERS, write_tools, written
 
 #: Arguments of `apply_chat_template` that no client may give, and variables that are the server's.
 _OWN = {
-    "chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
-    "return_tensors", "return_dict", "return_assistant_tokens_mask", "padding", "truncation", "max_length",
-    "tokenizer_kwargs", "messages", "conversation", "conversations", "processor_kwargs", "load_audio_from_video",
-}  # fmt: skip
+    "chat_template",
+    "tokenize",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "padding",
+    "truncation",
+    "max_length",
+    "tokenizer_kwargs",
+    "messages",
+    "conversation",
+    "conversations",
+    "processor_kwargs",
+    "load_audio_from_video",
+}
 #: Taken whatever the template looks like; a template that does not know them ignores them.
 _KNOWN = {"enable_thinking", "thinking", "reasoning_effort", "thinking_budget"}
 MAX_TEXT_ARGUMENT = 1000

@@ -51,8 +51,11 @@ class RefusalError(Exception):
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ANTHROPIC = {
-    **_KINDS, 413: "request_too_large", 503: "overloaded_error", 529: "overloaded_error",
-}  # fmt: skip
+    **_KINDS,
+    413: "request_too_large",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
 
 
 class GoneError(Exception):
@@ -67,9 +70,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def too_long(prompt: int, most: int, why: str) -> RefusalError:
     """Returns the refusal of a prompt that is too long."""
     return RefusalError(
-        400, f"the prompt has {prompt:,} tokens, this server takes {most:,}: {why}", param="messages",
+        400,
+        f"the prompt has {prompt:,} tokens, this server takes {most:,}: {why}",
+        param="messages",
         code="context_length_exceeded",
-    )  # fmt: skip
+    )
 
 
 def refusal_of(error: BaseException) -> RefusalError:
@@ -78,11 +83,12 @@ def refusal_of(error: BaseException) -> RefusalError:
         return error
     if isinstance(error, ExpertReadError):
         return RefusalError(
-            500, f"layer {error.layer}, expert {error.expert}: "
+            500,
+            f"layer {error.layer}, expert {error.expert}: "
             f"{error.reason.replace(str(error.path), error.path.name)} "
             f"({error.path.name}). Whoever runs this server can find the damage with `moe-mlx verify`.",
             code="expert_unreadable",
-        )  # fmt: skip
+        )
     if isinstance(error, DoesNotFitError | MemoryError):
         return RefusalError(503, "the server is short of memory: try again later, or send less", code="out_of_memory")
     if isinstance(error, UsageError):

@@ -70,9 +70,13 @@ class EventStream(Response):
     """
 
     def __init__(
-        self, call: Call, frames: AsyncIterator[bytes],
-        failed: Callable[[RefusalError], tuple[Mapping[str, Any], bytes]], limits: Limits, alive: bytes = ALIVE,
-    ) -> None:  # fmt: skip
+        self,
+        call: Call,
+        frames: AsyncIterator[bytes],
+        failed: Callable[[RefusalError], tuple[Mapping[str, Any], bytes]],
+        limits: Limits,
+        alive: bytes = ALIVE,
+    ) -> None:
         """Takes the frames.
 
         Args:

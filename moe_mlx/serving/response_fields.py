@@ -151,11 +151,17 @@ class ResponseFields(DrawingFields):
         if self.tool_choice == "none":
             return []
         return [
-            {"type": "function",
-             "function": {"name": tool.name, "description": tool.description or "",
-                          "parameters": tool.parameters or {"type": "object", "properties": {}}}}
-            for tool in self.tools or () if tool.type == "function"
-        ]  # fmt: skip
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description or "",
+                    "parameters": tool.parameters or {"type": "object", "properties": {}},
+                },
+            }
+            for tool in self.tools or ()
+            if tool.type == "function"
+        ]
 
     def left_out(self) -> list[str]:
         """Returns the kinds of tools that OpenAI's own servers would run; nobody runs them here."""

@@ -36,9 +36,13 @@ async def answer(request: Request, service: Service) -> Response:
         if body.reasoning.effort == "none":
             given["enable_thinking"] = False
     wish = Wish(
-        body.model_copy(update={"n": 1}), body.max_output_tokens, body.stops, schema=body.schema_wanted(),
-        forced=forced, schema_field="text",
-    )  # fmt: skip
+        body.model_copy(update={"n": 1}),
+        body.max_output_tokens,
+        body.stops,
+        schema=body.schema_wanted(),
+        forced=forced,
+        schema_field="text",
+    )
     call, texts = await service.converse(model, wish, body.messages(), body.functions(), given)
     made = Made(body, model.called(body.model), call, texts[0])
     service.note(request, call)
@@ -69,30 +73,48 @@ class Made:
             status = "incomplete" if short else "completed"
         choice = body.tool_choice or "auto"
         return {
-            "id": self.id, "object": "response", "created_at": self.began, "status": status, "error": None,
+            "id": self.id,
+            "object": "response",
+            "created_at": self.began,
+            "status": status,
+            "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if short else None,
-            "instructions": body.instructions, "model": self.model, "output": self.output,
-            "max_output_tokens": body.max_output_tokens, "metadata": body.metadata or {},
-            "parallel_tool_calls": body.parallel_tool_calls is not False, "previous_response_id": None,
-            "store": False, "temperature": body.temperature, "top_p": body.top_p, "truncation": "disabled",
+            "instructions": body.instructions,
+            "model": self.model,
+            "output": self.output,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "store": False,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "truncation": "disabled",
             "tool_choice": choice if isinstance(choice, str) else {"type": "function", "name": choice.name},
             "tools": [
-                {"type": "function", "name": tool.name, "description": tool.description,
-                 "parameters": tool.parameters, "strict": bool(tool.strict)}
-                for tool in body.tools or () if tool.type == "function"
+                {
+                    "type": "function",
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    "strict": bool(tool.strict),
+                }
+                for tool in body.tools or ()
+                if tool.type == "function"
             ],
             "usage": None if ended is None else self._usage(ended),
-        }  # fmt: skip
+        }
 
     def _usage(self, ended: Ended) -> dict[str, Any]:
         took = ended.usage
         return {
-            "input_tokens": took.prompt_tokens, "output_tokens": took.tokens,
+            "input_tokens": took.prompt_tokens,
+            "output_tokens": took.tokens,
             "total_tokens": took.prompt_tokens + took.tokens,
             "input_tokens_details": {"cached_tokens": took.reused_tokens, "cache_write_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
             "moe_mlx": self.call.account.extension,
-        }  # fmt: skip
+        }
 
     def collect(self, index: int, happened: Any) -> None:
         """Takes an event of an answer that is sent whole."""
@@ -139,9 +161,13 @@ class Made:
             return [*frames, self._piece("response.reasoning_text.delta", delta=delta.text)]
         frames = self._close_item()
         item = {
-            "id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "in_progress", "call_id": delta.id,
-            "name": delta.name, "arguments": "",
-        }  # fmt: skip
+            "id": f"fc_{uuid.uuid4().hex}",
+            "type": "function_call",
+            "status": "in_progress",
+            "call_id": delta.id,
+            "name": delta.name,
+            "arguments": "",
+        }
         self.output.append(item)
         place = len(self.output) - 1
         frames.append(self._event("response.output_item.added", output_index=place, item=dict(item)))
@@ -165,13 +191,18 @@ class Made:
         frames = self._close_item()
         message = kind == "message"
         item: dict[str, Any] = {
-            "id": f"{'msg' if message else 'rs'}_{uuid.uuid4().hex}", "type": kind, "status": "in_progress",
-        }  # fmt: skip
+            "id": f"{'msg' if message else 'rs'}_{uuid.uuid4().hex}",
+            "type": kind,
+            "status": "in_progress",
+        }
         item |= {"role": "assistant", "content": []} if message else {"summary": [], "content": []}
         self.output.append(item)
         frames.append(self._event("response.output_item.added", output_index=len(self.output) - 1, item=dict(item)))
-        part = {"type": "output_text", "text": "", "annotations": []} if message else {
-            "type": "reasoning_text", "text": ""}  # fmt: skip
+        part = (
+            {"type": "output_text", "text": "", "annotations": []}
+            if message
+            else {"type": "reasoning_text", "text": ""}
+        )
         item["content"] = [part]
         frames.append(self._piece("response.content_part.added", part=dict(part)))
         return frames

@@ -104,9 +104,14 @@ class TogetherRunner:
         cuts = [start.reused, *places, len(start.prompt)]
         segments = [start.prompt[a:b] for a, b in pairwise(cuts) if b > a]
         (uid,) = self._batch.insert_segments(
-            [segments], max_tokens=[1 << 62], caches=[start.cache], all_tokens=[start.prompt[: start.reused]],
-            samplers=[start.sampler], logits_processors=[tuple(start.processors)], stop_sequences=[StopSequences()],
-        )  # fmt: skip
+            [segments],
+            max_tokens=[1 << 62],
+            caches=[start.cache],
+            all_tokens=[start.prompt[: start.reused]],
+            samplers=[start.sampler],
+            logits_processors=[tuple(start.processors)],
+            stop_sequences=[StopSequences()],
+        )
         self._by_uid[uid] = start.job
         self._reused[uid] = start.reused
         self._reading.add(uid)
@@ -154,9 +159,14 @@ class AloneRunner:
     """One answer by itself: seeded, with a draft model, with a cache that does not batch, or audited."""
 
     def __init__(
-        self, model: nn.Module, draft: nn.Module | None, chunk: int, caching: KVCacheSettings,
-        between: Callable[[], None], start: Start,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        draft: nn.Module | None,
+        chunk: int,
+        caching: KVCacheSettings,
+        between: Callable[[], None],
+        start: Start,
+    ) -> None:
         self._start, self._between, self._runtime = start, between, runtime_of(model)
         self.jobs = [start.job]
         self._tokens: list[int] = []
@@ -164,11 +174,15 @@ class AloneRunner:
         self._notify: Callable[[Read], None] | None = None
         rest = mx.array(start.prompt[start.reused :])
         common: dict[str, Any] = {
-            "max_tokens": 1 << 62, "sampler": start.sampler, "prompt_cache": start.cache, "prefill_step_size": chunk,
-            "kv_bits": caching.kv_bits, "kv_group_size": caching.kv_group_size,
+            "max_tokens": 1 << 62,
+            "sampler": start.sampler,
+            "prompt_cache": start.cache,
+            "prefill_step_size": chunk,
+            "kv_bits": caching.kv_bits,
+            "kv_group_size": caching.kv_group_size,
             "quantized_kv_start": caching.quantized_kv_start,
             "logits_processors": self._seeing_all(start) or None,
-        }  # fmt: skip
+        }
         self._steps: Generator[Any, None, None]
         if draft is None:
             self._steps = generate_step(rest, model, prompt_progress_callback=self._progress, **common)

@@ -39,9 +39,11 @@ def serve(args: argparse.Namespace, loading: Loading) -> None:
         args.host, key=args.api_key, key_file=args.api_key_file, hosts=args.allowed_hosts, origins=args.allowed_origins
     )
     limits = Limits(
-        body_bytes=args.max_body_bytes, waiting=args.max_waiting, at_once=args.decode_concurrency,
+        body_bytes=args.max_body_bytes,
+        waiting=args.max_waiting,
+        at_once=args.decode_concurrency,
         shutdown_seconds=args.shutdown_seconds,
-    )  # fmt: skip
+    )
     opening = ModelOpening(args, loading)
     others = allowed_models(args, loading)
     socket = listen(args.host, args.port)
@@ -63,9 +65,14 @@ def service_for(engine: Engine, opening: ModelOpening, others: Sequence[ServedMo
     args, loaded, kept = opening.args, engine.loaded, engine.kept
     assert loaded is not None and kept is not None
     defaults = Defaults(
-        max_tokens=args.max_tokens, temp=args.temp, top_p=args.top_p, top_k=args.top_k, min_p=args.min_p,
-        num_draft_tokens=args.num_draft_tokens, template=args.chat_template_args,
-    )  # fmt: skip
+        max_tokens=args.max_tokens,
+        temp=args.temp,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        num_draft_tokens=args.num_draft_tokens,
+        template=args.chat_template_args,
+    )
     prompts = Prompts(loaded.tokenizer, loaded.room, template=args.chat_template_args, boundaries=not kept.trimmable)
     first = ServedModel(dict.fromkeys([*args.alias, public_name(args.model)]), opening, prompts)
     return Service(engine, Lineup(first, others, any_name=args.any_model), defaults, limits, _note)

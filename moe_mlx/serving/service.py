@@ -62,9 +62,13 @@ class Service:
     """
 
     def __init__(
-        self, engine: Engine, lineup: Lineup, defaults: Defaults, limits: Limits,
+        self,
+        engine: Engine,
+        lineup: Lineup,
+        defaults: Defaults,
+        limits: Limits,
         note: Callable[..., None] = lambda **_: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.engine, self.lineup, self.defaults, self.limits, self.note = engine, lineup, defaults, limits, note
         self.began = int(time.time())
 
@@ -118,22 +122,31 @@ class Service:
 
         return Drawing(
             max_tokens=min(or_else(wish.max_tokens, defaults.max_tokens), room.longest - prompt),
-            temp=or_else(asked.temperature, defaults.temp), top_p=or_else(asked.top_p, defaults.top_p),
-            top_k=max(0, or_else(asked.top_k, defaults.top_k)), min_p=or_else(asked.min_p, defaults.min_p),
-            xtc_probability=asked.xtc_probability, xtc_threshold=asked.xtc_threshold,
+            temp=or_else(asked.temperature, defaults.temp),
+            top_p=or_else(asked.top_p, defaults.top_p),
+            top_k=max(0, or_else(asked.top_k, defaults.top_k)),
+            min_p=or_else(asked.min_p, defaults.min_p),
+            xtc_probability=asked.xtc_probability,
+            xtc_threshold=asked.xtc_threshold,
             repetition_penalty=or_else(asked.repetition_penalty, 0.0),
             repetition_context_size=asked.repetition_context_size,
             presence_penalty=or_else(asked.presence_penalty, 0.0),
             presence_context_size=asked.presence_context_size,
             frequency_penalty=or_else(asked.frequency_penalty, 0.0),
             frequency_context_size=asked.frequency_context_size,
-            bias=bias, seed=asked.seed, draft_tokens=or_else(asked.num_draft_tokens, defaults.num_draft_tokens),
-        )  # fmt: skip
+            bias=bias,
+            seed=asked.seed,
+            draft_tokens=or_else(asked.num_draft_tokens, defaults.num_draft_tokens),
+        )
 
     async def converse(
-        self, model: ServedModel, wish: Wish, messages: list[dict[str, Any]], tools: list[dict[str, Any]],
+        self,
+        model: ServedModel,
+        wish: Wish,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
         given: Mapping[str, Any] | None,
-    ) -> tuple[Call, list[AnswerText]]:  # fmt: skip
+    ) -> tuple[Call, list[AnswerText]]:
         """Begins the answers to a conversation.
 
         Raises:
@@ -160,9 +173,15 @@ class Service:
         return call, [AnswerText(model.tokenizer, tools, forced) for _ in call.jobs]
 
     def begin(
-        self, model: ServedModel, wish: Wish, prompts: Sequence[Prompt], *, tools: bool = False,
-        grammar: str | None = None, raw: bool = False,
-    ) -> Call:  # fmt: skip
+        self,
+        model: ServedModel,
+        wish: Wish,
+        prompts: Sequence[Prompt],
+        *,
+        tools: bool = False,
+        grammar: str | None = None,
+        raw: bool = False,
+    ) -> Call:
         """Puts answers in the queue, `n` for each prompt; each of them has a seed of its own.
 
         Raises:

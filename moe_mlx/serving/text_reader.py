@@ -50,9 +50,15 @@ class TextReader:
     """
 
     def __init__(
-        self, tokenizer: TokenizerWrapper, stops: Sequence[str], state: str = NORMAL, *,
-        markers: tuple[str, str] | None = None, tools: bool = False, raw: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: TokenizerWrapper,
+        stops: Sequence[str],
+        state: str = NORMAL,
+        *,
+        markers: tuple[str, str] | None = None,
+        tools: bool = False,
+        raw: bool = False,
+    ) -> None:
         """Begins in a state.
 
         Args:

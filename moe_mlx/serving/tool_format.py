@@ -47,11 +47,13 @@ def write_tools(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, An
             out.append({"role": "user", "content": f"<tool_response>{message['content']}</tool_response>"})
         elif calls := message.get("tool_calls"):
             text = "".join(
-                MARKERS[0] + json.dumps(
+                MARKERS[0]
+                + json.dumps(
                     {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}, ensure_ascii=False
-                ) + MARKERS[1]
+                )
+                + MARKERS[1]
                 for call in calls
-            )  # fmt: skip
+            )
             out.append({"role": "assistant", "content": (message["content"] or "") + text})
         else:
             out.append({"role": message["role"], "content": message["content"]})
@@ -80,11 +82,12 @@ def call_schema(tools: Sequence[dict[str, Any]], name: str | None) -> dict[str, 
                 "name": {"const": tool["function"]["name"]},
                 "arguments": tool["function"]["parameters"] or {"type": "object"},
             },
-            "required": ["name", "arguments"], "additionalProperties": False,
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
         }
         for tool in tools
         if name is None or tool["function"]["name"] == name
-    ]  # fmt: skip
+    ]
     return options[0] if len(options) == 1 else {"anyOf": options}
 
 

@@ -36,10 +36,13 @@ def result(measured: Path) -> BenchResult:
 def test_every_setting_is_measured_once(result: BenchResult):
     keys = [row.setting.key for row in result.rows]
     assert keys == [
-        "25% exact readback cached warm", "25% exact readback cached cold",
-        "25% cache-prior 0.1 readback cached warm", "25% cache-prior 0.1 readback cached cold",
-        "100% exact readback cached warm", "100% exact readback cached cold",
-    ]  # fmt: skip
+        "25% exact readback cached warm",
+        "25% exact readback cached cold",
+        "25% cache-prior 0.1 readback cached warm",
+        "25% cache-prior 0.1 readback cached cold",
+        "100% exact readback cached warm",
+        "100% exact readback cached cold",
+    ]
     assert result.baseline == "mlx-lm"
     assert not result.skipped
 
@@ -229,9 +232,19 @@ def test_a_store_without_its_checkpoint_is_compared_with_itself(store: Path, tmp
 
 @pytest.mark.parametrize(
     "words",
-    [["--routing", "wrong"], ["--decode", "fast"], ["--io", "x"], ["--route-lambda", "2"], ["-g", "1"], ["-n", "0"],
-     ["--expert-cache", ""], ["--page-cache", "tepid"], ["--readers", "0"], ["--plot", "/no/such/folder/x.svg"]],
-)  # fmt: skip
+    [
+        ["--routing", "wrong"],
+        ["--decode", "fast"],
+        ["--io", "x"],
+        ["--route-lambda", "2"],
+        ["-g", "1"],
+        ["-n", "0"],
+        ["--expert-cache", ""],
+        ["--page-cache", "tepid"],
+        ["--readers", "0"],
+        ["--plot", "/no/such/folder/x.svg"],
+    ],
+)
 def test_arguments_that_cannot_be_taken(words: list[str], checkpoint: Path):
     assert main(["bench", "--model", str(checkpoint), *words]) == 2
 

@@ -128,8 +128,9 @@ class TestUnderLimits:
         report = tmp_path / "r.json"
         limited = subprocess.run(
             [*MOE_MLX, "rig", "--memory", "240MB", "--json", str(report), "--", *MOE_MLX, *words],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+        )
         answer, took = json.loads(limited.stdout), json.loads(report.read_text())
         assert answer["tokens"] == free["tokens"]
         assert (answer["hits"], answer["misses"]) == (free["hits"], free["misses"])

@@ -18,10 +18,17 @@ def test_without_the_extra_it_says_how_to_install_it(
 @pytest.mark.parametrize(
     "words",
     [
-        ["--no-such-thing"], ["--", "--no-such-thing"], ["--port", "99999"], ["--temp", "nan"], ["--temp", "-1"],
-        ["--chat-template-args", "[]"], ["--max-tokens", "0"], ["--", "--max-tokens", "x"], ["--log-level", "LOUD"],
+        ["--no-such-thing"],
+        ["--", "--no-such-thing"],
+        ["--port", "99999"],
+        ["--temp", "nan"],
+        ["--temp", "-1"],
+        ["--chat-template-args", "[]"],
+        ["--max-tokens", "0"],
+        ["--", "--max-tokens", "x"],
+        ["--log-level", "LOUD"],
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_taken_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         main(["serve", *words])

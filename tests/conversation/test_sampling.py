@@ -12,10 +12,18 @@ from moe_mlx.errors import UsageError
 @pytest.mark.parametrize(
     "given",
     [
-        {"seed": -1}, {"seed": 2**64}, {"temp": math.nan}, {"temp": math.inf}, {"temp": -1.0}, {"top_k": -1},
-        {"min_tokens_to_keep": 0}, {"xtc_threshold": 0.6}, {"repetition_penalty": -0.5}, {"max_tokens": 0},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"temp": math.nan},
+        {"temp": math.inf},
+        {"temp": -1.0},
+        {"top_k": -1},
+        {"min_tokens_to_keep": 0},
+        {"xtc_threshold": 0.6},
+        {"repetition_penalty": -0.5},
+        {"max_tokens": 0},
     ],
-)  # fmt: skip
+)
 def test_no_such_sampling(given):
     with pytest.raises(UsageError, match=next(iter(given))):
         Sampling(**given)
@@ -24,10 +32,14 @@ def test_no_such_sampling(given):
 @pytest.mark.parametrize(
     "given",
     [
-        {"max_kv_size": 0}, {"prefill_step_size": 0}, {"kv_bits": 7}, {"kv_group_size": 48},
-        {"quantized_kv_start": -1}, {"kv_bits": 4, "max_kv_size": 64},
+        {"max_kv_size": 0},
+        {"prefill_step_size": 0},
+        {"kv_bits": 7},
+        {"kv_group_size": 48},
+        {"quantized_kv_start": -1},
+        {"kv_bits": 4, "max_kv_size": 64},
     ],
-)  # fmt: skip
+)
 def test_no_such_cache(given):
     with pytest.raises(UsageError, match=next(iter(given))):
         KVCacheSettings(**given)

@@ -49,9 +49,12 @@ def flags(target: Target, python: Path | None) -> list[str]:
         includes.append(python)
     kept = [flag for flag in build.FLAGS if flag not in {"-arch", "arm64"}]
     return [
-        "-target", f"aarch64-macos.{target.macos}.0", *kept, "-Wno-nullability-completeness",
+        "-target",
+        f"aarch64-macos.{target.macos}.0",
+        *kept,
+        "-Wno-nullability-completeness",
         *(part for path in includes for part in ("-isystem", str(path))),
-    ]  # fmt: skip
+    ]
 
 
 def objects(compiler: Path, target: Target) -> dict[str, list[Path]]:
@@ -73,9 +76,7 @@ def objects(compiler: Path, target: Target) -> dict[str, list[Path]]:
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         made = list(threads.map(lambda one: _object(compiler, target, one[1], one[2]), wanted))
     pairs = list(zip(wanted, made, strict=True))
-    return {
-        version: [path for (of, _, _), path in pairs if of in ("", version)] for version in target.pythons
-    }  # fmt: skip
+    return {version: [path for (of, _, _), path in pairs if of in ("", version)] for version in target.pythons}
 
 
 def _object(compiler: Path, target: Target, source: Path, python: Path | None) -> Path:

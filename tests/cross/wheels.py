@@ -43,8 +43,11 @@ def fetch(package: str, release: str, *, platform: str | None = None, python: st
             folder.mkdir(parents=True, exist_ok=True)
             done = subprocess.run(
                 [*command, "-d", str(folder), f"{package}=={release}"],
-                capture_output=True, text=True, timeout=300, check=False,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise WheelsUnavailableError(f"{package} {release}: {error}") from None
         found = sorted(folder.glob("*.whl"))

@@ -24,8 +24,19 @@ def test_a_table_csv_and_json(base, tmp_path, capsys):
     assert main([*words, "--csv", str(rows)]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split() == ["cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token",
-                                "swapped", "stay"]  # fmt: skip
+    assert lines[0].split() == [
+        "cache",
+        "routing",
+        "evict",
+        "PPL",
+        "change",
+        "KL",
+        "top-1",
+        "miss",
+        "read/token",
+        "swapped",
+        "stay",
+    ]
     assert [line.split()[0] for line in lines[2:]] == ["100%", *["30%"] * 4, *["50%"] * 4]
     assert "token by token at decode" in err
     with rows.open() as file:
@@ -109,8 +120,9 @@ def test_simulate_takes_its_documented_defaults_where_anything_is_asked_for(base
         assert main(["simulate", str(trace), "--json", *asked]) == 0
         rows = json.loads(capsys.readouterr().out)["rows"]
         assert [(row["cache"], row["routing"], row["value"], row["evict"]) for row in rows] == [
-            ("50%", "exact", None, evict), ("50%", "cache-prior", value, evict),
-        ]  # fmt: skip
+            ("50%", "exact", None, evict),
+            ("50%", "cache-prior", value, evict),
+        ]
 
 
 def test_simulate_draws_what_it_replayed(base, tmp_path, capsys, monkeypatch):

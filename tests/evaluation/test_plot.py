@@ -12,8 +12,17 @@ REFERENCE = Row("100%", 32, "exact", None, None, "lru", 100, 4.0, 0, 0, 0, 1, 0,
 
 def row(routing, value=None, miss=0.3, ppl=4.1, cache="50%", evict="lru"):
     change = ppl / 4.0 - 1
-    return replace(REFERENCE, cache=cache, routing=routing, value=value, evict=evict, miss_rate=miss, ppl=ppl,
-                   ppl_change=change, task_miss_rate=miss)  # fmt: skip
+    return replace(
+        REFERENCE,
+        cache=cache,
+        routing=routing,
+        value=value,
+        evict=evict,
+        miss_rate=miss,
+        ppl=ppl,
+        ppl_change=change,
+        task_miss_rate=miss,
+    )
 
 
 ROWS = [

@@ -58,9 +58,13 @@ def start(cache: Path, cxx: Path, code: str = START, patience: float = 300) -> s
     """Starts a process that wants the extension, and finds no compiler but `cxx`."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CXX": str(cxx)}
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(patience)], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(patience)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 def said(process: subprocess.Popen[str]) -> list[str]:

@@ -18,9 +18,19 @@ POLICIES: dict[str, dict[str, Any]] = {
 CAPS = ("18.75%", "25%", "50%", "75%")
 
 FAMILIES = (
-    "qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "phimoe", "ernie4_5_moe", "llama4", "longcat_flash",
-    "qwen3_next", "glm4_moe", "granitemoe",
-)  # fmt: skip
+    "qwen3_moe",
+    "mixtral",
+    "deepseek_v3",
+    "gpt_oss",
+    "olmoe",
+    "phimoe",
+    "ernie4_5_moe",
+    "llama4",
+    "longcat_flash",
+    "qwen3_next",
+    "glm4_moe",
+    "granitemoe",
+)
 
 
 def talk(model: Any, turns: int = 3) -> list[mx.array]:

@@ -77,9 +77,16 @@ def _row(random: np.random.Generator, width: int, coarse: bool) -> np.ndarray:
 
 
 def _step(
-    file: BinaryIO, random: np.random.Generator, table: ResidencyTable, policy, width: int, k: int, missing: set[int],
-    has: tuple[bool, bool, bool], coarse: bool,
-) -> None:  # fmt: skip
+    file: BinaryIO,
+    random: np.random.Generator,
+    table: ResidencyTable,
+    policy,
+    width: int,
+    k: int,
+    missing: set[int],
+    has: tuple[bool, bool, bool],
+    coarse: bool,
+) -> None:
     has_scores, has_raw, has_weigh = has
     z = _row(random, width, coarse)
     raw, weigh = (_row(random, width, coarse) if there else z for there in (has_raw, has_weigh))

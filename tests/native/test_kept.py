@@ -49,9 +49,14 @@ def unseal(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], Any]] = [
-    cut, hole, flip, unseal, lambda path: path.write_bytes(b""), lambda path: path.write_text("no library\n"),
+    cut,
+    hole,
+    flip,
+    unseal,
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_text("no library\n"),
     lambda path: path.with_suffix(".seal").write_bytes(b"\xff"),
-]  # fmt: skip
+]
 NAMES = ["cut", "hole", "flip", "no seal", "empty", "text", "another seal"]
 
 

@@ -24,8 +24,12 @@ from tests.native.endings import ENDINGS, HEAD, PATIENCE, within
 def test_the_interpreter_ends_while_work_is_queued(native: Any, tiny: Callable[..., Path], ending: str):
     done = subprocess.run(
         [sys.executable, "-c", HEAD + ENDINGS[ending], str(tiny())],
-        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -186,8 +186,10 @@ def test_damaged_experts_that_are_never_chosen_are_never_heard_of(native: Any, t
     chosen = {(event.index, expert) for event in seen for expert in event.touched}
     unchosen = [
         (layer.index, expert)
-        for layer in runtime.source.layers for expert in range(layer.experts) if (layer.index, expert) not in chosen
-    ]  # fmt: skip
+        for layer in runtime.source.layers
+        for expert in range(layer.experts)
+        if (layer.index, expert) not in chosen
+    ]
     if not unchosen:
         pytest.skip("this model chooses every expert in 30 tokens")
     for index, expert in unchosen:
@@ -290,8 +292,12 @@ def test_the_interpreter_ends_while_guesses_are_read(native: Any, tiny: Callable
     assert head != HEAD
     done = subprocess.run(
         [sys.executable, "-c", head + ENDINGS[ending], str(tiny())],
-        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

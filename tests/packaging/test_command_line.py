@@ -227,9 +227,13 @@ def test_closed_streams_are_no_surprise(checkpoint: Path):
     for closed in ("<&-", ">&- 2>&-"):
         command = f'exec "$0" -m moe_mlx "$@" {closed}'
         run = subprocess.run(
-            ["sh", "-c", command, sys.executable, *words], check=False, input="hi", capture_output=True, text=True,
+            ["sh", "-c", command, sys.executable, *words],
+            check=False,
+            input="hi",
+            capture_output=True,
+            text=True,
             timeout=120,
-        )  # fmt: skip
+        )
         assert run.returncode == 0, run.stderr
 
 

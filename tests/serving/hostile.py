@@ -37,9 +37,15 @@ _add("stop a lone surrogate", _raw('"stop": "\\ud800"'))
 _add("content a lone surrogate", b'{"messages": [{"role": "user", "content": "a\\udfffb"}]}')
 _add("a lone surrogate in a tool", _raw('"tools": [{"type": "function", "function": {"name": "\\ud834"}}]'))
 for field in (
-    "temperature", "top_p", "min_p", "xtc_probability", "xtc_threshold", "repetition_penalty", "presence_penalty",
+    "temperature",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "repetition_penalty",
+    "presence_penalty",
     "frequency_penalty",
-):  # fmt: skip
+):
     for name, value in (
         ("NaN", "NaN"),
         ("Infinity", "Infinity"),
@@ -61,24 +67,44 @@ _add("top_k above the vocabulary", _chat(top_k=1_000_000, temperature=1, max_tok
 for value in (0, 9, -1, "2", 1e9):
     _add(f"n {value}", _chat(n=value))
 for name, bias in {
-    "far beyond": {"999999999999": 1}, "beyond": {"1536": 1}, "a little beyond": {"1540": 5}, "negative": {"-1": 1},
-    "no number": {"a": 1}, "a list": [1], "an infinite one": {"5": 1e300}, "text": {"5": "1"}, "too many": {
-        str(number): 1 for number in range(1100)}, "a superscript": {"\u00b2": 1}, "a fraction": {"1.5": 1},
-}.items():  # fmt: skip
+    "far beyond": {"999999999999": 1},
+    "beyond": {"1536": 1},
+    "a little beyond": {"1540": 5},
+    "negative": {"-1": 1},
+    "no number": {"a": 1},
+    "a list": [1],
+    "an infinite one": {"5": 1e300},
+    "text": {"5": "1"},
+    "too many": {str(number): 1 for number in range(1100)},
+    "a superscript": {"\u00b2": 1},
+    "a fraction": {"1.5": 1},
+}.items():
     _add(f"logit_bias {name}", _chat(logit_bias=bias))
 for name, given in {
-    "an empty template": {"chat_template": ""}, "an endless template": {
-        "chat_template": "{% for a in range(99999999) %}{% for b in range(99999999) %}{% endfor %}{% endfor %}"},
-    "tensors": {"return_tensors": "np"}, "a dictionary": {"return_dict": True}, "no tokens": {"tokenize": False},
-    "messages": {"messages": "x"}, "truncation": {"truncation": True}, "max_length": {"max_length": 1},
-    "an object": {"enable_thinking": {"a": 1}}, "a long text": {"reasoning_effort": "x" * 5000},
-    "a strange name": {"nobody knows": 1}, "a list": [1], "text": "x",
-}.items():  # fmt: skip
+    "an empty template": {"chat_template": ""},
+    "an endless template": {
+        "chat_template": "{% for a in range(99999999) %}{% for b in range(99999999) %}{% endfor %}{% endfor %}"
+    },
+    "tensors": {"return_tensors": "np"},
+    "a dictionary": {"return_dict": True},
+    "no tokens": {"tokenize": False},
+    "messages": {"messages": "x"},
+    "truncation": {"truncation": True},
+    "max_length": {"max_length": 1},
+    "an object": {"enable_thinking": {"a": 1}},
+    "a long text": {"reasoning_effort": "x" * 5000},
+    "a strange name": {"nobody knows": 1},
+    "a list": [1],
+    "text": "x",
+}.items():
     _add(f"chat_template_kwargs {name}", _chat(chat_template_kwargs=given))
 for name, field in {
-    "adapters": {"adapters": "/etc"}, "draft_model": {"draft_model": "/etc/passwd"}, "role_mapping": {
-        "role_mapping": {"user": "x"}}, "chat_template": {"chat_template": "x"}, "functions": {"functions": [{}]},
-}.items():  # fmt: skip
+    "adapters": {"adapters": "/etc"},
+    "draft_model": {"draft_model": "/etc/passwd"},
+    "role_mapping": {"role_mapping": {"user": "x"}},
+    "chat_template": {"chat_template": "x"},
+    "functions": {"functions": [{}]},
+}.items():
     _add(name, _chat(**field))
 for name, model in {"a file": "/etc/passwd", "a folder": "/etc", "a repository": "no/such", "nothing": ""}.items():
     _add(f"model {name}", _chat(model=model), 404)
@@ -87,10 +113,13 @@ _add("model very long", _chat(model="m" * 10_000))
 for name, part in {
     "an address": {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/"}},
     "data": {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-    "a file": {"type": "input_file", "file_url": "file:///etc/passwd"}, "sound": {"type": "input_audio"},
-    "a part without text": {"type": "text"}, "a part without a type": {"text": "hi"}, "text alone": "hi",
+    "a file": {"type": "input_file", "file_url": "file:///etc/passwd"},
+    "sound": {"type": "input_audio"},
+    "a part without text": {"type": "text"},
+    "a part without a type": {"text": "hi"},
+    "text alone": "hi",
     "nothing": None,
-}.items():  # fmt: skip
+}.items():
     _add(f"content {name}", _message(content=[part]))
 _add("content a number", _message(content=5))
 _add("content an object", _message(content={"a": 1}))
@@ -105,13 +134,25 @@ _add("messages a prompt of 100,000 words", json.dumps({"messages": [user("hi " *
 _add("messages 5,000 of them", json.dumps({"messages": [user("hi")] * 5000}).encode())
 _add(
     "a call whose arguments are none",
-    json.dumps({"messages": [user("hi"), {"role": "assistant", "tool_calls": [
-        {"type": "function", "function": {"name": "f", "arguments": "{"}}]}]}).encode(),
-)  # fmt: skip
+    json.dumps(
+        {
+            "messages": [
+                user("hi"),
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{"}}],
+                },
+            ]
+        }
+    ).encode(),
+)
 for name, tools in {
-    "text": "x", "null": [None], "no function": [{"type": "function"}], "another kind": [{"type": "web_search"}],
+    "text": "x",
+    "null": [None],
+    "no function": [{"type": "function"}],
+    "another kind": [{"type": "web_search"}],
     "no name": [{"type": "function", "function": {"name": ""}}],
-}.items():  # fmt: skip
+}.items():
     _add(f"tools {name}", _chat(tools=tools))
 _add("tool_choice of nothing", _chat(tool_choice="required"))
 _add("tool_choice of a stranger", _chat(tool_choice={"type": "function", "function": {"name": "x"}}))
@@ -155,10 +196,21 @@ _add(
 _add("a number of 10,000 digits", _raw('"seed": ' + "9" * 10_000))
 _add("temperature next to nothing", _chat(temperature=1e-300))
 for name, prompt in {
-    "empty": "", "an empty list": [], "a list of an empty list": [[]], "a mixture": [1, "a"], "null": None,
-    "an object": {}, "a negative id": [-1], "an id beyond": [1536], "an id far beyond": [2**40], "a fraction": [1.5],
-    "seventeen": ["a"] * 17, "too long": "hi " * 100_000, "too many ids": [5] * 5000, "a list of null": [None],
-}.items():  # fmt: skip
+    "empty": "",
+    "an empty list": [],
+    "a list of an empty list": [[]],
+    "a mixture": [1, "a"],
+    "null": None,
+    "an object": {},
+    "a negative id": [-1],
+    "an id beyond": [1536],
+    "an id far beyond": [2**40],
+    "a fraction": [1.5],
+    "seventeen": ["a"] * 17,
+    "too long": "hi " * 100_000,
+    "too many ids": [5] * 5000,
+    "a list of null": [None],
+}.items():
     _add(f"prompt {name}", json.dumps({"prompt": prompt}).encode(), path=COMPLETIONS)
 _add("prompt a lone surrogate", b'{"prompt": "\\ud83d"}', path=COMPLETIONS)
 _add("prompt missing", b"{}", path=COMPLETIONS)

@@ -23,9 +23,14 @@ class Running:
         self.port = urlsplit(url).port
 
     def ask(
-        self, path: str, body: Any = None, *, headers: dict[str, str] | None = None, method: str | None = None,
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        method: str | None = None,
         timeout: float = 120,
-    ) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+    ) -> tuple[int, dict[str, str], bytes]:
         """Sends one request; `body` is bytes as they are, or anything JSON takes."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if data is not None else {}

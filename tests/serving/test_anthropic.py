@@ -9,12 +9,15 @@ from tests.serving.running import Running, user
 
 QUESTION, ANSWER = "What is the capital of Italy?", "The capital of Italy is Rome."
 TOOL = {
-    "name": "add", "description": "Adds two digits.",
+    "name": "add",
+    "description": "Adds two digits.",
     "input_schema": {
-        "type": "object", "properties": {"a": {"enum": [2, 5]}, "b": {"enum": [3, 4]}}, "required": ["a", "b"],
+        "type": "object",
+        "properties": {"a": {"enum": [2, 5]}, "b": {"enum": [3, 4]}},
+        "required": ["a", "b"],
         "additionalProperties": False,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +59,12 @@ def test_how_an_answer_ends(client: anthropic.Anthropic):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_agent_calls_its_tool_and_answers(client: anthropic.Anthropic, stream: bool):
     asked = {
-        "model": "demo", "max_tokens": 60, "messages": [user("What is 2 plus 3?")], "tools": [TOOL],
+        "model": "demo",
+        "max_tokens": 60,
+        "messages": [user("What is 2 plus 3?")],
+        "tools": [TOOL],
         "tool_choice": {"type": "any"},
-    }  # fmt: skip
+    }
     if stream:
         with client.messages.stream(**asked) as events:  # type: ignore[arg-type]
             first = events.get_final_message()
@@ -96,7 +102,9 @@ def test_errors_are_anthropic_s(client: anthropic.Anthropic):
 
 def test_tools_of_anthropic_s_own_servers_are_left_out_and_that_is_said(client: anthropic.Anthropic):
     answer = client.messages.with_raw_response.create(
-        model="demo", max_tokens=5, messages=[user("hi")],
+        model="demo",
+        max_tokens=5,
+        messages=[user("hi")],
         tools=[{"type": "web_search_20250305", "name": "web_search"}],
-    )  # fmt: skip
+    )
     assert answer.headers["x-moe-mlx-left-out"] == "web_search"

@@ -36,10 +36,13 @@ def test_its_own_names_are_taken(running: Running, host: str):
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:1"},
-        {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example", "Content-Type": "text/plain"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example", "Content-Type": "text/plain"},
     ],
-)  # fmt: skip
+)
 def test_a_page_of_the_web_is_refused(running: Running, headers: dict[str, str]):
     status, got, _ = running.ask(CHAT, HI, headers=headers)
     assert status == 403

@@ -16,13 +16,16 @@ QUESTION, ANSWER = "What is the capital of Italy?", "The capital of Italy is Rom
 ADD = {
     "type": "function",
     "function": {
-        "name": "add", "description": "Adds two digits.",
+        "name": "add",
+        "description": "Adds two digits.",
         "parameters": {
-            "type": "object", "properties": {"a": {"enum": [2, 5]}, "b": {"enum": [3, 4]}}, "required": ["a", "b"],
+            "type": "object",
+            "properties": {"a": {"enum": [2, 5]}, "b": {"enum": [3, 4]}},
+            "required": ["a", "b"],
             "additionalProperties": False,
         },
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,13 @@ def test_chat_whole_and_streamed_are_mlx_lm_s_answer(client: openai.OpenAI):
     assert whole.usage is not None and whole.usage.prompt_tokens == len(prompt)
     chunks = list(
         client.chat.completions.create(
-            model="demo", messages=[user("What is 2 plus 3?")], max_tokens=12, stream=True,
+            model="demo",
+            messages=[user("What is 2 plus 3?")],
+            max_tokens=12,
+            stream=True,
             stream_options={"include_usage": True},
         )
-    )  # fmt: skip
+    )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
@@ -104,13 +110,17 @@ def test_a_seed_makes_the_same_answer_again_and_another_one_another(client: open
 
 def test_an_answer_that_keeps_to_a_schema(client: openai.OpenAI):
     schema = {
-        "type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"enum": [3, 4]}},
-        "required": ["name", "age"], "additionalProperties": False,
-    }  # fmt: skip
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"enum": [3, 4]}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
     answer = client.chat.completions.create(
-        model="demo", messages=[user("Who are you?")], max_tokens=60,
+        model="demo",
+        messages=[user("Who are you?")],
+        max_tokens=60,
         response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": schema}},
-    )  # fmt: skip
+    )
     value = json.loads(answer.choices[0].message.content or "")
     assert set(value) == {"name", "age"} and value["age"] in (3, 4) and len(value["name"]) <= 8
 
@@ -139,10 +149,13 @@ def test_an_agent_calls_its_tool_and_answers(client: openai.OpenAI, stream: bool
     given = json.loads(arguments)
     result = str(given["a"] + given["b"])
     messages += [
-        {"role": "assistant", "content": None, "tool_calls": [
-            {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}],
+        },
         {"role": "tool", "tool_call_id": identity, "content": result},
-    ]  # fmt: skip
+    ]
     last = client.chat.completions.create(model="demo", messages=messages, tools=[ADD], max_tokens=20)
     assert last.choices[0].finish_reason in ("stop", "length")
     assert last.choices[0].message.content

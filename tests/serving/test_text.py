@@ -28,9 +28,13 @@ def plain() -> TokenizerWrapper:
 def native(plain: TokenizerWrapper) -> TokenizerWrapper:
     """The demo's tokenizer as one of a model that calls tools by itself."""
     return TokenizerWrapper(
-        plain._tokenizer, type(plain._detokenizer), plain.eos_token_ids, tool_call_start=json_tools.tool_call_start,
-        tool_call_end=json_tools.tool_call_end, tool_parser=json_tools.parse_tool_call,
-    )  # fmt: skip
+        plain._tokenizer,
+        type(plain._detokenizer),
+        plain.eos_token_ids,
+        tool_call_start=json_tools.tool_call_start,
+        tool_call_end=json_tools.tool_call_end,
+        tool_parser=json_tools.parse_tool_call,
+    )
 
 
 def read(tokenizer: TokenizerWrapper, text: str, *, tools: bool = True, stops: tuple[str, ...] = ()) -> AnswerText:

@@ -31,9 +31,21 @@ STALL_FAULTS = ("stall in the graph", "stall in Python")
 FAULTS_IN_PLACE = ("none", "truncate", *STALL_FAULTS)
 FAULTS = ("none", "flip", "truncate", "unlink", "swap", "folder", *STALL_FAULTS)
 DEEDS = (
-    "ask", "stop", "abandon", "lossy", "audit", "batch", "resize", "whole", "floor", "pressure", "switch", "reset",
-    "forget", "nothing",
-)  # fmt: skip
+    "ask",
+    "stop",
+    "abandon",
+    "lossy",
+    "audit",
+    "batch",
+    "resize",
+    "whole",
+    "floor",
+    "pressure",
+    "switch",
+    "reset",
+    "forget",
+    "nothing",
+)
 
 
 class Setup(NamedTuple):

@@ -31,10 +31,19 @@ from tests.serving.hostile import ROWS
 from tests.serving.running import Running, events, served, user
 
 QUESTIONS = (
-    "What is the capital of Italy?", "What is the capital of France?", "What is 2 plus 3?", "What is 12 plus 30?",
-    "What is the opposite of hot?", "Count from 3 to 9.", "Spell the word river.", "Who are you?",
-    "Tell me a story about a fox.", "Sort these numbers: 5 2 9 1.", "Reverse the word stone.", "Say cat in French.",
-)  # fmt: skip
+    "What is the capital of Italy?",
+    "What is the capital of France?",
+    "What is 2 plus 3?",
+    "What is 12 plus 30?",
+    "What is the opposite of hot?",
+    "Count from 3 to 9.",
+    "Spell the word river.",
+    "Who are you?",
+    "Tell me a story about a fox.",
+    "Sort these numbers: 5 2 9 1.",
+    "Reverse the word stone.",
+    "Say cat in French.",
+)
 TOKENS = 16
 CHAT = "/v1/chat/completions"
 
@@ -95,8 +104,14 @@ class Ordeal:
 
     def leave(self, number: random.Random) -> None:
         """Asks and goes away."""
-        body = json.dumps({"messages": [user(number.choice(QUESTIONS))], "stream": number.random() < 0.5,
-                           "max_tokens": 10**9, "logit_bias": {"0": -100}}).encode()  # fmt: skip
+        body = json.dumps(
+            {
+                "messages": [user(number.choice(QUESTIONS))],
+                "stream": number.random() < 0.5,
+                "max_tokens": 10**9,
+                "logit_bias": {"0": -100},
+            }
+        ).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as peer:
             peer.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -133,9 +148,12 @@ class Ordeal:
         """Asks until time is up."""
         number = random.Random(seed)
         kinds: list[Any] = [
-            lambda: self.answer(number, False), lambda: self.answer(number, True), lambda: self.leave(number),
-            lambda: self.hostile(number), lambda: self.crowd(number),
-        ]  # fmt: skip
+            lambda: self.answer(number, False),
+            lambda: self.answer(number, True),
+            lambda: self.leave(number),
+            lambda: self.hostile(number),
+            lambda: self.crowd(number),
+        ]
         while not self.over():
             try:
                 number.choices(kinds, (5, 5, 2, 4, 1))[0]()
@@ -202,11 +220,18 @@ def run(minutes: float, clients: int, decode: str, seed: int) -> dict[str, Any]:
             peak = 0 if dead else server.footprint()
             within = not dead and peak < empty + health["planned_bytes"]
     return {
-        "minutes": minutes, "clients": clients, "decode": decode, **dict(sorted(ordeal.counts.items())),
+        "minutes": minutes,
+        "clients": clients,
+        "decode": decode,
+        **dict(sorted(ordeal.counts.items())),
         "deaths": int(dead),
-        "wrong": len(ordeal.wrong), "first_wrong": ordeal.wrong[:5], "health": health, "peak_bytes": peak,
-        "empty_bytes": empty, "within_plan": within,
-    }  # fmt: skip
+        "wrong": len(ordeal.wrong),
+        "first_wrong": ordeal.wrong[:5],
+        "health": health,
+        "peak_bytes": peak,
+        "empty_bytes": empty,
+        "within_plan": within,
+    }
 
 
 def main() -> int:

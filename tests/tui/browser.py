@@ -12,9 +12,16 @@ from aiohttp import ClientSession, WSMsgType
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+)
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 PATIENCE = 60
 
@@ -87,9 +94,13 @@ class Tab:
         text = "\r" if key == "Enter" else ""
         for kind in ("keyDown", "keyUp"):
             await self.do(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number,
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=code,
+                windowsVirtualKeyCode=number,
                 **({"text": text} if text and kind == "keyDown" else {}),
-            )  # fmt: skip
+            )
 
     async def click(self, x, y):
         """Clicks at a place of the page."""

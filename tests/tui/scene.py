@@ -34,15 +34,23 @@ def scattered(wavelength):
 THINKING = "<think>\nThe user wants Rayleigh scattering, briefly.\n</think>\n\n"
 SETTINGS = Settings(
     (
-        ("max_tokens", 1024), ("temp", 0.0), ("top_p", 1.0), ("min_p", 0.0), ("top_k", 0),
-        ("repetition_penalty", None), ("seed", None),
+        ("max_tokens", 1024),
+        ("temp", 0.0),
+        ("top_p", 1.0),
+        ("min_p", 0.0),
+        ("top_k", 0),
+        ("repetition_penalty", None),
+        ("seed", None),
     ),
     (
-        ("routing", "cache-prior"), ("route_lambda", 0.1), ("route_top_j", None), ("route_max_rank", None),
+        ("routing", "cache-prior"),
+        ("route_lambda", 0.1),
+        ("route_top_j", None),
+        ("route_max_rank", None),
         ("route_mass", 0.7),
     ),
     "50%",
-)  # fmt: skip
+)
 
 
 def facts(layers: int = 8, experts: int = 32, top_k: int = 4) -> ModelFacts:
@@ -94,11 +102,18 @@ def idle(model: ModelFacts | None = None) -> Snapshot:
     model = model or facts()
     cells = bytes(ABSENT for _ in range(model.offsets[-1]))
     return Snapshot(
-        time=1.0, phase=IDLE, model=model, settings=SETTINGS, cells=cells, slots=slots_of(cells),
-        slots_per_layer=tuple(count // 2 for count in model.experts), layer_hits=(0,) * model.layers,
-        layer_misses=(0,) * model.layers, routing="cache-prior lambda 0.1",
+        time=1.0,
+        phase=IDLE,
+        model=model,
+        settings=SETTINGS,
+        cells=cells,
+        slots=slots_of(cells),
+        slots_per_layer=tuple(count // 2 for count in model.experts),
+        layer_hits=(0,) * model.layers,
+        layer_misses=(0,) * model.layers,
+        routing="cache-prior lambda 0.1",
         memory=Memory(3_540_000, 992_000, 0, 4_530_000, 50_000, 122_000_000, 22_700_000_000, 25_000_000_000, 0),
-    )  # fmt: skip
+    )
 
 
 def prefill(turn: str, model: ModelFacts | None = None) -> Snapshot:
@@ -106,9 +121,18 @@ def prefill(turn: str, model: ModelFacts | None = None) -> Snapshot:
     model = model or facts()
     cells = cells_of(model)
     return replace(
-        idle(model), time=2.0, phase=PREFILL, activity="reading the prompt", done=768, total=2048, turn=turn,
-        prompt=QUESTION, cells=cells, slots=slots_of(cells), prefill=PhaseTotals(1, 768, 900, 300, 0, 8_300_000, 0.4),
-    )  # fmt: skip
+        idle(model),
+        time=2.0,
+        phase=PREFILL,
+        activity="reading the prompt",
+        done=768,
+        total=2048,
+        turn=turn,
+        prompt=QUESTION,
+        cells=cells,
+        slots=slots_of(cells),
+        prefill=PhaseTotals(1, 768, 900, 300, 0, 8_300_000, 0.4),
+    )
 
 
 def decode(turn: str, frame: int = 40, text: str = "", model: ModelFacts | None = None) -> Snapshot:
@@ -120,20 +144,44 @@ def decode(turn: str, frame: int = 40, text: str = "", model: ModelFacts | None 
         frame, frame, hits, misses, frame * 2, misses * 27648, frame * 0.002, frame, frame * 0.2, frame * 32
     )
     return replace(
-        prefill(turn, model), time=3 + frame / 8, phase=DECODE, activity="", done=frame, total=1024, tokens=frame,
-        tps=60 + _mix(frame) % 40, cells=cells, slots=slots_of(cells),
-        uses=counts_of(model, frame), reads=counts_of(model, frame // 8), answer=totals, running=totals, text=text,
+        prefill(turn, model),
+        time=3 + frame / 8,
+        phase=DECODE,
+        activity="",
+        done=frame,
+        total=1024,
+        tokens=frame,
+        tps=60 + _mix(frame) % 40,
+        cells=cells,
+        slots=slots_of(cells),
+        uses=counts_of(model, frame),
+        reads=counts_of(model, frame // 8),
+        answer=totals,
+        running=totals,
+        text=text,
         layer_hits=tuple(90 + _mix(layer) % 60 for layer in range(model.layers)),
         layer_misses=tuple(5 + _mix(layer + 9) % 25 for layer in range(model.layers)),
-    )  # fmt: skip
+    )
 
 
 def over(before: Snapshot, finish: str = "stop") -> Snapshot:
     """The end of an answer."""
     receipt = TurnReceipt(
-        before.tokens, 1.4, 87.0, 2048, 1500, 512.0, finish, "", before.answer.hit_rate, before.answer.swapped_share,
-        before.answer.bytes_read, 8_300_000, 0.08, "cache-prior lambda 0.1",
-    )  # fmt: skip
+        before.tokens,
+        1.4,
+        87.0,
+        2048,
+        1500,
+        512.0,
+        finish,
+        "",
+        before.answer.hit_rate,
+        before.answer.swapped_share,
+        before.answer.bytes_read,
+        8_300_000,
+        0.08,
+        "cache-prior lambda 0.1",
+    )
     return replace(before, phase=IDLE, time=before.time + 0.1, receipt=receipt, done=0, total=0)
 
 

@@ -152,11 +152,13 @@ def test_the_engine_runs_one_model_after_another(arguments, tiny, tmp_path):
         until(engine, lambda s: s.receipt is not None, lambda: engine.submit(ask))
         refused = until(engine, lambda s: s.remark_count > first.remark_count, lambda: engine.submit(Load("/no/such")))
         assert "not changed: no model at /no/such" in refused.remarks[-1] and refused.model == first.model
-        second = until(engine, lambda s: s.phase == IDLE and s.model.family == "olmoe",
-                       lambda: engine.submit(Load(str(other))))  # fmt: skip
+        second = until(
+            engine, lambda s: s.phase == IDLE and s.model.family == "olmoe", lambda: engine.submit(Load(str(other)))
+        )
         assert len(second.cells) == second.model.offsets[-1] and second.running.steps == 0
-        again = until(engine, lambda s: s.turn == "two" and s.receipt is not None,
-                      lambda: engine.submit(replace(ask, turn="two")))  # fmt: skip
+        again = until(
+            engine, lambda s: s.turn == "two" and s.receipt is not None, lambda: engine.submit(replace(ask, turn="two"))
+        )
         assert again.receipt.tokens > 0 and engine.failure is None
     finally:
         engine.close()

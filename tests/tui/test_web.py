@@ -83,8 +83,13 @@ def test_tokens_and_loopback():
 
     assert len(new_token()) >= 32 and new_token() != new_token()
     assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.2", "mac.local")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.fixture

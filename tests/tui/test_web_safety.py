@@ -126,9 +126,12 @@ async def test_a_name_that_is_no_tab_s_is_refused(options, tmp_path):
 def start(options):
     """Starts a tab's process by itself; its first line is read."""
     environment = {
-        **os.environ, **options.to_environment(), "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
-        "COLUMNS": "200", "ROWS": "60",
-    }  # fmt: skip
+        **os.environ,
+        **options.to_environment(),
+        "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver",
+        "COLUMNS": "200",
+        "ROWS": "60",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "moe_mlx_tui.web.tab"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )

@@ -14,9 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const=LATEST, metavar="SESSION", help="go on with a saved session (default: the latest)"
     )
     app.add_argument(
-        "--attach", metavar="URL", help="show a running `moe-mlx serve`, its map and gauges, and talk to it; its key, "
+        "--attach",
+        metavar="URL",
+        help="show a running `moe-mlx serve`, its map and gauges, and talk to it; its key, "
         "where it has one, in $MOE_MLX_API_KEY",
-    )  # fmt: skip
+    )
     app.add_argument("--home", action="store_true", help="begin with the list of models, as `moe-mlx` alone does")
     app.add_argument("--record", metavar="FILE", help="write everything the app shows to FILE, for `moe-mlx replay`")
     app.add_argument("--ascii", action="store_true", help="draw the map with plain characters")

@@ -81,8 +81,10 @@ class TerminalApp(Sturdy, App[int]):
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         self.notify(
             harmless(f"Something went wrong ({type(error).__name__}: {line}). The conversation is kept{noted}."),
-            severity="error", markup=False, timeout=10,
-        )  # fmt: skip
+            severity="error",
+            markup=False,
+            timeout=10,
+        )
 
     def action_suspend(self) -> None:
         """Stops the process as Ctrl+Z does in a shell; `fg` draws the screen again and goes on."""

@@ -35,9 +35,11 @@ class CellSampler:
             cells[self._before & ~resident] = EVICTED
         self._before = resident
         return {
-            "cells": cells.tobytes(), "slots": slots.astype("<u2").tobytes(),
-            "uses": self._counts("uses"), "reads": self._counts("reads"),
-        }  # fmt: skip
+            "cells": cells.tobytes(),
+            "slots": slots.astype("<u2").tobytes(),
+            "uses": self._counts("uses"),
+            "reads": self._counts("reads"),
+        }
 
     def _counts(self, name: str) -> bytes:
         whole = [np.frombuffer(getattr(cache.table, name), dtype=np.int64) for cache in self.runtime.layers]

@@ -218,9 +218,19 @@ class Engine:
         assert self._gauges is not None
         self._gauges.begin()
         self._publish(
-            phase=PREFILL, activity="reading the prompt", done=0, total=0, unit="tokens", turn=ask.turn, at=ask.at,
-            prompt=ask.messages[-1]["content"], tokens=0, tps=0.0, receipt=None, error="",
-        )  # fmt: skip
+            phase=PREFILL,
+            activity="reading the prompt",
+            done=0,
+            total=0,
+            unit="tokens",
+            turn=ask.turn,
+            at=ask.at,
+            prompt=ask.messages[-1]["content"],
+            tokens=0,
+            tps=0.0,
+            receipt=None,
+            error="",
+        )
         try:
             self._generate(session, ask)
         except Exception as error:

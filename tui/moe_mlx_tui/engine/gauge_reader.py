@@ -112,7 +112,13 @@ class GaugeReader:
         active, cached, kv_cache = self._mlx
         read, plan = self._memory, self.runtime.plan
         return Memory(
-            expert_slots=self.runtime.expert_cache_bytes, resident_weights=plan.resident_weights, kv_cache=kv_cache,
-            active=active, cached=cached, footprint=read.footprint, free=read.available, total=read.total,
+            expert_slots=self.runtime.expert_cache_bytes,
+            resident_weights=plan.resident_weights,
+            kv_cache=kv_cache,
+            active=active,
+            cached=cached,
+            footprint=read.footprint,
+            free=read.available,
+            total=read.total,
             swap=read.swap_used,
-        )  # fmt: skip
+        )

@@ -19,10 +19,24 @@ COMPILING = {
 }
 #: What a snapshot shows of a model, once there is none.
 NOTHING_LOADED: dict[str, Any] = {
-    "phase": LOADING, "model": None, "cells": b"", "slots": b"", "uses": b"", "reads": b"", "slots_per_layer": (),
-    "layer_hits": (), "layer_misses": (), "routing": "", "turn": "", "text": "", "prompt": "", "tokens": 0, "tps": 0.0,
-    "receipt": None, "error": "",
-}  # fmt: skip
+    "phase": LOADING,
+    "model": None,
+    "cells": b"",
+    "slots": b"",
+    "uses": b"",
+    "reads": b"",
+    "slots_per_layer": (),
+    "layer_hits": (),
+    "layer_misses": (),
+    "routing": "",
+    "turn": "",
+    "text": "",
+    "prompt": "",
+    "tokens": 0,
+    "tps": 0.0,
+    "receipt": None,
+    "error": "",
+}
 
 
 class Opening:

@@ -45,9 +45,14 @@ class VerbProcess:
             if self._stopped:
                 return Ended(130, {}, "stopped")
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                errors="replace", start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
         process, said = self._process, ""
         out, err = process.stdout, process.stderr
         assert out is not None and err is not None

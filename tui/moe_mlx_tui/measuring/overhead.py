@@ -39,8 +39,12 @@ def on_terminal(job: dict[str, Any]) -> tuple[dict[str, Any], int]:
         environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "SSH_CONNECTION")}
         child = subprocess.Popen(
             [sys.executable, "-m", "moe_mlx_tui.measuring.overhead_child", json.dumps(job), str(out)],
-            stdin=slave, stdout=slave, stderr=slave, env=environment | colours, start_new_session=True,
-        )  # fmt: skip
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment | colours,
+            start_new_session=True,
+        )
         os.close(slave)
         count, tail = 0, b""
         while True:

@@ -54,11 +54,24 @@ def frames(count: int) -> Iterator[Snapshot]:
         sampled = sampler.sample()
         if frame >= 40:  # warm by then
             yield Snapshot(
-                time=frame / 8, phase=DECODE, model=facts, turn="x", tokens=frame, tps=10 + frame % 5,
-                cells=sampled["cells"], slots=sampled["slots"], uses=sampled["uses"], reads=sampled["reads"],
-                slots_per_layer=(EXPERTS // 2,) * LAYERS, layer_hits=tuple(hits),
-                layer_misses=tuple(misses), answer=total, running=total, memory=memory, routing="exact",
-            )  # fmt: skip
+                time=frame / 8,
+                phase=DECODE,
+                model=facts,
+                turn="x",
+                tokens=frame,
+                tps=10 + frame % 5,
+                cells=sampled["cells"],
+                slots=sampled["slots"],
+                uses=sampled["uses"],
+                reads=sampled["reads"],
+                slots_per_layer=(EXPERTS // 2,) * LAYERS,
+                layer_hits=tuple(hits),
+                layer_misses=tuple(misses),
+                answer=total,
+                running=total,
+                memory=memory,
+                routing="exact",
+            )
 
 
 class _Shown:

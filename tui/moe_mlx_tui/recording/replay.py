@@ -22,9 +22,15 @@ def play(path: Path, *, at: float = 0.0, plain: bool = False, theme: str | None 
 
 
 def draw(
-    path: Path, out: Path, size: str, *, at: float | None = None, plain: bool = False, theme: str | None = None,
+    path: Path,
+    out: Path,
+    size: str,
+    *,
+    at: float | None = None,
+    plain: bool = False,
+    theme: str | None = None,
     swapped: bool = False,
-) -> int:  # fmt: skip
+) -> int:
     """Writes the screen at a moment of a recording as SVG.
 
     Raises:

@@ -87,10 +87,14 @@ class Conversation:
     def to_json(self) -> str:
         """Returns the session's file."""
         body: dict[str, Any] = {
-            "moe-mlx-session": VERSION, "ident": self.ident, "title": self.title, "model": self.model,
-            "system": self.system, "messages": self.messages,
+            "moe-mlx-session": VERSION,
+            "ident": self.ident,
+            "title": self.title,
+            "model": self.model,
+            "system": self.system,
+            "messages": self.messages,
             "receipts": {str(place): asdict(receipt) for place, receipt in self.receipts.items()},
-        }  # fmt: skip
+        }
         if self.versions.branched:
             body["versions"] = self.versions.rows()
         return json.dumps(body, ensure_ascii=False, indent=1)
@@ -120,11 +124,13 @@ def load(path: Path) -> Conversation:
         if body["moe-mlx-session"] != VERSION:
             raise StoreCorruptError(f"{path} is of version {body['moe-mlx-session']}; this moe-mlx reads {VERSION}")
         return Conversation(
-            ident=str(body["ident"]), system=str(body["system"]), model=str(body["model"]),
+            ident=str(body["ident"]),
+            system=str(body["system"]),
+            model=str(body["model"]),
             messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
             receipts={int(place): TurnReceipt(**receipt) for place, receipt in body["receipts"].items()},
             versions=Versions.of_rows(body["versions"]) if "versions" in body else None,
-        )  # fmt: skip
+        )
     except OSError as error:
         raise StoreMissingError(f"no session at {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

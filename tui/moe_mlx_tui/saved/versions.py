@@ -109,8 +109,11 @@ class Versions:
             turn, number = waiting.pop()
             for child in turn.after:
                 row: dict[str, Any] = {
-                    "parent": number, "role": child.role, "content": child.content, "chosen": child.chosen,
-                }  # fmt: skip
+                    "parent": number,
+                    "role": child.role,
+                    "content": child.content,
+                    "chosen": child.chosen,
+                }
                 if child.receipt is not None:
                     row["receipt"] = asdict(child.receipt)
                 found.append(row)
@@ -136,9 +139,11 @@ class Versions:
         for row in rows:
             receipt = row.get("receipt")
             turn = Turn(
-                str(row.get("role", "")), str(row.get("content", "")), TurnReceipt(**receipt) if receipt else None,
+                str(row.get("role", "")),
+                str(row.get("content", "")),
+                TurnReceipt(**receipt) if receipt else None,
                 chosen=int(row["chosen"]),
-            )  # fmt: skip
+            )
             if turns:
                 parent = int(row["parent"])
                 if not 0 <= parent < len(turns):

@@ -34,12 +34,21 @@ ASKING, DOWNLOADING, ARRIVED, CONVERTING, READY, STOPPED = (
     "stopped",
 )
 BUTTONS = {
-    ASKING: ("download", "close"), DOWNLOADING: ("stop",), ARRIVED: ("convert", "run", "close"), CONVERTING: ("stop",),
-    READY: ("run", "close"), STOPPED: ("again", "close"),
-}  # fmt: skip
+    ASKING: ("download", "close"),
+    DOWNLOADING: ("stop",),
+    ARRIVED: ("convert", "run", "close"),
+    CONVERTING: ("stop",),
+    READY: ("run", "close"),
+    STOPPED: ("again", "close"),
+}
 LABELS = {
-    "download": "Download", "stop": "Stop", "convert": "Convert", "run": "Run it", "again": "Go on", "close": "Close",
-}  # fmt: skip
+    "download": "Download",
+    "stop": "Stop",
+    "convert": "Convert",
+    "run": "Run it",
+    "again": "Go on",
+    "close": "Close",
+}
 
 
 class BringScreen(ModalScreen[str | None]):
@@ -94,7 +103,7 @@ class BringScreen(ModalScreen[str | None]):
             CONVERTING: f"converting into {harmless(str(self.store))}; stopped, it can be gone on with",
             READY: f"{name} is ready: {harmless(str(self.model))}",
             STOPPED: f"not finished: {harmless(said)}",
-        }  # fmt: skip
+        }
         self.query_one("#about", Static).update(Content(about[stage]))
         self.query_one("#bar").display = self.query_one("#figures").display = stage in (DOWNLOADING, CONVERTING)
         shown = [

@@ -133,14 +133,20 @@ class AttachedSource:
         self._seen.append((float(state["time"]), int(state["generated"])))
         (since, before), (until, after) = self._seen[0], self._seen[-1]
         found: dict[str, Any] = {
-            "time": float(state["time"]), "model": self._facts, "routing": str(state["routing"]),
-            "slots_per_layer": tuple(state["slots_per_layer"]), "running": running, "answer": running,
-            "prefill": prefill, "layer_hits": tuple(pair[0] for pair in pairs),
-            "layer_misses": tuple(pair[1] for pair in pairs), "queued": int(state["waiting"]),
+            "time": float(state["time"]),
+            "model": self._facts,
+            "routing": str(state["routing"]),
+            "slots_per_layer": tuple(state["slots_per_layer"]),
+            "running": running,
+            "answer": running,
+            "prefill": prefill,
+            "layer_hits": tuple(pair[0] for pair in pairs),
+            "layer_misses": tuple(pair[1] for pair in pairs),
+            "queued": int(state["waiting"]),
             "memory": Memory(**{name: int(value) for name, value in state["memory"].items() if name in _MEMORY}),
             "tps": (after - before) / (until - since) if until > since else 0.0,
             **self._cells(state),
-        }  # fmt: skip
+        }
         if not self._answering:
             found["phase"], found["activity"] = IDLE, ""
             if state["running"]:
@@ -169,9 +175,16 @@ class AttachedSource:
         self._answering = True
         began, tokens, text = time.monotonic(), 0, ""
         self._publish(
-            phase=PREFILL, activity="the server reads the prompt", turn=ask.turn, at=ask.at,
-            prompt=ask.messages[-1]["content"], text="", tokens=0, receipt=None, error="",
-        )  # fmt: skip
+            phase=PREFILL,
+            activity="the server reads the prompt",
+            turn=ask.turn,
+            at=ask.at,
+            prompt=ask.messages[-1]["content"],
+            text="",
+            tokens=0,
+            receipt=None,
+            error="",
+        )
         try:
             with self._open("/v1/chat/completions", {"messages": list(ask.messages), "stream": True}) as lines:
                 for line in lines:

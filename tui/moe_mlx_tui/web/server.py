@@ -46,9 +46,14 @@ def serve(args: argparse.Namespace) -> int:
         engine.listeners.append(shared.wake)
         home = str(data_folder()) if args.share_sessions else ""
         options = TabOptions(
-            engine=str(path), home=home, kept="", server=os.getpid(), system=args.system_prompt or "",
-            ascii=args.ascii, theme=args.theme,
-        )  # fmt: skip
+            engine=str(path),
+            home=home,
+            kept="",
+            server=os.getpid(),
+            system=args.system_prompt or "",
+            ascii=args.ascii,
+            theme=args.theme,
+        )
         site = Site(gate, Seats(Path(folder) / "tabs", args.tabs), options)
         engine.start()
         shared.start()

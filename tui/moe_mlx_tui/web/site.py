@@ -100,9 +100,12 @@ class Site(Server):
             async with self.seats.seat(name, leave) as own:
                 options = replace(self.options, kept=str(own), home=self.options.home or str(own))
                 process = TabProcess(
-                    options, write_bytes=tab.send_bytes, write_str=tab.send_str, close=tab.close,
+                    options,
+                    write_bytes=tab.send_bytes,
+                    write_str=tab.send_str,
+                    close=tab.close,
                     download_manager=self.download_manager,
-                )  # fmt: skip
+                )
                 try:
                     await process.start(width, height)
                     await self._process_messages(tab, process)

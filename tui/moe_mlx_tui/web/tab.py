@@ -29,9 +29,14 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (TAB_MEMORY, TAB_MEMORY))
     source = RemoteSource(Path(options.engine))
     app = TabApp(
-        source, kept=Path(options.kept), hang_up=lambda: watch.end(1), fresh=Conversation(system=options.system),
-        home=Path(options.home), plain=options.ascii, theme_name=options.theme,
-    )  # fmt: skip
+        source,
+        kept=Path(options.kept),
+        hang_up=lambda: watch.end(1),
+        fresh=Conversation(system=options.system),
+        home=Path(options.home),
+        plain=options.ascii,
+        theme_name=options.theme,
+    )
 
     def ended(snapshot: Snapshot) -> None:
         if snapshot.phase == CLOSED:

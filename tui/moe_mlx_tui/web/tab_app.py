@@ -82,9 +82,11 @@ class TabApp(ChatApp):
         """Saves the session, and keeps it for a reload."""
         super().save()
         self.run_worker(
-            partial(self._write, self.kept / "talk.json", self.talk.to_json()), thread=True, group="save",
+            partial(self._write, self.kept / "talk.json", self.talk.to_json()),
+            thread=True,
+            group="save",
             exit_on_error=False,
-        )  # fmt: skip
+        )
 
     def keep(self) -> None:
         """Keeps conversation and draft as they stand, an answer under way included; called when the app has ended."""

@@ -47,7 +47,12 @@ class LayerStrip(Widget):
         bars = spread(self._rates, self.size.width)
         top, bottom = columns(bars, len(bars), 1.0, 2, self.plain)
         return Content.assemble(
-            (top, "$success"), "\n", (bottom, "$success"), "\n",
-            ("worst ", "$foreground-muted"), (f"layer {worst} {self._rates[worst]:.0%}", "$warning"),
-            ("   best ", "$foreground-muted"), (f"layer {best} {self._rates[best]:.0%}", "$success"),
-        )  # fmt: skip
+            (top, "$success"),
+            "\n",
+            (bottom, "$success"),
+            "\n",
+            ("worst ", "$foreground-muted"),
+            (f"layer {worst} {self._rates[worst]:.0%}", "$warning"),
+            ("   best ", "$foreground-muted"),
+            (f"layer {best} {self._rates[best]:.0%}", "$success"),
+        )

@@ -22,9 +22,14 @@ class ProgressLine(Widget):
         """Takes in a snapshot."""
         shown = self._snapshot
         if (shown.phase, shown.activity, shown.done, shown.total, shown.tokens, shown.queued, waited(shown)) != (
-            snapshot.phase, snapshot.activity, snapshot.done, snapshot.total, snapshot.tokens, snapshot.queued,
+            snapshot.phase,
+            snapshot.activity,
+            snapshot.done,
+            snapshot.total,
+            snapshot.tokens,
+            snapshot.queued,
             waited(snapshot),
-        ):  # fmt: skip
+        ):
             self.refresh()
         self._snapshot = snapshot
 

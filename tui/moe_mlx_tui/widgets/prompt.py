@@ -38,9 +38,14 @@ class Prompt(Sturdy, TextArea):
 
     def __init__(self, history: PromptHistory, *, id: str | None = None) -> None:
         super().__init__(
-            id=id, soft_wrap=True, show_line_numbers=False, tab_behavior="focus", highlight_cursor_line=False,
-            placeholder="Message: Enter sends, Ctrl+J breaks the line, ? keys", compact=True,
-        )  # fmt: skip
+            id=id,
+            soft_wrap=True,
+            show_line_numbers=False,
+            tab_behavior="focus",
+            highlight_cursor_line=False,
+            placeholder="Message: Enter sends, Ctrl+J breaks the line, ? keys",
+            compact=True,
+        )
         self.earlier = history
         self._draft = self._set_aside = ""
 

@@ -60,8 +60,11 @@ class SidePanel(Vertical):
         if not height:
             return
         panel, gauges, memory, layers = (
-            self.residency, self.query_one(Gauges), self.query_one(MemoryBars), self.query_one(LayerStrip),
-        )  # fmt: skip
+            self.residency,
+            self.query_one(Gauges),
+            self.query_one(MemoryBars),
+            self.query_one(LayerStrip),
+        )
         low, tall = Gauges.COUNT + _BORDER, 2 * Gauges.COUNT + _BORDER
         panel.map.allowed_rows = max(2, height - ResidencyPanel.CHROME - (low if height >= 18 else 0))
         left = height - ResidencyPanel.CHROME - panel.map.rows_for(self.size.width - 4)

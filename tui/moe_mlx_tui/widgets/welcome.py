@@ -44,13 +44,20 @@ class Welcome(Static):
     def _about(snapshot: Snapshot, facts: ModelFacts) -> list[Content | str | tuple[str, str]]:
         slots = sum(snapshot.slots_per_layer)
         return [
-            (facts.name, "bold"), f" has {facts.offsets[-1]} experts in {facts.layers} layers; a token uses "
+            (facts.name, "bold"),
+            f" has {facts.offsets[-1]} experts in {facts.layers} layers; a token uses "
             f"{facts.top_k[0]} of {facts.experts[0]} in each.\n",
-            "Memory holds ", (f"{slots} of them", "bold"), f" ({show_bytes(snapshot.memory.expert_slots)}); the others "
-            "are read from disk when the router asks.\n\n",
-            ("Routing: ", "$foreground-muted"), snapshot.routing, "\n\n",
-            ("Ctrl+P", "bold $primary"), ("  everything that can be done; try ", "$foreground-muted"),
+            "Memory holds ",
+            (f"{slots} of them", "bold"),
+            f" ({show_bytes(snapshot.memory.expert_slots)}); the others are read from disk when the router asks.\n\n",
+            ("Routing: ", "$foreground-muted"),
+            snapshot.routing,
+            "\n\n",
+            ("Ctrl+P", "bold $primary"),
+            ("  everything that can be done; try ", "$foreground-muted"),
             "expert cache 25%\n",
-            ("Ctrl+G", "bold $primary"), ("  the map, on a narrow screen\n", "$foreground-muted"),
-            ("?     ", "bold $primary"), ("  keys", "$foreground-muted"),
-        ]  # fmt: skip
+            ("Ctrl+G", "bold $primary"),
+            ("  the map, on a narrow screen\n", "$foreground-muted"),
+            ("?     ", "bold $primary"),
+            ("  keys", "$foreground-muted"),
+        ]

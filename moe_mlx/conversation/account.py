@@ -1,0 +1,88 @@
+"""The account of one answer while it is made: its tokens so far, and the model's counts before it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe_mlx.conversation.answer import Answer
+from moe_mlx.conversation.audit import AuditSummary
+from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.counts.reads import Counts
+from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.loading.runtime import Runtime
+
+
+@dataclass
+class Account:
+    """What one answer has come to.
+
+    Attributes:
+        runtime: The model's cache, whose totals run on from answer to answer.
+        started: When the answer was asked for, on `time.perf_counter`.
+        prompt_tokens: Tokens of the whole prompt.
+        reused: Prompt tokens that were still in the prompt cache.
+        refilled: Why nothing could be reused although something was kept, or "".
+        fed: Prompt tokens read since.
+        tokens: Token ids.
+        parts: Their text.
+        finish: Why it ended; "cancelled" until something else ends it.
+        prompt_tps: Prefilled tokens a second.
+        generation_tps: Generated tokens a second.
+    """
+
+    runtime: Runtime
+    started: float
+    prompt_tokens: int
+    reused: int
+    refilled: str
+    fed: int = 0
+    tokens: list[int] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    finish: str = "cancelled"
+    prompt_tps: float = 0.0
+    generation_tps: float = 0.0
+    _decode: PhaseTotals = field(init=False)
+    _prefill: PhaseTotals = field(init=False)
+    _reads: Counts = field(init=False)
+
+    def __post_init__(self) -> None:
+        stats = self.runtime.stats
+        self._decode, self._prefill, self._reads = stats.decode, stats.prefill, stats.read_totals.counts()
+
+    def add(self, response: Any) -> None:
+        """Takes one of mlx-lm's `GenerationResponse`s."""
+        self.tokens.append(response.token)
+        self.parts.append(response.text)
+        self.prompt_tps, self.generation_tps = response.prompt_tps, response.generation_tps
+        self.finish = response.finish_reason or "cancelled"
+
+    def close(self, audit: AuditSummary | None, warmed: int) -> Answer:
+        """Returns the answer, once no step of it is queued.
+
+        Args:
+            audit: What an audit found, if there was one.
+            warmed: Experts that warm-up had read before it, since the answer before.
+        """
+        runtime = self.runtime
+        runtime.ledger.collect(closing=True)
+        decode, prefill = runtime.stats.decode - self._decode, runtime.stats.prefill - self._prefill
+        discarded = max(0, decode.steps - len(self.tokens))
+        runtime.ledger.discard(discarded)
+        return Answer(
+            text="".join(self.parts),
+            tokens=tuple(self.tokens),
+            prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused,
+            refilled=self.refilled,
+            finish_reason=self.finish,
+            prompt_tps=self.prompt_tps,
+            generation_tps=self.generation_tps,
+            seconds=time.perf_counter() - self.started,
+            decode=decode,
+            prefill=prefill,
+            discarded_steps=discarded,
+            reads=runtime.stats.read_totals.since(self._reads),
+            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), audit, warmed),
+        )
