@@ -17,9 +17,9 @@ from moe_mlx.commands.model_arguments import (
     add_history_arguments,
     add_model_arguments,
     add_sampling_arguments,
-    open_session,
 )
 from moe_mlx.commands.store_arguments import add_store_arguments
+from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.terminal import for_reader, on_terminal

@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.progress_argument import add_progress_argument
 from moe_mlx.errors import one_line
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="take a checkpoint whose config names code of its own"
     )
-    parser.add_argument(
-        "--progress",
-        choices=("auto", "json"),
-        default="auto",
-        help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
-    )
+    add_progress_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 

@@ -13,6 +13,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.progress_argument import add_progress_argument
 from moe_mlx.errors import one_line
 
 if TYPE_CHECKING:
@@ -26,12 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx fetch`."""
     parser.add_argument("model", metavar="MODEL", help="hub repository (owner/name), or a known name")
     parser.add_argument("--revision", help="branch, tag or commit")
-    parser.add_argument(
-        "--progress",
-        choices=("auto", "json"),
-        default="auto",
-        help="a line on a terminal, or a JSON object a line on standard error (default: auto)",
-    )
+    add_progress_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the folder as one JSON object")
 
 

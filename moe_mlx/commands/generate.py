@@ -11,8 +11,8 @@ from moe_mlx.commands.model_arguments import (
     add_history_arguments,
     add_model_arguments,
     add_sampling_arguments,
-    open_session,
 )
+from moe_mlx.conversation.opening import open_session
 from moe_mlx.system.terminal import for_reader
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
+from moe_mlx.commands.share_arguments import add_share_arguments, curves_of_args
 from moe_mlx.errors import UsageError, one_line
 from moe_mlx.history.file import AUTO
 from moe_mlx.planning.budget import cache_bytes, slots_for_share
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None:
         raise UsageError("which model? Give its folder or name, or a trace by --experts FILE")
     with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
-        described = describe(source, asked_curves(args, source))
+        described = describe(source, curves_of_args(args, source))
         if args.json:
             print(json.dumps(described))
             return 0

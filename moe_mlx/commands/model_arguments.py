@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.planning.slot_share import SHARES
 from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
 from moe_mlx.store.access import CACHED, IOS
-from moe_mlx.system.terminal import harmless
-
-if TYPE_CHECKING:
-    from mlx import nn
-    from mlx_lm.tokenizer_utils import TokenizerWrapper
-
-    from moe_mlx.conversation.session import KVCacheSettings, Sampling, Session
-    from moe_mlx.loading.options import Options
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,20 +107,6 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
     parser.set_defaults(idle=idle)
 
 
-def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
-    if getattr(args, "no_history", True):
-        if getattr(args, "history", None) is not None:
-            raise UsageError("--history and --no-history contradict each other: give one")
-        for option, value in (("warm", "on"), ("share", "measured")):
-            if getattr(args, option, None) == value:
-                raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
-        return {}
-    unhurried = args.idle and args.routing == "exact"
-    warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
-    return {"history": args.history or "auto", "warm": warm, "share": args.share}
-
-
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     """Adds sampling, the prompt's form and the KV cache."""
     group = parser.add_argument_group("sampling")
@@ -168,120 +141,3 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> 
     kv.add_argument("--kv-bits", type=int, help="quantise the KV cache")
     kv.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")
     kv.add_argument("--quantized-kv-start", type=int, default=5000, help="(default: 5000)")
-
-
-def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the routing that was asked for, as `moe_mlx.load` takes it; what was not given keeps its default."""
-    names = ("routing", "route_lambda", "route_top_j", "route_max_rank", "route_mass")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
-def _to_stderr(line: str) -> None:
-    print(harmless(line), file=sys.stderr)
-
-
-def options_of(args: argparse.Namespace) -> Options:
-    """Returns what the arguments ask for, checked."""
-    from moe_mlx.system.calibration import readers_for
-
-    readers = readers_for(args.readers)
-    from moe_mlx.loading.options import Options
-    from moe_mlx.routing.settings import RoutingSettings
-
-    return Options(
-        path_or_repo=args.model,
-        expert_cache=args.expert_cache,
-        routing=RoutingSettings(**routing_arguments(args)),
-        evict=args.evict,
-        decode=getattr(args, "decode", "auto"),
-        prefetch=getattr(args, "prefetch", "auto"),
-        prefetch_extra=getattr(args, "prefetch_extra", 0),
-        readers=readers,
-        io=getattr(args, "io", CACHED),
-        wired=getattr(args, "wired", "auto"),
-        verify_reads=not args.no_verify,
-        adapter_path=args.adapter_path,
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
-        tokenizer_config={"trust_remote_code": True} if args.trust_remote_code else {},
-        max_kv_size=getattr(args, "max_kv_size", None),
-        beside=getattr(args, "beside", 0),
-        **history_arguments(args),
-    )
-
-
-def load_model(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> tuple[nn.Module, TokenizerWrapper]:
-    """Loads what the arguments name; remarks go to `say`, standard error by default."""
-    options = options_of(args)
-    from moe_mlx.loading.loader import load_as
-
-    model, tokenizer = load_as(options, say, say)
-    finish_tokenizer(args, tokenizer)
-    return model, tokenizer
-
-
-def finish_tokenizer(args: argparse.Namespace, tokenizer: TokenizerWrapper) -> None:
-    """Gives a tokenizer the further ends and the chat template that the arguments ask for.
-
-    Raises:
-        UsageError: it has no such token.
-    """
-    for token in getattr(args, "extra_eos_token", ()):
-        try:
-            tokenizer.add_eos_token(token)
-        except ValueError:
-            raise UsageError(f"--extra-eos-token {token}: this model's tokenizer has no such token") from None
-    if getattr(args, "use_default_chat_template", False) and tokenizer.chat_template is None:
-        tokenizer.chat_template = tokenizer.default_chat_template
-
-
-def sampling_of(args: argparse.Namespace) -> Sampling:
-    """Returns the sampling that was asked for."""
-    from dataclasses import fields
-
-    from moe_mlx.conversation.session import Sampling
-
-    return Sampling(**{field.name: getattr(args, field.name) for field in fields(Sampling)})
-
-
-def caching_of(args: argparse.Namespace) -> KVCacheSettings:
-    """Returns the KV cache settings that were asked for."""
-    from dataclasses import fields
-
-    from moe_mlx.conversation.session import KVCacheSettings
-
-    return KVCacheSettings(**{field.name: getattr(args, field.name) for field in fields(KVCacheSettings)})
-
-
-def open_session(args: argparse.Namespace, say: Callable[[str], None] = _to_stderr) -> Session:
-    """Checks the arguments, loads the model and opens a conversation with it."""
-    template: dict[str, Any] = {}
-    if args.chat_template_config:
-        try:
-            template = json.loads(args.chat_template_config)
-        except ValueError as error:
-            raise UsageError(f"--chat-template-config is no JSON: {error}") from error
-        if not isinstance(template, dict):
-            raise UsageError("--chat-template-config holds no object")
-    from moe_mlx.commands.store_arguments import prompt_store_of
-    from moe_mlx.conversation.audit import Auditor, check_every
-    from moe_mlx.conversation.session import Session
-    from moe_mlx.loading.attachment import runtime_of
-    from moe_mlx.loading.pressure import PressureWatch
-
-    sampling, caching, every = sampling_of(args), caching_of(args), getattr(args, "audit", None)
-    if every is not None:
-        check_every(every)
-    model, tokenizer = load_model(args, say)
-    watch = PressureWatch(runtime_of(model), say)
-    return Session(
-        model,
-        tokenizer,
-        sampling,
-        caching,
-        template,
-        raw=args.ignore_chat_template,
-        between_tokens=watch.between_tokens,
-        auditor=None if every is None else Auditor(model, every),
-        store=prompt_store_of(args, runtime_of(model), caching, say),
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_mlx.commands.plan_arguments import available_bytes
-from moe_mlx.commands.share_arguments import add_share_arguments, asked_curves
+from moe_mlx.commands.share_arguments import add_share_arguments, curves_of_args
 from moe_mlx.errors import StoreMissingError, UsageError
 from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
 from moe_mlx.system.given import check_whole, split_list
@@ -117,7 +117,7 @@ def _curves(args: argparse.Namespace) -> Sequence[Curve] | None:
     if args.model != DEMO and not expanded(args.model).is_dir():
         raise UsageError(f"--share measured needs a model on this machine, and {args.model} is no folder here")
     with open_source(resolve(args.model)) as source:
-        return asked_curves(args, source)
+        return curves_of_args(args, source)
 
 
 def _shape(model: str, revision: str | None) -> ModelShape:

@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"serving needs {', '.join(missing)}: pip install 'moe-mlx[serve]'")
-    from moe_mlx.commands import model_arguments
+    from moe_mlx.conversation import opening
     from moe_mlx.serving.serve import serve
 
-    serve(args, model_arguments)
+    serve(args, opening)
     return 0

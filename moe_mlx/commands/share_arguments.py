@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moe_mlx.planning.slot_share import SHARES
+from moe_mlx.system.terminal import to_stderr
 
 if TYPE_CHECKING:
     from moe_mlx.planning.slot_share import Curve
@@ -25,17 +25,13 @@ def add_share_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", metavar="FOLDER", help="where that is kept (default: the user's cache folder)")
 
 
-def asked_curves(args: argparse.Namespace, source: ExpertSource) -> Sequence[Curve] | None:
-    """Returns what slots are to be shared by; None for evenly, which is said where it was not asked for."""
+def curves_of_args(args: argparse.Namespace, source: ExpertSource) -> Sequence[Curve] | None:
+    """Returns what slots are to be shared by; see `asked_curves`."""
     if args.share == "even":
         return None
     from moe_mlx.history.file import AUTO, check_history
     from moe_mlx.history.keeper import open_history
-    from moe_mlx.planning.crossings import price_bytes
-    from moe_mlx.planning.slot_share import curves_of
+    from moe_mlx.planning.slot_share import asked_curves
 
-    keeper = open_history(check_history(args.history or AUTO), source, lambda line: print(line, file=sys.stderr))
-    curves, reason = curves_of(None if keeper is None else keeper.past, source.layers, price_bytes())
-    if curves is None:
-        print(f"slots are shared evenly: {reason}", file=sys.stderr)
-    return curves
+    keeper = open_history(check_history(args.history or AUTO), source, to_stderr)
+    return asked_curves(args.share, None if keeper is None else keeper.past, source.layers, to_stderr)

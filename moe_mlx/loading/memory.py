@@ -11,10 +11,9 @@ from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.wiring import hold_wired_limit
 from moe_mlx.planning.budget import MemoryPlan, plan_memory
-from moe_mlx.planning.crossings import price_bytes
 from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
-from moe_mlx.planning.slot_share import Curve, curves_of, shared_by
+from moe_mlx.planning.slot_share import Curve, asked_curves, shared_by
 from moe_mlx.store import ExpertSource
 from moe_mlx.system.memory import room_beside
 from moe_mlx.system.metal import comfortable_bytes
@@ -78,11 +77,7 @@ def plan_load(
         beside=options.beside,
     )
     history = open_history(options.history_folder, source, remark)
-    curves = None
-    if options.share != "even":
-        curves, reason = curves_of(None if history is None else history.past, source.layers, price_bytes())
-        if curves is None:
-            remark(f"slots are shared evenly: {reason}")
+    curves = asked_curves(options.share, None if history is None else history.past, source.layers, remark)
     return Planned(shared_by(plan, source.layers, curves), prefetch, curves, history, demand)
 
 

@@ -7,12 +7,13 @@ gives the same answers under exact routing; only the misses differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from moe_mlx.history.file import History
 from moe_mlx.planning.budget import MemoryPlan, cache_bytes
+from moe_mlx.planning.crossings import price_bytes
 from moe_mlx.store import ExpertLayer
 from moe_mlx.system.given import check_choice
 
@@ -71,6 +72,25 @@ def curves_of(
         return None, f"the history of this model holds {int(least)} tokens of some layer, {ENOUGH_TOKENS} are needed"
     curves = [curve_of(past.distances, layer.top_k) for past, layer in zip(history, layers, strict=True)]
     return priced(curves, layers, price), ""
+
+
+def asked_curves(
+    share: str, history: History | None, layers: Sequence[ExpertLayer], say: Callable[[str], None]
+) -> tuple[Curve, ...] | None:
+    """Returns what slots are to be shared by; None for evenly, which is said where it was not asked for.
+
+    Args:
+        share: One of `SHARES`.
+        history: What earlier runs used.
+        layers: The MoE layers.
+        say: Gets the line.
+    """
+    if share == "even":
+        return None
+    curves, reason = curves_of(history, layers, price_bytes())
+    if curves is None:
+        say(f"slots are shared evenly: {reason}")
+    return curves
 
 
 def _segments(curve: Curve, floor: int) -> list[tuple[float, int]]:

@@ -34,7 +34,7 @@ log = logging.getLogger("moe_mlx.serve")
 
 
 class Loading(Protocol):
-    """How arguments become a model; the commands have it."""
+    """How arguments become a model; see `moe_mlx.conversation.opening`."""
 
     def options_of(self, args: argparse.Namespace) -> Options:
         """Returns what they ask for, checked."""

@@ -68,3 +68,8 @@ def _sign(match: re.Match[str]) -> str:
     if code == 0x7F:
         return "\N{SYMBOL FOR DELETE}"
     return chr(0x2400 + code) if code < 0x20 else "\N{REPLACEMENT CHARACTER}"
+
+
+def to_stderr(line: str) -> None:
+    """Says a line to whoever watches: standard output is for data."""
+    print(harmless(line), file=sys.stderr)

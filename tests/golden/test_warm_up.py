@@ -10,6 +10,7 @@ import pytest
 import moe_mlx
 from moe_mlx.cli import main
 from moe_mlx.commands import model_arguments
+from moe_mlx.conversation import opening
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.history import keeper
 from moe_mlx.history.file import LayerHistory, write_history
@@ -287,7 +288,7 @@ def test_what_each_verb_asks_for():
         parser = ArgumentParser()
         model_arguments.add_model_arguments(parser)
         model_arguments.add_history_arguments(parser, idle=idle)
-        return model_arguments.history_arguments(parser.parse_args(words))
+        return opening.history_arguments(parser.parse_args(words))
 
     assert asked("--routing", "exact", idle=True) == {"history": "auto", "warm": "idle", "share": "even"}
     assert asked(idle=True)["warm"] == "off", "a lossy answer depends on history only if asked"
@@ -303,4 +304,4 @@ def test_what_each_verb_asks_for():
         asked("--no-history", "--share", "measured", idle=False)
     parser = ArgumentParser()
     model_arguments.add_model_arguments(parser)
-    assert model_arguments.history_arguments(parser.parse_args([])) == {}, "verbs that measure keep none"
+    assert opening.history_arguments(parser.parse_args([])) == {}, "verbs that measure keep none"

@@ -55,7 +55,7 @@ class Opening:
             return self._opener(self.args, say=self._say)
         import mlx_lm  # noqa: F401  (takes longer than a small model)
 
-        from moe_mlx.commands.model_arguments import open_session
+        from moe_mlx.conversation.opening import open_session
 
         self._publish(activity=f"loading {self.args.model}")
         self.progress.measure()
