@@ -33,19 +33,20 @@ class Candidate:
     weights: Mapping[str, Any] | None
 
 
-#: Raises an error of ours where the store could not be loaded; returns the tensors that loading would drop.
-Prover = Callable[[Candidate], frozenset[str]]
+#: Raises an error of ours where the store could not be loaded, tells the second argument what else is to be said, and
+#: returns the tensors that loading would drop.
+Prover = Callable[[Candidate, Callable[[str], None]], frozenset[str]]
 #: The same for one checkpoint, told the layout and, where mlx-lm makes the tensors, its lazy arrays.
 Check = Callable[[Layout, Mapping[str, Any] | None], frozenset[str]]
 
 
-def check_with(prove: Prover | None, shards: Shards) -> Check:
+def check_with(prove: Prover | None, shards: Shards, say: Callable[[str], None]) -> Check:
     """Returns what asks the prover about a checkpoint, once its experts have been found; without one, nothing does."""
 
     def check(layout: Layout, weights: Mapping[str, Any] | None) -> frozenset[str]:
         if prove is None:
             return frozenset()
         layers = tuple(located.layer for located in layout.layers)
-        return prove(Candidate(shards.root, shards.config, layers, layout.expert_names, shards.files, weights))
+        return prove(Candidate(shards.root, shards.config, layers, layout.expert_names, shards.files, weights), say)
 
     return check

@@ -56,25 +56,25 @@ def convert(
         StoreError: A damaged checkpoint (nothing was left behind), or a failure while writing, which leaves
             `mlx_path.partial` to be resumed.
     """
-    fs = fs or Fs()
+    fs, say = fs or Fs(), say or _warn
     try:
         checkpoint = read_checkpoint(hf_path, revision, trust_remote_code=trust_remote_code)
         shards = checkpoint.shards
-        destination = Destination(fs, Path(mlx_path), shards.root, say or _warn)
+        destination = Destination(fs, Path(mlx_path), shards.root, say)
         try:
             layout = locate(shards.tensors, shards.config, shards.root)
-            plan = make_plan(checkpoint, layout, shards.tensors, check_with(prove, shards)(layout, None))
+            plan = make_plan(checkpoint, layout, shards.tensors, check_with(prove, shards, say)(layout, None))
             copier = Copier(fs, destination.partial, Sources(fs))
         except StackedAtLoadError:
             from moe_mlx_convert.stacked import prepare
 
-            plan, copier = prepare(fs, destination.partial, checkpoint, check_with(prove, shards))
+            plan, copier = prepare(fs, destination.partial, checkpoint, check_with(prove, shards, say))
             workers = 1  # streams of MLX belong to a thread
     except OSError as error:
         raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
     if plan.left_out:
         size = show_bytes(sum(plan.left_out.values()))
-        (say or _warn)(
+        say(
             f"tensors that mlx-lm drops while it loads are left out: {len(plan.left_out)}, {size}, such as "
             f"{next(iter(plan.left_out))!r}"
         )

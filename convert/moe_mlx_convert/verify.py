@@ -9,13 +9,14 @@ from pathlib import Path
 from threading import local
 from typing import Any
 
-from moe_mlx.errors import ExpertReadError, UsageError
-from moe_mlx.store import StoreSource, digest, is_store
+from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreError, UsageError
+from moe_mlx.store import StoreSource, digest, header, is_store
 from moe_mlx.store.files import open_regular
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.layout import StoredFile, expert_header
 from moe_mlx.store.manifest import NAME
 from moe_mlx.store.store import read_manifest
+from moe_mlx.store.token_ids import embedding_rows, read_token_ids
 from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.workers import default_workers, each
 
@@ -39,12 +40,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification found; `bytes` counts what was read."""
+    """What a verification found; `bytes` counts what was read, `remarks` are no damage."""
 
     store: str
     files: int
     bytes: int
     damage: tuple[Damage, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
@@ -98,9 +100,10 @@ class _Verifier:
         each(self._jobs(files), one, workers)
         talk.clear()
         self._strangers(files)
+        remarks = self._token_ids(manifest.resident)
         experts = sum(stored.layer.experts for stored in manifest.layers)
         damage = sorted(self._damage, key=lambda d: (d.layer is not None, d.layer or 0, d.expert or 0, d.file))
-        return Report(str(self._root), len(files) + experts + 1, total, tuple(damage))
+        return Report(str(self._root), len(files) + experts + 1, total, tuple(damage), remarks)
 
     def _jobs(self, files: tuple[StoredFile, ...]) -> Iterator[Callable[[], int]]:
         for stored in files:
@@ -164,6 +167,29 @@ class _Verifier:
         for path in sorted(self._root.glob("model*.safetensors")):
             if path.name not in known:
                 self._damage.append(Damage(path.name, f"not in {NAME}; remove it"))
+
+    def _token_ids(self, resident: tuple[StoredFile, ...]) -> tuple[str, ...]:
+        """Compares what the tokenizer's files can give with the rows of the embedding, where both can be read."""
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        try:
+            for stored in resident:
+                path = self._root / stored.name
+                fd = open_regular(path, os.O_NOFOLLOW)
+                try:
+                    shapes += [(entry.name, entry.shape) for entry in header.read(fd, path).entries.values()]
+                finally:
+                    os.close(fd)
+        except (OSError, StoreError):  # reported already, as damage
+            return ()
+        rows = embedding_rows(shapes)
+        if rows is None:
+            return ()
+        try:
+            remark = read_token_ids(self._root).check(rows, self._root)
+        except StoreCorruptError as error:
+            self._damage.append(Damage("tokenizer.json", str(error)))
+            return ()
+        return (remark,) if remark else ()
 
     def _buffer(self, nbytes: int) -> memoryview:
         buffer: memoryview | None = getattr(self._own, "buffer", None)

@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from moe_mlx.commands.progress_argument import add_progress_argument
@@ -44,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
-def _prove(candidate: Candidate) -> frozenset[str]:
+def _prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
     """Asks the loader, which takes seconds to import, once everything cheaper has been asked."""
     from moe_mlx.loading.proof import prove
 
-    return prove(candidate)
+    return prove(candidate, say)
 
 
 def run(args: argparse.Namespace) -> int:

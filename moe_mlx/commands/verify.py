@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
 
     report = verify(args.store)
     store = one_line(report.store)
+    for remark in report.remarks:
+        print(f"moe-mlx verify: {one_line(remark)}", file=sys.stderr)
     if args.json:
         print(json.dumps(report.as_json()))
     elif report.ok:

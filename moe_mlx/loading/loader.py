@@ -21,6 +21,7 @@ from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options, is_demo
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build
+from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA
 from moe_mlx.routing.names import DEFAULT_ROUTING
@@ -162,6 +163,7 @@ def _load(
     )
     planned = plan_load(options, source, skeleton.resident_nbytes, remark)
     hold_limits(planned.plan, options.wired)
+    check_lookups(skeleton.model)
     cached = assemble(skeleton, source, planned.plan, options)
     read_resident(skeleton.model, cached)
     chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch)
@@ -175,6 +177,8 @@ def _load(
         eos_token_ids=skeleton.config.get("eos_token_id"),
         trust_remote_code=options.trust_remote_code,
     )
+    if said := check_tokenizer(skeleton.model, tokenizer, opened.folder):
+        remark(said)
     cached.stats.reset()
     past = None
     if planned.history is not None:

@@ -6,16 +6,17 @@ over the lazy tensors, and the tokenizer's files. No weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from moe_mlx.errors import MoeMlxError
+from moe_mlx.errors import MoeMlxError, UnsupportedModelError
 from moe_mlx.loading.graph import Origin, origins
 from moe_mlx.loading.skeleton import Described, Skeleton, build, read_weights
+from moe_mlx.loading.token_ids import check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.kv_cache import kv_bytes, kv_element_bytes
 
@@ -32,10 +33,14 @@ class Candidate(Described, Protocol):
         """Lazy tensors in the form in which they are to be stored; None where the shards hold them so already."""
 
 
-def prove(candidate: Candidate) -> frozenset[str]:
+def prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
     """Builds the model as loading the store will, and returns what can be left out of it.
 
-    A model with code of its own, which no conversion runs, is taken as it is, and so is its tokenizer.
+    A model with code of its own, which no conversion runs, is taken as it is, and so is a tokenizer with such.
+
+    Args:
+        candidate: What is to be converted.
+        say: Gets remarks, one line each.
 
     Returns:
         Names of resident tensors that no parameter of the model is computed from, and without which every parameter
@@ -52,7 +57,14 @@ def prove(candidate: Candidate) -> frozenset[str]:
     resident = {name: array for name, array in given.items() if name not in candidate.expert_names}
     skeleton = build(candidate.root, candidate, weights=resident)
     kv_bytes(config, 1, kv_element_bytes(config))
-    load_tokenizer(candidate.root, None, eos_token_ids=skeleton.config.get("eos_token_id"), trust_remote_code=False)
+    eos = skeleton.config.get("eos_token_id")
+    try:
+        tokenizer = load_tokenizer(candidate.root, None, eos_token_ids=eos, trust_remote_code=False)
+    except UnsupportedModelError:  # it wants its own code to run
+        pass
+    else:
+        if remark := check_tokenizer(skeleton.model, tokenizer, candidate.root):
+            say(remark)
     made = _origins(skeleton, resident)
     unused = resident.keys() - frozenset[str]().union(*(inputs for inputs, _ in made.values()))
     if not unused:

@@ -9,6 +9,7 @@ from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.skeleton import build
+from moe_mlx.loading.token_ids import check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 
 
@@ -30,7 +31,7 @@ def rehearse(options: Options, freed: int) -> None:
         trusted = options.trust_remote_code
         skeleton = build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
         plan_load(options, opened.source, skeleton.resident_nbytes, lambda line: None, freed=freed)
-        tokenizer_of(options, opened)
+        check_tokenizer(skeleton.model, tokenizer_of(options, opened), opened.folder)
     finally:
         opened.source.close()
 

@@ -96,11 +96,12 @@ class Prompts:
             answered: Whether there has to be room for an answer.
 
         Raises:
-            RefusalError: too long.
+            RefusalError: too long, or with a token that the model does not know.
             MoeMlxError: the template does not take it.
         """
         self._refuse_huge(sum(map(_length, conversation.messages)) + sum(map(_length, conversation.tools)))
         prompt = await asyncio.get_running_loop().run_in_executor(self._pool, self._chat, conversation)
+        self.known(prompt.tokens, "messages")
         if answered:
             self.check(len(prompt.tokens))
         return prompt
@@ -119,10 +120,18 @@ class Prompts:
         """
         if not tokens:
             raise invalid("the prompt is empty: say something", param="prompt")
-        if max(tokens) >= self.room.vocabulary:
-            raise invalid(f"prompt has token ids beyond the vocabulary of {self.room.vocabulary:,}", param="prompt")
+        self.known(tokens, "prompt")
         self.check(len(tokens))
         return Prompt(tokens)
+
+    def known(self, tokens: list[int], param: str) -> None:
+        """Refuses ids that the model has no embedding for; some tokenizers have added tokens beyond it.
+
+        Raises:
+            RefusalError: there are such.
+        """
+        if 0 < self.room.vocabulary <= max(tokens, default=0):
+            raise invalid(f"{param} has token ids beyond the vocabulary of {self.room.vocabulary:,}", param=param)
 
     def check(self, tokens: int) -> None:
         """Refuses a prompt that leaves no room for an answer.
