@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "eval": "what a cap and a routing policy cost in quality and save in reads, token by token",
     "simulate": "replay a recorded trace at any cap, policy and eviction, without the model",
     "bench": "measure decode and prefill against mlx-lm itself, in one run",
+    "lora": "train a LoRA adapter under the cap, experts frozen and streamed",
     "plan": "predict from headers alone what fits and how fast, before any download",
     "doctor": "examine this machine: what crossings, reads and decode cost here, and what suits it",
     "config": "the config file's path, and the settings in force",

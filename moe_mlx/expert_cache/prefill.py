@@ -6,6 +6,7 @@ sums in its own order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,23 @@ from numpy.typing import NDArray
 from moe_mlx.counts.event_log import PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import Reads
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One way through a layer, there or back.
+
+    Attributes:
+        compute: Rows `[..., D]` and their slots `[..., k]` to `[..., k, D']`: the layer's module, or what stands for it.
+        step: Number of the model call, for the log.
+        again: Whether these rows went through the layer before, so that neither they nor their uses count once more.
+        queue: Has a wave computed: from now on, or by the time it returns.
+    """
+
+    compute: Callable[[mx.array, mx.array], mx.array]
+    step: int
+    again: bool = False
+    queue: Callable[[mx.array], None] = mx.async_eval
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +83,52 @@ def run_prompt(cache: LayerCache, x: mx.array, indices: mx.array, *args: Any, **
     cache.claim()
     mx.eval(indices, cache.spans)
     cache.take_spans()
+
+    def compute(rows: mx.array, slots: mx.array) -> mx.array:
+        y: mx.array = cache.inner(rows, slots, *args, **kwargs)
+        return y
+
+    return visit(cache, x, indices, Pass(compute, cache.counter.step))
+
+
+def visit(cache: LayerCache, x: mx.array, indices: mx.array, way: Pass) -> mx.array:
+    """Brings in what many rows chose and computes with it, in as many waves as the slots need.
+
+    Args:
+        cache: The layer, claimed.
+        x: `[..., D]`.
+        indices: `[..., k]` expert numbers.
+        way: What is done with them.
+
+    Returns:
+        `[..., k, D']`.
+
+    Raises:
+        ExpertReadError: as `run_prompt`.
+    """
     with cache.event():
         chunk = _Chunk.of(np.array(indices).astype(np.int64), cache)
         run = _at_once if chunk.needed.size <= cache.table.slots else _in_waves
-        y, bytes_read, waited = run(cache, x, chunk, *args, **kwargs)
-    np.frombuffer(cache.table.rows, dtype=np.int64)[:] += chunk.counts
+        y, bytes_read, waited = run(cache, x, chunk, way)
+    if not way.again:
+        np.frombuffer(cache.table.rows, dtype=np.int64)[:] += chunk.counts
     cache.table.stamp(chunk.rarest_first())
     hits = int(chunk.resident[chunk.needed].sum())
     cache.log.write(
-        cache.counter.step,
+        way.step,
         PREFILL,
-        tokens=chunk.chosen.size // chunk.chosen.shape[-1],
+        tokens=0 if way.again else chunk.chosen.size // chunk.chosen.shape[-1],
         hits=hits,
         misses=chunk.needed.size - hits,
         bytes_read=bytes_read,
         wait_ns=waited,
-        read_backs=1,
-        choices=int(chunk.counts.sum()),
+        read_backs=0 if way.again else 1,
+        choices=0 if way.again else int(chunk.counts.sum()),
     )
     return y
 
 
-def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwargs: Any) -> tuple[mx.array, int, int]:
+def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, int, int]:
     """All needed experts fit: one event, one call, the rarest touched first."""
     admission = cache.table.begin(chunk.rarest_first())
     cache.bank.wait_for_queued()
@@ -94,7 +136,7 @@ def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwargs
     if admission.misses:
         bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
     slot_of = np.frombuffer(cache.table.slot_of, dtype=np.int32)
-    y: mx.array = cache.inner(x, mx.array(np.maximum(slot_of[chunk.chosen], 0).astype(np.uint32)), *args, **kwargs)
+    y = way.compute(x, mx.array(np.maximum(slot_of[chunk.chosen], 0).astype(np.uint32)))
     cache.bank.using(y)
     return y, bytes_read, waited
 
@@ -113,7 +155,7 @@ def _plan(slots: int, chunk: _Chunk) -> tuple[list[list[int]], set[int]]:
     return [absent[start : start + width] for start in range(0, len(absent), width)], keep
 
 
-def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwargs: Any) -> tuple[mx.array, int, int]:
+def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, int, int]:
     """More experts than slots: what is resident computes first, then wave after wave."""
     table, bank, k = cache.table, cache.bank, chunk.chosen.shape[-1]
     flat_x, flat = x.reshape(-1, x.shape[-1]), chunk.chosen.reshape(-1)
@@ -132,10 +174,8 @@ def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, *args: Any, **kwarg
         if not place.size:
             return None
         rows = mx.array((place // k).astype(np.uint32))
-        y: mx.array = cache.inner(
-            flat_x[rows], mx.array(slot_of[flat[place]].astype(np.uint32))[:, None], *args, **kwargs
-        )
-        mx.async_eval(y)
+        y = way.compute(flat_x[rows], mx.array(slot_of[flat[place]].astype(np.uint32))[:, None])
+        way.queue(y)
         bank.using(y)
         outputs.append(y)
         places.append(place)

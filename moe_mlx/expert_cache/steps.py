@@ -46,6 +46,7 @@ class StepCounter:
     last_index: int = -1
     thread: int = 0
     on_begin: list[Callable[[], None]] = field(default_factory=list)
+    _backward: tuple[int, int] = (0, -1)  # the number of the way back under way, and the layer that it reached
     _of_thread: ClassVar[threading.local] = threading.local()
 
     @classmethod
@@ -73,6 +74,15 @@ class StepCounter:
             self.check_thread()
         self.last_index = index
         return self.step
+
+    def enter_backward(self, index: int) -> int:
+        """Returns the number of the way back under way: a call of its own, from the last layer to the first."""
+        step, reached = self._backward
+        if index >= reached or step != self.step:
+            self.step += 1
+            step = self.step
+        self._backward, self.last_index = (step, index), -1
+        return step
 
     def begin_anew(self) -> None:
         """Lets the next layer entered begin a call, whichever it is."""

@@ -13,6 +13,7 @@ import numpy as np
 from mlx import nn
 
 from moe_mlx.counts.event_log import DECODE, PREFILL
+from moe_mlx.expert_cache.gradient import run_for_gradient
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
 
@@ -36,6 +37,7 @@ class CappedSwitch(nn.Module):
         for name, part in cache.inner.items():
             if name not in projections:  # muse_spark keeps a norm among its experts
                 self[name] = part
+        self.eval()  # a module of MLX begins in training
 
     def __call__(self, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """Computes the routed experts.
@@ -64,6 +66,9 @@ class CappedSwitch(nn.Module):
             slots = selected[1]
         elif cache.full:
             return self._whole(x, indices, *args, **kwargs)
+        elif self.training:
+            cache.counter.enter(cache.spec.index)
+            return run_for_gradient(cache, x, mx.stop_gradient(indices), *args, **kwargs)
         elif rows_of(indices) > 1:
             cache.counter.enter(cache.spec.index)
             return run_prompt(cache, x, indices, *args, **kwargs)
@@ -86,6 +91,11 @@ class CappedSwitch(nn.Module):
         y = inner(x, slots, *args, **kwargs)
         cache.bank.using(y)
         return y
+
+    def _set_training_mode(self, mode: bool) -> None:
+        """MLX calls it for `model.train()`; the experts' own module hears it too, though it is no part of this one."""
+        super()._set_training_mode(mode)
+        self.cache.inner.train(mode)
 
     def _whole(self, x: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """Every expert has the slot of its own number: nothing to look up, nothing to read back.

@@ -53,6 +53,7 @@ class DbrxBlock:
             chosen, weights = routing.choose(self, rows)
         else:
             ranking = routing.router.ranking(self, rows)
-            chosen, weights = ranking.exact, routing.router.weights(self, rows, ranking, ranking.exact)
+            chosen = mx.stop_gradient(ranking.exact)
+            weights = routing.router.weights(self, rows, ranking, chosen)
         y = self.experts(rows, chosen)
         return (mx.contiguous(y.swapaxes(-1, -2)) * weights[:, None, :]).sum(axis=-1).reshape(x.shape)
