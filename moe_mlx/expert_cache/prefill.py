@@ -24,7 +24,7 @@ class Pass:
     """One way through a layer, there or back.
 
     Attributes:
-        compute: Rows `[..., D]` and their slots `[..., k]` to `[..., k, D']`: the layer's module, or what stands for it.
+        compute: Rows `[..., D]` and their slots `[..., k]` to `[..., k, D']`: the layer's module or its stand-in.
         step: Number of the model call, for the log.
         again: Whether these rows went through the layer before, so that neither they nor their uses count once more.
         queue: Has a wave computed: from now on, or by the time it returns.
