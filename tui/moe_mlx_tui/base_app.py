@@ -82,7 +82,7 @@ class MoeApp(TerminalApp):
         self.progress = ProgressLine(plain=plain, id="progress")
         self.status = StatusBar(plain=plain, id="status")
         self.transcript = Transcript(id="transcript")
-        self.welcome = Welcome(plain=plain)
+        self.welcome = Welcome(plain=plain, live=source.live)
 
     def compose(self) -> ComposeResult:
         """Conversation on the left, cache on the right, one line below."""
@@ -145,6 +145,14 @@ class MoeApp(TerminalApp):
             self.welcome.show(snapshot)
         await self.follow(snapshot)
         self.transcript.stick()
+
+    async def show_welcome(self) -> None:
+        """Shows what an empty conversation shows."""
+        if not self.welcome.is_attached:
+            self.welcome = Welcome(plain=self.plain, live=self.source.live)
+            await self.transcript.mount(self.welcome)
+        if self.shown is not None:
+            self.welcome.show(self.shown)
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Brings the conversation up to a snapshot."""

@@ -11,7 +11,7 @@ from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import MoeApp
 from moe_mlx_tui.drawing.sections import spoken
 from moe_mlx_tui.engine.orders import Configure, Reset
-from moe_mlx_tui.model_actions import ModelActions
+from moe_mlx_tui.entry_actions import EntryActions
 from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import SettingsScreen
@@ -19,7 +19,7 @@ from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
 from moe_mlx_tui.widgets.answer_view import AnswerView
 
 
-class ChatActions(ModelActions):
+class ChatActions(EntryActions):
     """Actions around a conversation. `view` is the answer under way, if there is one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -39,7 +39,8 @@ class ChatActions(ModelActions):
         ),
         ("unfold thinking", "Ctrl+T", "thinking"),
         ("settings", "Ctrl+O: sampling, routing, cap", "settings"),
-        *ModelActions.MODEL_ACTIONS,
+        *EntryActions.MODEL_ACTIONS,
+        *EntryActions.ENTRY_ACTIONS,
         ("system prompt", "what every answer starts from", "system_prompt"),
         ("new session", "Ctrl+N", "new_session"),
         ("sessions", "Ctrl+S: go on with a saved one", "sessions"),
@@ -50,7 +51,6 @@ class ChatActions(ModelActions):
     )
 
     sessions: Sessions
-    talk: Conversation
     view: AnswerView | None
 
     async def show_conversation(self) -> None:
@@ -70,8 +70,7 @@ class ChatActions(ModelActions):
         if answer is None or not answer.text:
             self.notify("There is no answer to copy yet.", severity="warning")
             return
-        facts = self.shown.model if self.shown else None
-        self.copy_to_clipboard(spoken(answer.text, facts.thinking if facts else ("<think>", "</think>")))
+        self.copy_to_clipboard(spoken(answer.text, self.thinking_tags))
         self.notify("Copied.", timeout=2)
 
     def action_thinking(self) -> None:
@@ -84,6 +83,7 @@ class ChatActions(ModelActions):
         if self.idle():
             self.talk = Conversation(system=self.talk.system)
             await self.transcript.cut(0)
+            await self.show_welcome()
             self.notify("A new session. Ctrl+S lists the old ones.", timeout=3)
 
     def action_sessions(self) -> None:
@@ -107,9 +107,12 @@ class ChatActions(ModelActions):
         if order is not None and order != Configure():
             self.source.submit(order)
 
-    def action_system_prompt(self) -> None:
-        """Opens the system prompt."""
-        self.push_screen(SystemPromptScreen(self.talk.system), self._set_system)
+    def action_system_prompt(self, text: str = "") -> None:
+        """Opens the system prompt, or takes another one."""
+        if text:
+            self._set_system(text)
+        else:
+            self.push_screen(SystemPromptScreen(self.talk.system), self._set_system)
 
     def _set_system(self, text: str | None) -> None:
         if text is not None:
@@ -129,6 +132,14 @@ class ChatActions(ModelActions):
         """Empties the expert cache."""
         if self.idle():
             self.source.submit(Reset())
+
+    def action_cap(self, expert_cache: str) -> None:
+        """Changes the cap."""
+        self.set_cap(expert_cache)
+
+    def action_routing(self, policy: str) -> None:
+        """Changes the policy."""
+        self.set_routing(routing=policy)
 
     def set_cap(self, expert_cache: str) -> None:
         """Changes the cap between two tokens."""

@@ -7,33 +7,22 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from textual.containers import Vertical
 from textual.widget import Widget
 
-from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.engine.orders import Ask, Source, Stop
 from moe_mlx_tui.engine.snapshot import CLOSED, EMPTY, FAILED, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.entry.files import split_files
 from moe_mlx_tui.saved.conversation import Conversation, Sessions
 from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.turn_actions import TurnActions
 from moe_mlx_tui.widgets.answer_view import AnswerView
+from moe_mlx_tui.widgets.completion_menu import CompletionMenu
+from moe_mlx_tui.widgets.finder import Finder
 from moe_mlx_tui.widgets.prompt import Prompt
-
-#: What may be typed as in the line mode, and the action it stands for.
-COMMANDS = {
-    "/new": "new_session",
-    "/regenerate": "regenerate",
-    "/edit": "edit_last",
-    "/undo": "undo",
-    "/redo": "redo",
-    "/stats": "stats",
-    "/model": "models",
-    "/help": "help",
-    "/quit": "leave",
-    "/exit": "leave",
-}
 
 
 class ChatApp(TurnActions):
@@ -45,15 +34,17 @@ class ChatApp(TurnActions):
         super().__init__(source, **options)
         home = data_folder() if home is None else home
         self.sessions = Sessions(home / "sessions")
-        self.prompt = Prompt(PromptHistory(home / "history.jsonl"), id="prompt")
+        self.menu = CompletionMenu(id="menu")
+        self.prompt = Prompt(PromptHistory(home / "history.jsonl"), self.menu, id="prompt")
+        self.finder = Finder(self.transcript, id="finder")
         self.talk = conversation or Conversation()
         self.client, self.count = uuid4().hex[:8], 0
         self.turn, self.view = "", None  # type: tuple[str, AnswerView | None]
         self._remarks = 0
 
     def entry(self) -> Widget:
-        """The prompt."""
-        return self.prompt
+        """The prompt, and above it what it may become and what is searched for."""
+        return Vertical(self.menu, self.finder, self.prompt, id="entry")
 
     async def begin(self) -> None:
         """Goes to the prompt, and shows what was said before."""
@@ -97,25 +88,15 @@ class ChatApp(TurnActions):
     async def on_prompt_sent(self, event: Prompt.Sent) -> None:
         """Sends a message, unless something is under way."""
         phase = self.shown.phase if self.shown else LOADING
-        if is_command(event.text):
-            await self._command(event.text.strip())
-        elif self.took_model_line(event.text):
-            self.prompt.take()
-        elif self.view is not None:
+        if await self.took_command(event.text):
+            return
+        if self.view is not None:
             self.notify("An answer is under way: Esc stops it.", severity="warning")
         elif phase in (EMPTY, FAILED, CLOSED):
             self.notify("There is no model to talk to: F2 or /model lists them.", severity="error")
-        else:
+        elif (content := self.attached(event.text)) is not None:
             self.prompt.take()
-            await self.ask(event.text)
-
-    async def _command(self, line: str) -> None:
-        """Does what a line of `chat --plain` would do here; the palette has more."""
-        if (action := COMMANDS.get(line)) is None:
-            self.notify(f"{unknown(line, COMMANDS)}; Ctrl+P has everything", severity="warning", markup=False)
-            return
-        self.prompt.clear()
-        await self.run_action(action)
+            await self.ask(content)
 
     def on_prompt_help_wanted(self) -> None:
         """Shows the keys."""
@@ -183,7 +164,7 @@ class ChatApp(TurnActions):
         view.place = self.transcript.placed[asked].place = None
         text = self.talk.versions.drop()
         if text and not self.prompt.text:
-            self.prompt.put(text)
+            self.prompt.put(split_files(text)[0])
         if not failed:
             self.notify("Stopped before the first token; the message is back in the prompt.")
 

@@ -36,14 +36,6 @@ class ModelActions(MoeApp):
         running = self.shown.model.model if self.shown is not None and self.shown.model is not None else ""
         self.push_screen(ModelsScreen(self.find_models or self._offers, wanted=wanted, running=running), self._load)
 
-    def took_model_line(self, text: str) -> bool:
-        """Whether a line is "/model NAME"; the list then opens, narrowed to that name."""
-        word, _, name = text.strip().partition(" ")
-        if word != "/model" or not name or "\n" in name:
-            return False
-        self.action_models(name.strip())
-        return True
-
     def _load(self, order: Load | None) -> None:
         if order is not None:
             self.source.submit(order)

@@ -13,6 +13,9 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from moe_mlx.routing.names import POLICIES
 from moe_mlx_tui.engine.orders import Source
 
+#: Caps that are offered; any other may be typed.
+SHARES = ("12.5%", "25%", "50%", "75%", "100%")
+
 
 class PaletteApp(Protocol):
     """What the palette asks of the app."""
@@ -47,7 +50,7 @@ def entries(app: PaletteApp) -> Iterator[Entry]:
     for name, text, action in app.ACTIONS:
         yield Entry(name, text, partial(app.run_action, action))
     if app.source.live:
-        for share in ("12.5%", "25%", "50%", "75%", "100%"):
+        for share in SHARES:
             yield Entry(f"expert cache {share}", "change the cap now, between two tokens", partial(app.set_cap, share))
         for routing in POLICIES:
             yield Entry(

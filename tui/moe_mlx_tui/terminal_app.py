@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.drawing.contrast import readable
 from moe_mlx_tui.drawing.lean_output import compact
 from moe_mlx_tui.drawing.plain_output import PlainSigns
+from moe_mlx_tui.entry import clipboard
 from moe_mlx_tui.hang_up import UntilHangUp
 from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.sturdy import Sturdy, SturdyScreen
@@ -85,6 +87,12 @@ class TerminalApp(Sturdy, App[int]):
             markup=False,
             timeout=10,
         )
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copies through the terminal, which works over SSH too, and into the machine's own clipboard."""
+        super().copy_to_clipboard(text)
+        if not (self.is_headless or self.is_web):
+            self.run_worker(partial(clipboard.copy, text), thread=True, group="copy", exit_on_error=False)
 
     def action_suspend(self) -> None:
         """Stops the process as Ctrl+Z does in a shell; `fg` draws the screen again and goes on."""

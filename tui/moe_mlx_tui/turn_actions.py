@@ -7,6 +7,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from moe_mlx_tui.chat_actions import ChatActions
+from moe_mlx_tui.entry.files import split_files
 from moe_mlx_tui.widgets.prompt import Prompt
 
 
@@ -77,7 +78,7 @@ class TurnActions(ChatActions):
         """Takes a message into the prompt; sent, it stands as another version beside the old one."""
         if not await self._settled() or (place := self._place("user")) is None:
             return
-        text = self.talk.messages[place]["content"]
+        text, _ = split_files(self.talk.messages[place]["content"])
         self.transcript.unpick()
         self.talk.versions.open(place)
         await self.transcript.cut(place)

@@ -12,6 +12,7 @@ from moe_mlx_tui.engine.snapshot import Snapshot
 from moe_mlx_tui.recording.player import Player
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.widgets.answer_view import AnswerView
+from moe_mlx_tui.widgets.completion_menu import CompletionMenu
 from moe_mlx_tui.widgets.prompt import Prompt
 from moe_mlx_tui.widgets.transport import Transport
 
@@ -51,7 +52,7 @@ class ReplayApp(MoeApp):
 
     def entry(self) -> Widget:
         """Where the replay stands; in a picture of a chat, an empty prompt."""
-        return Prompt(PromptHistory(None), id="prompt") if self.as_chat else self.transport
+        return Prompt(PromptHistory(None), CompletionMenu(), id="prompt") if self.as_chat else self.transport
 
     async def tick(self) -> None:
         """Also moves the transport."""

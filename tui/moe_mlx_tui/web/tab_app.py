@@ -63,6 +63,9 @@ class TabApp(ChatApp):
             self._draft = (kept / "draft.txt").read_text(encoding="utf-8")
         super().__init__(source, conversation=talk, **options)
 
+    #: A browser's user may be somebody else than the files' owner.
+    attaches = False
+
     def get_driver_class(self) -> type[Driver]:
         """Returns textual-serve's driver, with a pipe that may end."""
         return TabDriver
@@ -112,10 +115,6 @@ class TabApp(ChatApp):
         name = export_name(self.talk, suffix)
         self.deliver_text(io.StringIO(text), save_filename=name, encoding="utf-8", mime_type=kind)
         self.notify(f"{name} goes to your browser's downloads.", markup=False)
-
-    def action_cap(self, share: str) -> None:
-        """Changes the cap."""
-        self.set_cap(share)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
         """Opens a link of an answer, if it is one of the web's."""

@@ -11,8 +11,10 @@ from textual.strip import Strip
 from textual.widgets import TextArea
 
 from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.entry.completion import Choice
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.sturdy import Sturdy
+from moe_mlx_tui.widgets.completion_menu import CompletionMenu
 
 
 class Prompt(Sturdy, TextArea):
@@ -23,6 +25,8 @@ class Prompt(Sturdy, TextArea):
         Binding("ctrl+j,shift+enter", "newline", "new line", show=False),
         Binding("ctrl+y", "app.copy_answer", "copy the answer", show=False),
         Binding("ctrl+underscore", "undo", "undo typing", show=False),  # Ctrl+Z suspends
+        Binding("ctrl+f", "app.search", "search", show=False),
+        Binding("f6", "app.pick_copy", "copy", show=False),
         Binding("ctrl+d", "quit_if_empty", "leave", show=False),
     ]
 
@@ -33,23 +37,29 @@ class Prompt(Sturdy, TextArea):
             super().__init__()
             self.text = text
 
+    class Typed(Message):
+        """The text has changed, or the cursor is elsewhere."""
+
     class HelpWanted(Message):
         """A question mark was typed into the empty prompt."""
 
-    def __init__(self, history: PromptHistory, *, id: str | None = None) -> None:
+    def __init__(self, history: PromptHistory, menu: CompletionMenu, *, id: str | None = None) -> None:
         super().__init__(
             id=id,
             soft_wrap=True,
             show_line_numbers=False,
             tab_behavior="focus",
             highlight_cursor_line=False,
-            placeholder="Message: Enter sends, Ctrl+J breaks the line, ? keys",
+            placeholder="Message: Enter sends, Ctrl+J breaks the line, / commands, ? keys",
             compact=True,
         )
-        self.earlier = history
+        self.earlier, self.menu = history, menu
         self._draft = self._set_aside = ""
 
     async def _on_key(self, event: events.Key) -> None:
+        if self.menu.display and self._choosing(event.key):
+            event.prevent_default().stop()
+            return
         if event.character == "?" and not self.text:
             event.prevent_default().stop()
             self.post_message(self.HelpWanted())
@@ -58,6 +68,45 @@ class Prompt(Sturdy, TextArea):
             event.prevent_default()
             return
         await super()._on_key(event)
+
+    def _choosing(self, key: str) -> bool:
+        """Whether a key was the menu's."""
+        choice = self.menu.choice
+        if key in ("up", "down"):
+            getattr(self.menu, f"action_cursor_{key}")()
+        elif key == "escape":
+            self.menu.offer(None)
+        elif key in ("tab", "enter") and choice is not None:
+            if key == "enter" and not choice.whole and self._written(choice):
+                return False
+            self.complete(choice)
+            if key == "enter" and choice.whole:
+                self.menu.offer(None)
+                self.action_send()
+        else:
+            return False
+        return True
+
+    def _written(self, choice: Choice) -> bool:
+        """Whether a choice is what stands there already."""
+        row, column = self.cursor_location
+        return (
+            self.menu.found is not None and self.document.get_line(row)[self.menu.found.start : column] == choice.text
+        )
+
+    def complete(self, choice: Choice) -> None:
+        """Puts a choice in place of the word at the cursor."""
+        if self.menu.found is None:
+            return
+        row, column = self.cursor_location
+        behind = "" if choice.goes_on or choice.whole else " "
+        self.replace(choice.text + behind, (row, self.menu.found.start), (row, column))
+        if not choice.goes_on:
+            self.menu.offer(None)
+
+    def on_text_area_changed(self) -> None:
+        """Tells that there may be something to choose."""
+        self.post_message(self.Typed())
 
     def render_line(self, y: int) -> Strip:
         """Draws nothing where there is no room: between two sizes of the terminal a widget may have none."""

@@ -8,15 +8,19 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.entry.files import split_files
 from moe_mlx_tui.sturdy import Sturdy
 from moe_mlx_tui.widgets.answer_view import AnswerView, version_mark
 from moe_mlx_tui.widgets.welcome import Welcome
 
 PICKED = "-picked"
+_FOLD = Style(foreground=None, bold=True) + Style.from_meta({"@click": "unfold"})
 
 
 class Message(Static):
@@ -30,12 +34,26 @@ class Message(Static):
         super().__init__(classes="message")
         self.text = text
         self.place: int | None = None
+        self._open, self._version = False, (1, 1)
         self.mark(1, 1)
 
     def mark(self, number: int, count: int) -> None:
         """Says which of its versions this is."""
+        self._version = number, count
         which = version_mark(self.place, number, count)
-        self.update(Content.assemble(("you", "bold $secondary"), which, "\n", harmless(self.text)))
+        words, files = split_files(self.text)
+        parts: list[Content | str | tuple[str, str]] = [("you", "bold $secondary"), which, "\n", harmless(words)]
+        for file in files:
+            size = show_bytes(len(file.text.encode()))
+            parts.append(Content.styled(f"\n+ {harmless(file.name)}  {size}", _FOLD))
+            if self._open:
+                parts.append((f"\n{harmless(file.text)}", "$foreground-muted"))
+        self.update(Content.assemble(*parts))
+
+    def action_unfold(self) -> None:
+        """Shows the text of what is attached, or hides it."""
+        self._open = not self._open
+        self.mark(*self._version)
 
 
 class Transcript(Sturdy, VerticalScroll, can_focus=True):

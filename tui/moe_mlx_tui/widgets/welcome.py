@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from textual.app import ComposeResult
+from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from moe_mlx.store.demo import DEMO
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.engine.snapshot import EMPTY, FAILED, LOADING, ModelFacts, Snapshot
+from moe_mlx_tui.widgets.samples import OF_DEMO, OF_OTHERS, Samples
 
 
-class Welcome(Static):
+class Welcome(Vertical):
     """Name, model, cap, three things to try."""
 
-    def __init__(self, *, plain: bool = False) -> None:
+    def __init__(self, *, plain: bool = False, live: bool = True) -> None:
         super().__init__(classes="welcome")
-        self.plain = plain
+        self.plain, self.live = plain, live
         self._key: tuple[object, ...] = ()
+        self.about, self.samples = Static(), Samples()
+        self.samples.display = False
+
+    def compose(self) -> ComposeResult:
+        """Words, then the samples."""
+        yield self.about
+        yield self.samples
 
     def show(self, snapshot: Snapshot) -> None:
         """Takes in a snapshot."""
@@ -38,7 +49,10 @@ class Welcome(Static):
             parts.append((snapshot.activity or "loading", "$foreground-muted"))
         else:
             parts += self._about(snapshot, snapshot.model)
-        self.update(Content.assemble(*parts))
+        self.about.update(Content.assemble(*parts))
+        ready = self.live and snapshot.model is not None and snapshot.phase not in (FAILED, EMPTY, LOADING)
+        demo = ready and snapshot.model is not None and snapshot.model.name == DEMO
+        self.samples.offer((OF_DEMO if demo else OF_OTHERS) if ready else ())
 
     @staticmethod
     def _about(snapshot: Snapshot, facts: ModelFacts) -> list[Content | str | tuple[str, str]]:
@@ -60,4 +74,7 @@ class Welcome(Static):
             ("  the map, on a narrow screen\n", "$foreground-muted"),
             ("?     ", "bold $primary"),
             ("  keys", "$foreground-muted"),
+            "\n\n",
+            ("Tab", "bold $primary"),
+            ("  goes to these, Enter or a click takes one:", "$foreground-muted"),
         ]

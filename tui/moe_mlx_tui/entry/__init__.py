@@ -1,0 +1,1 @@
+"""What is typed into the prompt: commands, names of files, completions, the user's editor, the clipboard."""
