@@ -214,11 +214,9 @@ class Conversation:
         from moe_mlx.commands.generate import describe
 
         stop, shown = threading.Event(), for_reader()
-        parts: list[str] = []
         try:
             with interrupts_set(stop):
                 for piece in self.session.answer(self.session.encode(self.messages), stop=stop):
-                    parts.append(piece.text)
                     print(shown(piece.text), end="", flush=True)
         except MoeMlxError as error:
             print(flush=True)
@@ -227,12 +225,13 @@ class Conversation:
         if stop.is_set():
             print(" [stopped]", end="")
         print(flush=True)
-        self.messages.append({"role": "assistant", "content": "".join(parts)})
-        if self.session.last is not None:
-            print(describe(self.session, self.session.last), file=sys.stderr)
-            tokens = self.session.last.prompt_tokens + len(self.session.last.tokens)
-            for line in filter(None, [self.session.last.refilled, *self.context.remarks(tokens)]):
-                print(f"[{line}]", file=sys.stderr)
+        answer = self.session.last
+        assert answer is not None
+        self.messages.append(answer.message)
+        print(describe(self.session, answer), file=sys.stderr)
+        tokens = answer.prompt_tokens + len(answer.tokens)
+        for line in filter(None, [answer.refilled, *self.context.remarks(tokens)]):
+            print(f"[{line}]", file=sys.stderr)
         return True
 
 

@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe_mlx.conversation.answer import Answer
+from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import AuditSummary
+from moe_mlx.conversation.heard import Heard
 from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.counts.reads import Counts
 from moe_mlx.counts.totals import PhaseTotals
@@ -24,9 +25,9 @@ class Account:
         prompt_tokens: Tokens of the whole prompt.
         reused: Prompt tokens that were still in the prompt cache.
         refilled: Why nothing could be reused although something was kept, or "".
+        heard: What they say.
         fed: Prompt tokens read since.
         tokens: Token ids.
-        parts: Their text.
         finish: Why it ended; "cancelled" until something else ends it.
         prompt_tps: Prefilled tokens a second.
         generation_tps: Generated tokens a second.
@@ -37,9 +38,9 @@ class Account:
     prompt_tokens: int
     reused: int
     refilled: str
+    heard: Heard
     fed: int = 0
     tokens: list[int] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
     finish: str = "cancelled"
     prompt_tps: float = 0.0
     generation_tps: float = 0.0
@@ -51,12 +52,13 @@ class Account:
         stats = self.runtime.stats
         self._decode, self._prefill, self._reads = stats.decode, stats.prefill, stats.read_totals.counts()
 
-    def add(self, response: Any) -> None:
-        """Takes one of mlx-lm's `GenerationResponse`s."""
+    def add(self, response: Any) -> Piece:
+        """Takes one of mlx-lm's `GenerationResponse`s and returns what it says."""
         self.tokens.append(response.token)
-        self.parts.append(response.text)
+        parts = self.heard.take(response.text, last=response.finish_reason is not None)
         self.prompt_tps, self.generation_tps = response.prompt_tps, response.generation_tps
         self.finish = response.finish_reason or "cancelled"
+        return Piece(response.text, response.token, parts)
 
     def close(self, audit: AuditSummary | None, warmed: int) -> Answer:
         """Returns the answer, once no step of it is queued.
@@ -71,7 +73,8 @@ class Account:
         discarded = max(0, decode.steps - len(self.tokens))
         runtime.ledger.discard(discarded)
         return Answer(
-            text="".join(self.parts),
+            text=self.heard.said,
+            message=self.heard.message(),
             tokens=tuple(self.tokens),
             prompt_tokens=self.prompt_tokens,
             reused_tokens=self.reused,

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moe_mlx.conversation.message import Message
 from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.conversation.text_reader import Part
 from moe_mlx.counts.reads import ReadStats
 from moe_mlx.counts.totals import PhaseTotals
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of an answer as it is made: new text (may be empty) and the token behind it."""
+    """A piece of an answer as it is made: new text (may be empty) and the token behind it.
+
+    Attributes:
+        text: As the model gave it, markers of reasoning and calls included.
+        token: The token's id.
+        parts: What is known of it by kind, without the markers; half a marker waits for the next piece.
+    """
 
     text: str
     token: int
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,8 @@ class Answer:
     """One answer and what it took.
 
     Attributes:
-        text: All of it.
+        text: All of it, as the model gave it.
+        message: The same for the conversation's next prompt: content, reasoning and calls apart.
         tokens: Token ids, the end-of-sequence token included where there was one.
         prompt_tokens: Tokens of the whole prompt.
         reused_tokens: Prompt tokens that were still in the cache.
@@ -39,6 +49,7 @@ class Answer:
     """
 
     text: str
+    message: Message
     tokens: tuple[int, ...]
     prompt_tokens: int
     reused_tokens: int

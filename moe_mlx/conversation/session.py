@@ -23,8 +23,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from moe_mlx.conversation.account import Account
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.heard import Heard
+from moe_mlx.conversation.message import Message, apart
 from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
+from moe_mlx.conversation.tool_format import write_tools, written
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
@@ -33,8 +36,6 @@ from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.system.terminal import sound
 
 __all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
-
-Message = dict[str, Any]
 
 
 class _CancelledError(Exception):
@@ -86,24 +87,47 @@ class Session:
         """Bytes of the prompt cache as it stands."""
         return sum(int(getattr(layer, "nbytes", 0)) for layer in self._prompt_cache or ())
 
+    @property
+    def plain(self) -> bool:
+        """Whether prompts and answers are text and nothing else: the session is raw, or there is no template."""
+        return self.raw or not self.tokenizer.has_chat_template
+
     def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
-        """Returns the prompt's tokens, through the chat template unless the session is raw or there is none."""
-        if self.raw or not self.tokenizer.has_chat_template:
+        """Returns the prompt's tokens, through the chat template unless the session is raw or there is none.
+
+        Args:
+            messages: The conversation. An answer comes as `Answer.message` has it; one without `reasoning_content` is
+                taken as the text that a model gave, and told apart here.
+            prefill_response: What the answer begins with.
+
+        Raises:
+            UsageError: the template refuses this conversation.
+            StoreCorruptError: it is no template.
+        """
+        if self.plain:
             text = "\n".join(str(message["content"]) for message in messages) + (prefill_response or "")
             return list(self.tokenizer.encode(sound(text)))
+        shown = [apart(self.tokenizer, message) for message in messages]
         shown = [
             {**message, "content": sound(message["content"])} if isinstance(message["content"], str) else message
-            for message in messages
+            for message in shown
         ]
         if prefill_response is not None:
             shown.append({"role": "assistant", "content": sound(prefill_response)})
-        return apply_template(
-            self.tokenizer,
-            shown,
-            add_generation_prompt=prefill_response is None,
-            continue_final_message=prefill_response is not None,
-            **self.template,
-        )
+        return self._through_template(shown, continued=prefill_response is not None)
+
+    def _through_template(self, messages: list[Message], *, continued: bool) -> list[int]:
+        calls = any(message.get("tool_calls") for message in messages)
+        ending = {"add_generation_prompt": not continued, "continue_final_message": continued}
+        if calls and written(self.tokenizer):
+            messages, calls = write_tools(messages, ()), False
+        try:
+            return apply_template(self.tokenizer, messages, **ending, **self.template)
+        except UsageError:
+            if not calls:
+                raise
+        # A template may take no call that nothing answered, or none beside reasoning: then it is text.
+        return apply_template(self.tokenizer, write_tools(messages, ()), **ending, **self.template)
 
     def forget(self) -> None:
         """Throws the prompt cache away; the next answer prefills everything."""
@@ -174,7 +198,9 @@ class Session:
         if self.sampling.seed is not None:
             mx.random.seed(self.sampling.seed)
         reused, refilled = self._reuse(prompt)
-        account = Account(runtime, started, len(prompt), reused, refilled)
+        account = Account(
+            runtime, started, len(prompt), reused, refilled, Heard(self.tokenizer, prompt, raw=self.plain)
+        )
 
         def progress(done: int, total: int) -> None:
             account.fed = done
@@ -191,8 +217,7 @@ class Session:
         try:
             for response in stream:
                 runtime.check_token()
-                account.add(response)
-                yield Piece(response.text, response.token)
+                yield account.add(response)
                 if stop is not None and stop.is_set():
                     break
                 if self.between_tokens is not None:

@@ -95,8 +95,26 @@ def _explained(folder: Path, error: BaseException) -> MoeMlxError:
     )
 
 
+#: What templates call the reasoning of an earlier answer; the first is ours.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
+
+def _readable(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message whose reasoning stands under every name that a template may look for; none where none is."""
+    if message["role"] != "assistant":
+        return message
+    thought = message.get(THOUGHTS[0])
+    plain = {name: value for name, value in message.items() if name not in THOUGHTS}
+    return {**plain, **dict.fromkeys(THOUGHTS, thought)} if thought else plain
+
+
 def apply_template(tokenizer: TokenizerWrapper, messages: Sequence[dict[str, Any]], **options: Any) -> list[int]:
     """Returns a conversation's tokens as the model's chat template writes it.
+
+    Args:
+        tokenizer: Of the model.
+        messages: `role` and `content`; of an answer also `reasoning_content` and `tool_calls`, apart from its content.
+        options: As for `apply_chat_template`.
 
     Raises:
         UsageError: the template refuses this conversation, such as a system message or a role it does not know.
@@ -105,8 +123,9 @@ def apply_template(tokenizer: TokenizerWrapper, messages: Sequence[dict[str, Any
     from jinja2 import TemplateSyntaxError
 
     hint = "Run without it: --ignore-chat-template."
+    shown = [_readable(message) for message in messages]
     try:
-        return list(_within(TEMPLATE_SECONDS, lambda: tokenizer.apply_chat_template(list(messages), **options)))
+        return list(_within(TEMPLATE_SECONDS, lambda: tokenizer.apply_chat_template(shown, **options)))
     except _TooLongError:
         raise StoreCorruptError(f"the model's chat template takes longer than {TEMPLATE_SECONDS:g} s. {hint}") from None
     except TemplateSyntaxError as error:

@@ -9,6 +9,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.conversation.text_reader import TextReader
+from moe_mlx.conversation.tool_format import MARKERS
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.serving.drawing import chance_of, processors_of, sampler_of
 from moe_mlx.serving.grammar import Grammars
@@ -16,8 +18,6 @@ from moe_mlx.serving.job import Began, Ended, Job, Said, Usage
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.loaded import Loaded
 from moe_mlx.serving.runners import Drawn, Start
-from moe_mlx.serving.text_reader import TextReader
-from moe_mlx.serving.tool_format import MARKERS
 
 
 class AnswerSteps:

@@ -10,12 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from moe_mlx.conversation.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving import chances
-from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.chat_fields import ChatFields, NamedTool
-from moe_mlx.serving.job import Ended, Said
+from moe_mlx.serving.job import Ended, Said, TokenChance
 from moe_mlx.serving.lineup import ServedModel
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.serving.replies import EventStream, Reply, event, whole
@@ -72,6 +72,7 @@ class ChatCompletion:
     ) -> None:
         self.tokenizer, self.body, self.call, self.texts = model.tokenizer, body, call, texts
         self.reasons = [""] * len(texts)
+        self._chances: list[list[TokenChance]] = [[] for _ in texts]
         self._frame: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -82,10 +83,15 @@ class ChatCompletion:
     def collect(self, index: int, happened: Any) -> None:
         """Takes an event of an answer that is sent whole."""
         if isinstance(happened, Said):
-            self.texts[index].take(happened)
+            self._heard(index, happened)
         elif isinstance(happened, Ended):
             self.texts[index].finish()
             self.reasons[index] = self._reason(index, happened)
+
+    def _heard(self, index: int, said: Said) -> list[Delta]:
+        if said.chance is not None:
+            self._chances[index].append(said.chance)
+        return self.texts[index].take(said.parts)
 
     def _reason(self, index: int, ended: Ended) -> str:
         if self.texts[index].calls and ended.reason != "length":
@@ -103,7 +109,7 @@ class ChatCompletion:
                 message["reasoning"] = message["reasoning_content"] = text.thought
             if text.calls:
                 message["tool_calls"] = [_call(call) for call in text.calls]
-            logprobs = chances.chat(self.tokenizer, text.chances) if text.chances else None
+            logprobs = chances.chat(self.tokenizer, known) if (known := self._chances[index]) else None
             choices.append(
                 {"index": index, "message": message, "finish_reason": self.reasons[index], "logprobs": logprobs}
             )
@@ -126,9 +132,8 @@ class ChatCompletion:
                 yield self._chunk(index, {"role": "assistant", "content": ""})
             text = self.texts[index]
             if isinstance(happened, Said):
-                known = len(text.chances)
-                deltas = text.take(happened)
-                fresh = text.chances[known:]
+                deltas = self._heard(index, happened)
+                fresh = [] if happened.chance is None else [happened.chance]
                 if fresh and not deltas:
                     yield self._chunk(index, {"content": ""}, fresh)
                 for place, delta in enumerate(deltas):

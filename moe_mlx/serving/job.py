@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.serving.refusal import RefusalError
 
 if TYPE_CHECKING:
+    from moe_mlx.conversation.text_reader import TextReader
     from moe_mlx.counts.totals import PhaseTotals
     from moe_mlx.serving.loaded import Opening
-    from moe_mlx.serving.text_reader import TextReader
 
 
 @dataclass(frozen=True, slots=True)

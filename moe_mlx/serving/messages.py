@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
+from moe_mlx.conversation.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.job import Began, Ended, Said
@@ -90,7 +90,7 @@ class Message:
         """Takes an event of an answer that is sent whole."""
         deltas: list[Delta] = []
         if isinstance(happened, Said):
-            deltas = self.text.take(happened)
+            deltas = self.text.take(happened.parts)
         elif isinstance(happened, Ended):
             deltas, self.ended = self.text.finish(), happened
         for delta in deltas:
@@ -138,7 +138,7 @@ class Message:
                 counts = self._usage(prompt=self._began.prompt_tokens, reused=self._began.reused_tokens, tokens=0)
                 empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": counts}
                 yield event({"type": "message_start", "message": {**self._frame(), **empty}}, "message_start")
-            deltas = self.text.take(happened) if isinstance(happened, Said) else self.text.finish()
+            deltas = self.text.take(happened.parts) if isinstance(happened, Said) else self.text.finish()
             for delta in deltas:
                 for frame in self._delta(delta):
                     yield frame

@@ -11,11 +11,12 @@ from typing import Any
 from jinja2 import Environment, TemplateError, meta
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from moe_mlx.conversation.channels import NORMAL, TOOL
+from moe_mlx.conversation.text_reader import opening_state
+from moe_mlx.conversation.tool_format import MARKERS, write_tools, written
 from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.serving.limits import Room
 from moe_mlx.serving.refusal import invalid, too_long
-from moe_mlx.serving.text_reader import NORMAL, REASONING, TOOL
-from moe_mlx.serving.tool_format import MARKERS, write_tools, written
 
 #: Arguments of `apply_chat_template` that no client may give, and variables that are the server's.
 _OWN = {
@@ -181,19 +182,12 @@ class Prompts:
         continued = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
         ending = {"add_generation_prompt": not continued, "continue_final_message": continued}
         tokens = apply_template(tokenizer, messages, **ending, **options)
-        state = self._state(tokens)
+        state = opening_state(tokenizer, tokens)
         if conversation.forced:
             start = MARKERS[0] if written(tokenizer) else str(tokenizer.tool_call_start)
             return Prompt(tokens + list(tokenizer.encode(start, add_special_tokens=False)), TOOL)
         places = self._boundaries(tokens, messages, options) if self._wanted else ()
         return Prompt(tokens, state, places)
-
-    def _state(self, tokens: list[int]) -> str:
-        tokenizer = self.tokenizer
-        state = NORMAL
-        if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
-            state = REASONING
-        return str(tokenizer.response_initial_state or state)
 
     def _boundaries(
         self, tokens: list[int], messages: Sequence[dict[str, Any]], options: Mapping[str, Any]

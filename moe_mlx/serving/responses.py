@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.serving.answer_text import AnswerText, Delta, Text, Thought
+from moe_mlx.conversation.answer_text import AnswerText, Delta, Text, Thought
 from moe_mlx.serving.body import read
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.job import Ended, Said
@@ -123,7 +123,7 @@ class Made:
     def _frames_of(self, happened: Any) -> list[bytes]:
         deltas: list[Delta] = []
         if isinstance(happened, Said):
-            deltas = self.text.take(happened)
+            deltas = self.text.take(happened.parts)
         elif isinstance(happened, Ended):
             deltas, self.ended = self.text.finish(), happened
         frames = [frame for delta in deltas for frame in self._delta(delta)]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from moe_mlx.serving.answer_text import AnswerText
+from moe_mlx.conversation.answer_text import AnswerText
+from moe_mlx.conversation.tool_format import call_schema, forceable
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.drawing_fields import DrawingFields
 from moe_mlx.serving.engine import Engine
@@ -17,7 +18,6 @@ from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.lineup import Lineup, ServedModel
 from moe_mlx.serving.prompts import Conversation, Prompt
 from moe_mlx.serving.refusal import invalid
-from moe_mlx.serving.tool_format import call_schema, forceable
 
 
 @dataclass(frozen=True, slots=True)

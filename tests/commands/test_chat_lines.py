@@ -23,7 +23,10 @@ class Session:
     def answer(self, prompt, stop):
         if (trick := self.tricks.get(len(self.heard))) is not None:
             raise trick
-        yield SimpleNamespace(text=f"answer {len(self.heard)}", token=1)
+        said = f"answer {len(self.heard)}"
+        message = {"role": "assistant", "content": said, "reasoning_content": ""}
+        self.last = SimpleNamespace(message=message, prompt_tokens=1, tokens=(1,), refilled="")
+        yield SimpleNamespace(text=said, token=1)
 
     def forget(self):
         pass
@@ -34,7 +37,9 @@ def talk(monkeypatch):
     """Feeds lines to the line mode; returns the session and how it ended."""
     session = Session()
     monkeypatch.setattr(chat, "open_session", lambda args: session)
-    monkeypatch.setattr("moe_mlx.conversation.context.context_watch", lambda session: SimpleNamespace(remarks=list))
+    watch = SimpleNamespace(remarks=lambda tokens: [])
+    monkeypatch.setattr("moe_mlx.conversation.context.context_watch", lambda session: watch)
+    monkeypatch.setattr("moe_mlx.commands.generate.describe", lambda session, answer: "[...]")
 
     def run(*lines, tricks=(), terminal=True):
         session.tricks = dict(tricks)

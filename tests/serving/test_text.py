@@ -10,10 +10,10 @@ from mlx_lm import load as load_whole
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tool_parsers import json_tools
 
-from moe_mlx.serving.answer_text import AnswerText
-from moe_mlx.serving.job import Said
-from moe_mlx.serving.text_reader import NORMAL, TextReader
-from moe_mlx.serving.tool_format import MARKERS, write_tools
+from moe_mlx.conversation.answer_text import AnswerText
+from moe_mlx.conversation.channels import NORMAL
+from moe_mlx.conversation.text_reader import TextReader
+from moe_mlx.conversation.tool_format import MARKERS, write_tools
 from moe_mlx.store.demo import demo_path
 
 CALL = '{"name": "add", "arguments": {"a": 1, "b": [2]}}'
@@ -41,10 +41,10 @@ def read(tokenizer: TokenizerWrapper, text: str, *, tools: bool = True, stops: t
     reader = TextReader(tokenizer, stops, NORMAL, markers=MARKERS, tools=tools)
     answer = AnswerText(tokenizer, ())
     for token in tokenizer.encode(text):
-        answer.take(Said(tuple(reader.take(token))))
+        answer.take(reader.take(token))
         if reader.stop_sequence is not None:
             break
-    answer.take(Said(tuple(reader.finish())))
+    answer.take(reader.finish())
     answer.finish()
     return answer
 

@@ -146,7 +146,7 @@ class ChatApp(TurnActions):
         if snapshot.error or not snapshot.text:
             await self._unanswered(view, failed=bool(snapshot.error))
             return
-        self.talk.answered(snapshot.text, snapshot.receipt)
+        self.talk.answered(snapshot.text, snapshot.receipt, snapshot.reply)
         self._mark(len(self.talk.messages) - 1)
         self.save()
 

@@ -80,3 +80,11 @@ def tool_body(text: str) -> str:
 def spoken(text: str, thinking: tuple[str, str]) -> str:
     """Returns the answer without its thinking, for the clipboard."""
     return "".join(s.text for s in split(text, thinking, ("", ""), final=True) if s.kind == SAID).strip()
+
+
+def reply_as_shown(text: str, thinking: tuple[str, str], tools: tuple[str, str]) -> dict[str, str]:
+    """Returns an answer that was broken off as the next prompt takes it, told by the tags it is shown with."""
+    kinds = {SAID: "", THOUGHT: "", TOOL: ""}
+    for section in split(text, thinking, tools, final=True):
+        kinds[section.kind] += section.text
+    return {"role": "assistant", "content": kinds[SAID], "reasoning_content": kinds[THOUGHT]}

@@ -25,6 +25,7 @@ from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let
 from moe_mlx_tui.engine.orders import Ask, Close, Configure, Load, Order, Reset, Stop
 from moe_mlx_tui.engine.reports import explain, receipt_of
 from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, EMPTY, FAILED, IDLE, LOADING, PREFILL, Settings, Snapshot
+from moe_mlx_tui.engine.written import Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ class Engine:
         self._began = self._published = time.perf_counter()
         self._now = Snapshot(activity="starting")
         self._latest = self._now
-        self._parts: list[str] = []
+        self._written = Written(None)
         self._gauges: GaugeReader | None = None
         self._session: Session | None = None
         self._context: ContextWatch | None = None
@@ -163,7 +164,7 @@ class Engine:
         if session is not None:
             let_go(session)
             del session
-        self.args, self._parts, self._turn = args, [], ""
+        self.args, self._written, self._turn = args, Written(None), ""
         self._publish(**NOTHING_LOADED)
         self._open()
 
@@ -211,7 +212,7 @@ class Engine:
     def _answer(self, ask: Ask) -> None:
         session = self._session
         assert session is not None
-        self._parts, self._turn = [], ask.turn
+        self._written, self._turn = Written(self._latest.model), ask.turn
         self._halt.clear()
         if ask.turn in self._stopped_turns or self._closing:
             self._halt.set()
@@ -226,6 +227,7 @@ class Engine:
             turn=ask.turn,
             at=ask.at,
             prompt=ask.messages[-1]["content"],
+            reply={},
             tokens=0,
             tps=0.0,
             receipt=None,
@@ -242,19 +244,20 @@ class Engine:
         for line in self._context.remarks(answer.prompt_tokens + len(answer.tokens)):
             self._remark(line)
         self._publish(
-            phase=IDLE, activity="", done=0, total=0, receipt=receipt_of(answer, session), tokens=len(answer.tokens)
+            phase=IDLE,
+            activity="",
+            done=0,
+            total=0,
+            receipt=receipt_of(answer, session),
+            reply=answer.message,
+            tokens=len(answer.tokens),
         )
 
     def _generate(self, session: Session, ask: Ask) -> None:
         prompt = session.encode(list(ask.messages))
-        model = self._latest.model
-        if model is not None and session.tokenizer.has_thinking:
-            tail = session.tokenizer.decode(prompt[-8:])
-            if tail.rstrip().endswith(model.thinking[0]):  # the template has opened the thinking already
-                self._parts.append(model.thinking[0])
         stream = session.answer(prompt, stop=self._halt, on_prefill=self._prefilled)
         for count, piece in enumerate(stream, start=1):
-            self._parts.append(piece.text)
+            self._written.add(piece.parts)
             if not self._orders.empty():
                 self._between_tokens()
             now = time.perf_counter()
@@ -295,7 +298,7 @@ class Engine:
             self._now = replace(self._now, **changes)
             fresh: dict[str, Any] = {
                 "time": now - self._began,
-                "text": "".join(self._parts),
+                "text": self._written.text,
                 "queued": len(self._waiting),
             }
             if self._gauges is not None:

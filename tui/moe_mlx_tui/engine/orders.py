@@ -16,7 +16,7 @@ class Ask:
 
     turn: str
     at: int
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)

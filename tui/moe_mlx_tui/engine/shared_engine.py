@@ -120,4 +120,4 @@ class _Screen:
         if not snapshot.turn or snapshot.turn in self._turns:
             return snapshot
         busy = "answering another screen" if snapshot.phase in (PREFILL, DECODE) else snapshot.activity
-        return replace(snapshot, turn="", at=0, prompt="", text="", receipt=None, error="", activity=busy)
+        return replace(snapshot, turn="", at=0, prompt="", text="", reply={}, receipt=None, error="", activity=busy)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.system.terminal import harmless
@@ -63,6 +64,10 @@ class ModelFacts:
     def total_bytes(self) -> int:
         """Bytes of all routed experts."""
         return sum(count * size for count, size in zip(self.experts, self.expert_bytes, strict=True))
+
+
+#: Before a model is there.
+NO_FACTS = ModelFacts("", "", (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,8 @@ class Snapshot:
         turn: Identity of the answer under way or the last one.
         at: Messages of the conversation (system prompt apart) before that turn's prompt.
         prompt: The message that is being answered.
-        text: The answer so far.
+        text: The answer so far, reasoning and calls between the model's tags.
+        reply: The message of the answer once it is over, as the conversation's next prompt takes it; empty before.
         tokens: Its tokens so far.
         tps: Tokens a second, over the last two seconds.
         cells: One byte per expert, layer after layer; see `cells`.
@@ -158,6 +164,7 @@ class Snapshot:
     at: int = 0
     prompt: str = ""
     text: str = ""
+    reply: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
     tps: float = 0.0
     cells: bytes = b""

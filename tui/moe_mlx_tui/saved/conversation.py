@@ -32,7 +32,7 @@ class Conversation:
         self,
         ident: str = "",
         system: str = "",
-        messages: Iterable[Mapping[str, str]] = (),
+        messages: Iterable[Mapping[str, Any]] = (),
         receipts: Mapping[int, TurnReceipt] | None = None,
         model: str = "",
         versions: Versions | None = None,
@@ -65,24 +65,32 @@ class Conversation:
                 return (message["content"].strip().splitlines() or [""])[0][:60]
         return "nothing said yet"
 
-    def wire(self) -> tuple[dict[str, str], ...]:
-        """Returns the messages as the model gets them."""
+    def wire(self) -> tuple[dict[str, Any], ...]:
+        """Returns the messages as the model gets them: of answers content, reasoning and calls, each apart."""
         head = [{"role": "system", "content": self.system}] if self.system else []
-        return (*head, *(dict(message) for message in self.messages))
+        turns = self.versions.path()
+        return (*head, *(turn.reply or {"role": turn.role, "content": turn.content} for turn in turns))
 
     def say(self, text: str) -> int:
         """Adds a message of the user's; returns how many stood before it."""
         self.versions.add("user", text)
         return len(self.versions.path()) - 1
 
-    def answered(self, text: str, receipt: TurnReceipt | None) -> None:
-        """Adds the answer."""
-        self.versions.add("assistant", text, receipt)
+    def answered(self, text: str, receipt: TurnReceipt | None, reply: Mapping[str, Any] | None = None) -> None:
+        """Adds the answer: as it is shown, and as the next prompt takes it."""
+        self.versions.add("assistant", text, receipt, reply)
 
     def last(self, role: str) -> int | None:
         """Returns the place of the last message of the user's or the assistant's."""
         places = [place for place, message in enumerate(self.messages) if message["role"] == role]
         return places[-1] if places else None
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = [dict(message) for message in self.messages]
+        for row, turn in zip(rows, self.versions.path(), strict=True):
+            if turn.reply:
+                row["reply"] = turn.reply
+        return rows
 
     def to_json(self) -> str:
         """Returns the session's file."""
@@ -92,7 +100,7 @@ class Conversation:
             "title": self.title,
             "model": self.model,
             "system": self.system,
-            "messages": self.messages,
+            "messages": self._rows(),
             "receipts": {str(place): asdict(receipt) for place, receipt in self.receipts.items()},
         }
         if self.versions.branched:
@@ -127,7 +135,7 @@ def load(path: Path) -> Conversation:
             ident=str(body["ident"]),
             system=str(body["system"]),
             model=str(body["model"]),
-            messages=[{"role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
+            messages=[{**m, "role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
             receipts={int(place): TurnReceipt(**receipt) for place, receipt in body["receipts"].items()},
             versions=Versions.of_rows(body["versions"]) if "versions" in body else None,
         )

@@ -18,11 +18,18 @@ NONE = -1
 
 @dataclass
 class Turn:
-    """One message, and the versions of what follows it."""
+    """One message, and the versions of what follows it.
+
+    Attributes:
+        content: As it is shown.
+        receipt: What an answer took.
+        reply: An answer as the next prompt takes it, its reasoning and calls apart; empty where a file has none.
+    """
 
     role: str = ""
     content: str = ""
     receipt: TurnReceipt | None = None
+    reply: dict[str, Any] = field(default_factory=dict)
     after: list[Turn] = field(default_factory=list)
     chosen: int = NONE
 
@@ -57,10 +64,12 @@ class Versions:
         self._undone.clear()
         turn.chosen = chosen
 
-    def add(self, role: str, content: str, receipt: TurnReceipt | None = None) -> None:
+    def add(
+        self, role: str, content: str, receipt: TurnReceipt | None = None, reply: Mapping[str, Any] | None = None
+    ) -> None:
         """Adds a message at the path's end, beside what may stand there already."""
         end = (self.path() or [self.root])[-1]
-        end.after.append(Turn(role, content, receipt))
+        end.after.append(Turn(role, content, receipt, dict(reply or {})))
         self._choose(end, len(end.after) - 1)
 
     def drop(self) -> str:
@@ -116,6 +125,8 @@ class Versions:
                 }
                 if child.receipt is not None:
                     row["receipt"] = asdict(child.receipt)
+                if child.reply:
+                    row["reply"] = child.reply
                 found.append(row)
                 waiting.append((child, len(found) - 1))
         return found
@@ -142,6 +153,7 @@ class Versions:
                 str(row.get("role", "")),
                 str(row.get("content", "")),
                 TurnReceipt(**receipt) if receipt else None,
+                reply_in(row),
                 chosen=int(row["chosen"]),
             )
             if turns:
@@ -158,11 +170,26 @@ class Versions:
         return tree
 
     @classmethod
-    def of_messages(cls, messages: Iterable[Mapping[str, str]], receipts: Mapping[int, TurnReceipt]) -> Versions:
+    def of_messages(cls, messages: Iterable[Mapping[str, Any]], receipts: Mapping[int, TurnReceipt]) -> Versions:
         """Returns the tree of messages in order, one version of each."""
         tree = cls()
         end = tree.root
         for place, message in enumerate(messages):
-            end.after, end.chosen = [Turn(message["role"], message["content"], receipts.get(place))], 0
+            turn = Turn(message["role"], message["content"], receipts.get(place), reply_in(message))
+            end.after, end.chosen = [turn], 0
             end = end.after[0]
         return tree
+
+
+def reply_in(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the answer that a row of a file has for the next prompt, empty where it has none.
+
+    Raises:
+        ValueError: it is no message of ours.
+    """
+    reply = row.get("reply")
+    if reply is None:
+        return {}
+    if not isinstance(reply, dict) or reply.get("role") != "assistant" or not isinstance(reply.get("content"), str):
+        raise ValueError("the reply of an answer is no message")
+    return reply

@@ -26,6 +26,7 @@ from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, USED
 from moe_mlx_tui.engine.orders import Ask, Order, Stop
 from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, IDLE, PREFILL, Memory, ModelFacts, Snapshot
+from moe_mlx_tui.engine.written import Written
 
 #: Seconds without a word from the server; it sends a state three times a second.
 SILENCE = 30.0
@@ -173,7 +174,8 @@ class AttachedSource:
 
     def _answer(self, ask: Ask) -> None:
         self._answering = True
-        began, tokens, text = time.monotonic(), 0, ""
+        reply = {"role": "assistant", "content": "", "reasoning_content": ""}
+        began, tokens, written = time.monotonic(), 0, Written(self._facts)
         self._publish(
             phase=PREFILL,
             activity="the server reads the prompt",
@@ -181,6 +183,7 @@ class AttachedSource:
             at=ask.at,
             prompt=ask.messages[-1]["content"],
             text="",
+            reply={},
             tokens=0,
             receipt=None,
             error="",
@@ -196,16 +199,20 @@ class AttachedSource:
                     if "error" in row:
                         raise MoeMlxError(str(row["error"]["message"]))
                     for choice in row["choices"]:
-                        text += choice["delta"].get("content") or ""
+                        delta = choice["delta"]
+                        thought, said = delta.get("reasoning_content") or "", delta.get("content") or ""
+                        reply["reasoning_content"] += thought
+                        reply["content"] += said
+                        written.add([("reasoning", thought)] if thought else [("normal", said)] if said else [])
                         tokens += 1
-                    self._publish(phase=DECODE, activity="", text=text, tokens=tokens)
+                    self._publish(phase=DECODE, activity="", text=written.text, tokens=tokens)
         except (OSError, ValueError, KeyError, MoeMlxError) as error:
             self._answering = False
             self._publish(phase=IDLE, activity="", error=str(error))
             return
         self._answering = False
         rate = tokens / max(1e-6, time.monotonic() - began)
-        self._publish(phase=IDLE, activity="", text=text, tokens=tokens, tps=rate)
+        self._publish(phase=IDLE, activity="", text=written.text, reply=reply, tokens=tokens, tps=rate)
 
     def _publish(self, **changes: Any) -> None:
         with self._lock:

@@ -18,7 +18,9 @@ from textual.message import Message
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.chat_app import ChatApp
+from moe_mlx_tui.drawing.sections import reply_as_shown
 from moe_mlx_tui.engine.orders import Source
+from moe_mlx_tui.engine.snapshot import NO_FACTS
 from moe_mlx_tui.saved.conversation import Conversation, export_name, load
 
 #: What the page's touch bar may ask for, and the action it stands for.
@@ -97,7 +99,8 @@ class TabApp(ChatApp):
         if self.view is not None:
             latest = self.source.latest
             if latest.turn == self.turn and latest.text:
-                self.talk.answered(latest.text, None)
+                facts = latest.model or NO_FACTS
+                self.talk.answered(latest.text, None, reply_as_shown(latest.text, facts.thinking, facts.tools))
             elif self.talk.versions.path()[-1].after:  # the answer before is there
                 self.talk.versions.undo()
             else:

@@ -8,9 +8,8 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from moe_mlx.serving.job import Said, TokenChance
-from moe_mlx.serving.text_reader import REASONING, TOOL
-from moe_mlx.serving.tool_format import MARKERS, Call, parse_calls, written
+from moe_mlx.conversation.channels import REASONING, TOOL
+from moe_mlx.conversation.tool_format import MARKERS, Call, parse_calls, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,6 @@ class AnswerText:
         text: All of its plain text so far.
         thought: All of its reasoning.
         calls: Its calls.
-        chances: Its tokens with their log probabilities, where they were asked for.
     """
 
     tokenizer: TokenizerWrapper
@@ -47,18 +45,15 @@ class AnswerText:
     text: str = ""
     thought: str = ""
     calls: list[Call] = field(default_factory=list)
-    chances: list[TokenChance] = field(default_factory=list)
     _call: str | None = None
 
     def __post_init__(self) -> None:
         self._call = "" if self.forced else None
 
-    def take(self, said: Said) -> list[Delta]:
-        """Takes a piece and returns what is new."""
-        if said.chance is not None:
-            self.chances.append(said.chance)
+    def take(self, parts: Sequence[tuple[str, str]]) -> list[Delta]:
+        """Takes text by kind, as `TextReader` returns it, and returns what is new."""
         deltas: list[Delta] = []
-        for kind, text in said.parts:
+        for kind, text in parts:
             if kind == TOOL:
                 self._call = (self._call or "") + text
                 continue

@@ -54,9 +54,10 @@ def write_tools(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, An
                 + MARKERS[1]
                 for call in calls
             )
-            out.append({"role": "assistant", "content": (message["content"] or "") + text})
+            kept = {name: value for name, value in message.items() if name != "tool_calls"}
+            out.append({**kept, "content": (message["content"] or "") + text})
         else:
-            out.append({"role": message["role"], "content": message["content"]})
+            out.append(dict(message))
     if tools:
         listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
         said = _EXPLAINED.format(tools=listed, start=MARKERS[0], end=MARKERS[1])
