@@ -11,10 +11,11 @@ from typing import Any, cast
 
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.durable import Fs
+from moe_mlx.store.schemes import scheme_of, unpacked
 from moe_mlx_convert.copying import Sources
 from moe_mlx_convert.errors import ConvertError
 
-#: Quantisation that mlx-lm unpacks after `sanitize`: these have to become MLX checkpoints first.
+#: Quantisation that mlx-lm unpacks after `sanitize`: what it can load of it becomes an MLX checkpoint first.
 _UNPACKED_LATER = ("awq", "gptq", "bitnet")
 
 
@@ -37,11 +38,13 @@ def sanitized(root: Path, shards: Sequence[Path]) -> dict[str, Any]:
         raise
     except Exception as error:  # what mlx reads more strictly than we do: encodings, dtypes, names of tensors
         raise StoreCorruptError(f"{root}: mlx-lm cannot read it ({error}). Fetch it again.") from error
-    nested = config.get("text_config")
-    quantised = config.get("quantization_config") or (isinstance(nested, dict) and nested.get("quantization_config"))
-    if isinstance(quantised, dict) and quantised.get("quant_method") in _UNPACKED_LATER:
+    found = scheme_of(config)
+    if found is not None and found[0] in _UNPACKED_LATER:
+        if not _loads(root):
+            packed = [name for name in weights if name.endswith(".qweight")]
+            raise unpacked(root, config, (packed or list(weights))[0])
         raise UnsupportedModelError(
-            f"{root}: {quantised['quant_method']} weights are unpacked by mlx-lm. "
+            f"{root}: its weights are quantised as {found[1]}, which mlx-lm unpacks. "
             "Make an MLX checkpoint with mlx_lm.convert first, then convert that."
         )
     try:
@@ -55,6 +58,17 @@ def sanitized(root: Path, shards: Sequence[Path]) -> dict[str, Any]:
         raise StoreCorruptError(
             f"{root}: mlx-lm cannot make sense of the weights ({error!r}). Fetch it again."
         ) from error
+
+
+def _loads(root: Path) -> bool:
+    """Whether mlx-lm itself takes the checkpoint, by its headers: what mlx_lm.convert begins with."""
+    from mlx_lm import utils
+
+    try:
+        utils.load_model(root, lazy=True)
+    except Exception:  # whatever a model file of mlx-lm makes of tensors that it does not know
+        return False
+    return True
 
 
 class ArraySources(Sources):

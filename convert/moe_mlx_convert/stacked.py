@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.errors import UnsupportedModelError
 from moe_mlx.store import digest
 from moe_mlx.store.durable import Fs, close, read_whole, write_whole
 from moe_mlx.store.header import Entry
 from moe_mlx.store.locate import Located, StackedAtLoadError, locate
+from moe_mlx.store.schemes import unpacked
 from moe_mlx.store.spec import tensor_nbytes
 from moe_mlx_convert.arrays import ArraySources, sanitized
 from moe_mlx_convert.checkpoint import Checkpoint
@@ -53,7 +53,8 @@ def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint, check: Check) -> tuple
         check: Told the layout and mlx-lm's lazy arrays; returns the tensors to leave out.
 
     Raises:
-        UnsupportedModelError: mlx-lm cannot load it, or its experts are still not stacked.
+        UnsupportedModelError: mlx-lm cannot load it.
+        UnpackedError: It leaves the experts as they are.
     """
     root = checkpoint.shards.root
 
@@ -68,10 +69,7 @@ def prepare(fs: Fs, folder: Path, checkpoint: Checkpoint, check: Check) -> tuple
     try:
         layout = locate(tensors, checkpoint.shards.config, root)
     except StackedAtLoadError as error:
-        raise UnsupportedModelError(
-            f"{root}: mlx-lm leaves {error.example!r} as it is, so its experts cannot be laid out. "
-            "Make an MLX checkpoint with mlx_lm.convert first."
-        ) from None
+        raise unpacked(root, checkpoint.shards.config, error.example) from None
     plan = make_plan(checkpoint, layout, tensors, check(layout, arrays), "arrays")
     return plan, ArrayCopier(fs, folder, ArraySources(fs, frozenset(tensors), load))
 

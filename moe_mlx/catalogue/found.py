@@ -12,8 +12,8 @@ from moe_mlx.store.demo import DEMO, demo_path
 from moe_mlx.store.families import FAMILIES
 from moe_mlx.store.files import expanded
 from moe_mlx.store.json_files import read_config
-from moe_mlx.store.locate import StackedAtLoadError
 from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx.store.schemes import UnpackedError
 
 #: Where models are looked for unless the config file names folders: the README's, and LM Studio's.
 DEFAULT_FOLDERS = ("~/models", "~/.lmstudio/models")
@@ -30,7 +30,7 @@ class Entry:
         model: What `--model` takes.
         place: "embedded", "folder" or "hub cache".
         path: Its folder.
-        shape: What its headers say; None where they cannot be read, or not before it is converted.
+        shape: What its headers say; None where they cannot be read.
         problem: Why it cannot be run as it is, and what to do; "" where it can.
         to_convert: Whether converting it is what to do.
     """
@@ -51,9 +51,9 @@ class Entry:
     @property
     def form(self) -> str:
         """What it is: "store", "checkpoint", "to convert", or "unreadable"."""
-        if self.shape is not None:
-            return self.shape.form
-        return "to convert" if self.to_convert else "unreadable"
+        if self.to_convert:
+            return "to convert"
+        return "unreadable" if self.shape is None else self.shape.form
 
 
 def find_models(folders: Sequence[str | Path] = DEFAULT_FOLDERS) -> list[Entry]:
@@ -118,10 +118,13 @@ def _is_model(path: Path) -> bool:
 
 def _entry(name: str, model: str, place: str, path: Path) -> Iterator[Entry]:
     try:
-        yield Entry(name, model, place, path, local_shape(path))
-    except StackedAtLoadError:
-        said = f"has to be converted first: moe-mlx convert --model {model} --mlx-path FOLDER"
-        yield Entry(name, model, place, path, None, said, to_convert=True)
+        shape = local_shape(path)
+        said = ""
+        if shape.to_convert:
+            said = f"has to be converted first: moe-mlx convert --model {model} --mlx-path FOLDER"
+        yield Entry(name, model, place, path, shape, said, to_convert=shape.to_convert)
+    except UnpackedError as error:
+        yield Entry(name, model, place, path, None, str(error))
     except UnsupportedModelError:
         return
     except (MoeMlxError, OSError) as error:
@@ -140,11 +143,11 @@ def _of_experts(path: Path) -> bool:
 
 def _cached() -> Iterator[tuple[str, Path]]:
     """Yields repository and snapshot of the models in huggingface-hub's cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        found = scan_cache_dir()
+        found = scan_cache_dir(constants.HF_HUB_CACHE)
     except (CacheNotFound, OSError, ValueError):
         return
     for repo in sorted(found.repos, key=lambda repo: repo.repo_id):

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 {
                     "model": shape.name,
                     "form": shape.form,
+                    "to_convert": shape.to_convert,
                     "layers": len(shape.layers),
                     "experts_bytes": shape.experts_nbytes,
                     "resident_bytes": shape.resident_nbytes,

@@ -131,6 +131,7 @@ def _plan(shape: ModelShape, cap: Cap, kv: int, available: int, comfortable: int
 def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int) -> str:
     """Returns the plan for people."""
     layer = shape.layers[0]
+    first = ", to be converted before it runs" if shape.to_convert else ""
     kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
     heads = [
         "expert\ncache",
@@ -169,7 +170,7 @@ def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rate
         )
     return "\n".join(
         [
-            f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}",
+            f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}{first}",
             f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
             f"{show_bytes(layer.expert_nbytes)} each",
             f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "

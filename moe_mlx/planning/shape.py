@@ -14,6 +14,7 @@ from moe_mlx.store.checkpoint import read_shards
 from moe_mlx.store.files import open_regular
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.locate import Located, StackedAtLoadError, locate
+from moe_mlx.store.schemes import unpacked
 
 _EMBEDDINGS = ("embed_tokens.", "wte.", "word_embeddings.", "tok_embeddings.", "embed_in.", "embeddings.weight")
 _HEADS = ("lm_head.", "output.weight", "embed_out.", "ff_out.")
@@ -111,13 +112,17 @@ def checkpoint_shape(
     Raises:
         StoreCorruptError: tensors that contradict each other or the config.
         UnsupportedModelError: no mixture of experts that is known.
+        UnpackedError: one that mlx-lm does not unpack.
     """
     try:
         layout, to_convert = locate(tensors, config, where), False
     except StackedAtLoadError:
         layout, to_convert = None, True
     loaded = taken(config, (tensor.entry for tensor in tensors.values()), where)
-    stacked = locate(loaded, config, where)
+    try:
+        stacked = locate(loaded, config, where)
+    except StackedAtLoadError as error:
+        raise unpacked(where, config, error.example) from None
     layers = tuple(found.layer for found in (layout or stacked).layers)
     resident = [(key, t.entry.nbytes) for key, t in loaded.items() if key not in stacked.expert_names]
     return ModelShape(name, form, config, layers, sum(n for _, n in resident), looked_up(resident), to_convert)

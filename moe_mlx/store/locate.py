@@ -11,6 +11,7 @@ from typing import Any
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.families import PARTS, Family, expert_count, family_of, layer_count, top_k
 from moe_mlx.store.header import Entry
+from moe_mlx.store.schemes import scheme_of
 from moe_mlx.store.spec import MOST_EXPERTS, ByteRange, ExpertLayer, TensorSpec
 
 #: Spellings of experts that mlx-lm stacks, splits or renames while it loads.
@@ -23,11 +24,12 @@ _STACKED_AT_LOAD = re.compile(
 class StackedAtLoadError(UnsupportedModelError):
     """A checkpoint whose experts become rows of stacked tensors only while mlx-lm loads it."""
 
-    def __init__(self, where: Path, example: str) -> None:
+    def __init__(self, where: Path, example: str, scheme: str = "") -> None:
         self.where, self.example = where, example
+        packed = f" It says before it writes whether mlx-lm unpacks {scheme} for this family." if scheme else ""
         super().__init__(
             f"{where}: the experts are stacked only while loading (such as {example!r}), so they cannot be read in "
-            "place. Convert the checkpoint first: moe-mlx convert --model SRC --mlx-path DST."
+            f"place. Convert the checkpoint first: moe-mlx convert --model SRC --mlx-path DST.{packed}"
         )
 
 
@@ -103,13 +105,15 @@ def locate(tensors: Mapping[str, Located], config: Mapping[str, Any], where: Pat
         row = int(match["row"]) if family.unstacked else 0
         found.setdefault(int(match["layer"]), {}).setdefault(f"{match['proj']}.{match['part']}", {})[row] = tensor
         names.add(name)
+    named = scheme_of(config)
+    scheme = "" if named is None else named[1]
     unstacked = None if family.unstacked else _example(tensors, names, family)
     if experts and unstacked is not None:
-        raise StackedAtLoadError(where, unstacked)
+        raise StackedAtLoadError(where, unstacked, scheme)
     if not found or not experts:
         example = _example(tensors, names, family) if experts else None
         if example is not None:
-            raise StackedAtLoadError(where, example)
+            raise StackedAtLoadError(where, example, scheme)
         raise UnsupportedModelError(
             f"{where}: no routed experts: {config.get('model_type')!r} with {family.experts} = {experts or None}, and "
             f"no tensor named like {family.containers[0]}.0.{family.switch}.{family.projections[0]}.weight. "

@@ -12,7 +12,10 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm import utils
 
+from moe_mlx.catalogue.found import find_models
+from moe_mlx.cli import main
 from moe_mlx.errors import MoeMlxError, UnsupportedModelError
+from moe_mlx.planning.shape import local_shape
 from moe_mlx.store import open_source
 from moe_mlx.store.locate import StackedAtLoadError
 from moe_mlx_convert import convert, verify
@@ -164,6 +167,9 @@ def test_the_store_holds_what_mlx_lm_runs(form: str, tmp_path: Path) -> None:
     assert summary.method == "arrays"
     assert summary.peak_array_bytes > 0
     assert verify(tmp_path / "store").ok
+    before, after = local_shape(published), local_shape(tmp_path / "store")
+    assert before.to_convert and not after.to_convert
+    assert (before.layers, before.resident_nbytes) == (after.layers, after.resident_nbytes)
     model, _ = utils.load_model(published)
     loaded = dict(tree_flatten(model.parameters()))
     with open_source(tmp_path / "store") as store:
@@ -182,6 +188,18 @@ def test_the_store_holds_what_mlx_lm_runs(form: str, tmp_path: Path) -> None:
     assert all(raw(resident[name]) == raw(array) for name, array in loaded.items())
 
 
+def test_what_is_still_to_be_converted_is_planned_from_its_headers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publish("qwen3_moe", tmp_path)
+    assert main(["plan", str(published), "--memory", "16GB"]) == 0
+    assert "a checkpoint, to be converted before it runs" in capsys.readouterr().out
+    assert main(["plan", str(published), "--memory", "16GB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["to_convert"]
+    listed = {entry.path: entry for entry in find_models([tmp_path])}[published]
+    assert listed.form == "to convert" and listed.nbytes and "has to be converted first" in listed.problem
+
+
 def test_dbrx_in_its_mlx_form_runs_in_place(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "source", DBRX)
     weights = tensors(source)
@@ -197,7 +215,17 @@ def test_dbrx_in_its_mlx_form_runs_in_place(tmp_path: Path) -> None:
 def test_weights_that_mlx_lm_unpacks_later_are_refused(tmp_path: Path) -> None:
     published = publish("qwen3_moe", tmp_path)
     settings = json.loads((published / "config.json").read_text())
-    (published / "config.json").write_text(json.dumps({**settings, "quantization_config": {"quant_method": "awq"}}))
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 32}
+    (published / "config.json").write_text(json.dumps({**settings, "quantization_config": awq}))
+    weights = tensors(published)
+    projection = "model.layers.0.self_attn.q_proj"
+    weights.pop(f"{projection}.weight")
+    weights |= {f"{projection}.qweight": mx.zeros((64, 8), mx.uint32), f"{projection}.scales": mx.ones((2, 64))}
+    mx.eval(weights)
+    for path in published.glob("model*"):
+        path.unlink()
+    mx.save_safetensors(str(published / "model.safetensors"), weights)
+    utils.load_model(published, lazy=True)
     with pytest.raises(UnsupportedModelError, match=r"mlx_lm\.convert first"):
         convert(str(published), tmp_path / "store")
     assert not list(tmp_path.glob("store*"))
