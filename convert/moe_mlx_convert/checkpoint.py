@@ -11,7 +11,7 @@ from typing import Any
 from moe_mlx.errors import UnsupportedModelError, UsageError
 from moe_mlx.store import digest, is_store
 from moe_mlx.store.checkpoint import INDEX, Shards, read_shards
-from moe_mlx.store.files import expanded
+from moe_mlx.store.files import expanded, openable
 from moe_mlx.store.json_files import read_json
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx.store.manifest import is_plain
@@ -55,7 +55,7 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
     if revision is not None and expanded(source).exists():
         raise UsageError(f"{source} is a folder: --revision is for hub repositories.")
     named = find_model(source, revision)
-    folder = named.folder.resolve()
+    folder = openable(named.folder.resolve())
     if is_store(folder):
         raise UsageError(f"{folder}: already a store (it has a {MANIFEST}); nothing to convert.")
     shards = read_shards(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_mlx.errors import UsageError
 from moe_mlx.store.durable import Fs
-from moe_mlx.store.files import expanded
+from moe_mlx.store.files import expanded, openable
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx_convert.copying import SUFFIX
 from moe_mlx_convert.errors import failed
@@ -24,8 +24,14 @@ FINDER_FILES = (".DS_Store", ".localized")
 
 
 def unfinished(path: Path | str) -> Path:
-    """Returns the folder that holds a store until it is whole."""
-    whole = Path(os.path.abspath(expanded(path)))  # noqa: PTH100  resolve() would follow a link at DST itself
+    """Returns the folder that holds a store until it is whole.
+
+    Raises:
+        UsageError: No folder can have that name, or no store.
+    """
+    whole = openable(Path(os.path.abspath(expanded(path))))  # noqa: PTH100  resolve() would follow a link at DST itself
+    if not whole.name:
+        raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")
     return whole.with_name(whole.name + UNFINISHED)
 
 
@@ -45,8 +51,6 @@ class Destination:
         self.partial = unfinished(path)
         self.path = self.partial.with_name(self.partial.name.removesuffix(UNFINISHED))
         self._fd = -1
-        if not self.path.name:
-            raise UsageError(f"{path}: no folder name to write to; give --mlx-path a new folder.")
         if os.path.lexists(self.path):
             raise UsageError(f"{self.path}: already exists. Remove it or give --mlx-path another folder.")
         if not os.access(self._nearest(), os.W_OK | os.X_OK):

@@ -9,7 +9,7 @@ from typing import Any
 from mlx import nn
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError, UsageError
-from moe_mlx.store.files import expanded
+from moe_mlx.store.files import expanded, openable
 from moe_mlx.store.header import read
 from moe_mlx.store.json_files import read_json
 
@@ -27,12 +27,12 @@ def apply_adapters(model: nn.Module, adapter_path: str | Path, expert_paths: Seq
 
     Raises:
         StoreMissingError: no adapter there.
-        UsageError: the adapter changes routed experts.
+        UsageError: the adapter changes routed experts, or its path is no UTF-8.
         StoreCorruptError: mlx-lm cannot apply it.
     """
     from mlx_lm.utils import load_adapters
 
-    folder = expanded(adapter_path)
+    folder = openable(expanded(adapter_path))
     weights = folder / "adapters.safetensors"
     if not weights.is_file() or not (folder / "adapter_config.json").is_file():
         raise StoreMissingError(f"{folder} holds no adapter: adapter_config.json and adapters.safetensors are needed")

@@ -36,6 +36,19 @@ def expanded(path: Path | str) -> Path:
         raise UsageError(f"{path}: there is no such home folder; write the path out.") from None
 
 
+def openable(path: Path) -> Path:
+    """Returns the path of a model, or of something of it, as it is.
+
+    Raises:
+        UsageError: It is no UTF-8, and neither MLX nor the tokenizers open it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path}: the name is no UTF-8, and MLX opens nothing there; give it another.") from None
+    return path
+
+
 def advance(left: list[memoryview], n: int) -> None:
     """Takes the first `n` bytes off a list of byte buffers."""
     while left and n >= left[0].nbytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moe_mlx.errors import StoreMissingError
 from moe_mlx.store.demo import DEMO, demo_path
-from moe_mlx.store.files import expanded
+from moe_mlx.store.files import expanded, openable
 from moe_mlx.store.hub_snapshot import real_store
 
 #: What mlx-lm downloads of a repository, and all that a store of ours may list.
@@ -55,6 +55,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None, *, cached: bo
 
     Raises:
         StoreMissingError: neither a folder nor a repository that could be fetched.
+        UsageError: a path that is no UTF-8.
     """
     return find_model(path_or_repo, revision, cached=cached).folder
 
@@ -62,7 +63,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None, *, cached: bo
 def find_model(path_or_repo: str | Path, revision: str | None = None, *, cached: bool = False) -> NamedModel:
     """Returns the same with the model's name and revision; arguments and errors as for `resolve`."""
     text = str(path_or_repo)
-    path = expanded(text)
+    path = openable(expanded(text))
     if path.is_dir():
         return _named(path)
     if text == DEMO:

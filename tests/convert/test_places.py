@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -87,6 +88,13 @@ def test_a_store_is_never_named_like_an_unfinished_one(source: Path, tmp_path: P
         (["convert", "--model", "{source}", "--mlx-path", "~nobody.at.all/store"], 2),
         (["convert", "--model", "{source}", "--mlx-path", "{tmp}/" + "n" * 300], 3),
         (["convert", "--model", "{source}", "--mlx-path", "{tmp}/loop/store"], 3),
+        (["convert", "--model", "{source}", "--mlx-path", "/"], 2),
+        (["convert", "--model", "{source}", "--mlx-path", "{tmp}/store\udcff"], 2),
+        (["convert", "--model", "{source}", "--mlx-path", "{tmp}/\udcff/store"], 2),
+        (["convert", "--model", "{tmp}/\udcff", "--mlx-path", "{tmp}/store"], 2),
+        (["generate", "--model", "{tmp}/\udcff", "-p", "x"], 2),
+        (["generate", "--model", "{source}", "--adapter-path", "{tmp}/\udcff", "-p", "x"], 2),
+        (["inspect", "{tmp}/\udcff"], 2),
         (["plan", "~nobody.at.all/m"], 2),
         (["inspect", "n" * 300], 1),
         (["verify", "n" * 300], 1),
@@ -96,6 +104,8 @@ def test_paths_that_cannot_be(
     words: list[str], code: int, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
+    with contextlib.suppress(OSError):  # not every file system has such names
+        shutil.copytree(source, tmp_path / "\udcff")
     assert main([word.format(source=source, tmp=tmp_path) for word in words]) == code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
