@@ -20,6 +20,8 @@ from moe_mlx_tui.engine.snapshot import (
 )
 from moe_mlx_tui.saved.conversation import Conversation
 
+#: Sizes of a terminal, with the side panel and without.
+WIDE, NARROW = (132, 40), (80, 24)
 QUESTION = "Why is the sky blue?"
 ANSWER = """Sunlight meets **air molecules** on its way down, and they scatter it.
 
@@ -50,6 +52,7 @@ SETTINGS = Settings(
         ("route_mass", 0.7),
     ),
     "50%",
+    (("evict", "lru"), ("decode", "auto"), ("prefetch", "auto")),
 )
 
 
@@ -228,3 +231,12 @@ async def converse(app: ChatApp, pilot: object, *, frames: int = 40, text: str =
         snapshot = decode(app.turn, frame, part, app.source.latest.model)
         await show(app, pilot, snapshot)
     return snapshot
+
+
+async def exchange(app: ChatApp, pilot: object, question: str, answer: str) -> None:
+    """Sends a message and shows the whole of its answer."""
+    app.prompt.put(question)
+    await pilot.press("enter")
+    await pilot.pause()
+    await show(app, pilot, over(decode(app.turn, 20, answer)))
+    await app.workers.wait_for_complete()

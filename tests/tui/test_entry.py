@@ -14,7 +14,7 @@ from moe_mlx_tui.screens.help import HelpScreen
 from moe_mlx_tui.screens.models import ModelsScreen
 from moe_mlx_tui.widgets.finder import FOUND
 from tests.tui import scene
-from tests.tui.test_keys import WIDE
+from tests.tui.scene import WIDE, exchange
 
 CODE = "First:\n\n```python\nprint(1)\n```\n\nthen\n\n```\nls -l\ncd\n```\n"
 
@@ -25,15 +25,6 @@ def app(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return scene.chat(scene.idle(), tmp_path)
-
-
-async def exchange(app, pilot, question, answer):
-    """Says something and is answered."""
-    app.prompt.put(question)
-    await pilot.press("enter")
-    await pilot.pause()
-    await scene.show(app, pilot, scene.over(scene.decode(app.turn, 20, answer)))
-    await app.workers.wait_for_complete()
 
 
 def sent(app):
@@ -148,9 +139,7 @@ async def test_a_file_is_completed_attached_and_folded(app, tmp_path):
         assert "+ notes.txt  5 B" in str(message.render()) and "buy milk" not in str(message.render())
         message.action_unfold()
         assert "buy milk" in str(message.render())
-        await exchange(app, pilot, "", "ok") if app.view is None else await scene.show(
-            app, pilot, scene.over(scene.decode(app.turn, 20, "ok"))
-        )
+        await scene.show(app, pilot, scene.over(scene.decode(app.turn, 20, "ok")))
         await pilot.press("ctrl+l")
         assert app.prompt.text == words, "the words are edited, not the file"
         await pilot.press("enter")

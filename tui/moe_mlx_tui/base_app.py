@@ -140,10 +140,10 @@ class MoeApp(TerminalApp):
         self.side.show(snapshot, self.trends)
         self.strip.show(snapshot)
         self.progress.show(snapshot)
-        self.status.show(snapshot)
         if self.welcome.is_attached:
             self.welcome.show(snapshot)
         await self.follow(snapshot)
+        self.status.show(snapshot, self.context_used(snapshot))
         self.transcript.stick()
 
     async def show_welcome(self) -> None:
@@ -153,6 +153,10 @@ class MoeApp(TerminalApp):
             await self.transcript.mount(self.welcome)
         if self.shown is not None:
             self.welcome.show(self.shown)
+
+    def context_used(self, snapshot: Snapshot) -> int:
+        """Returns the tokens of the conversation that is shown."""
+        return snapshot.context
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Brings the conversation up to a snapshot."""

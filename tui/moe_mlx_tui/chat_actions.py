@@ -14,7 +14,7 @@ from moe_mlx_tui.engine.orders import Configure, Reset
 from moe_mlx_tui.entry_actions import EntryActions
 from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
 from moe_mlx_tui.screens.sessions import SessionsScreen
-from moe_mlx_tui.screens.settings import SettingsScreen
+from moe_mlx_tui.screens.settings import Chosen, SettingsScreen
 from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
 from moe_mlx_tui.widgets.answer_view import AnswerView
 
@@ -38,7 +38,7 @@ class ChatActions(EntryActions):
             "copy_answer",
         ),
         ("unfold thinking", "Ctrl+T", "thinking"),
-        ("settings", "Ctrl+O: sampling, routing, cap", "settings"),
+        ("settings", "Ctrl+O: cap, routing, sampling, system prompt, eviction, read-ahead", "settings"),
         *EntryActions.MODEL_ACTIONS,
         *EntryActions.ENTRY_ACTIONS,
         ("system prompt", "what every answer starts from", "system_prompt"),
@@ -55,6 +55,19 @@ class ChatActions(EntryActions):
 
     async def show_conversation(self) -> None:
         """Shows the whole conversation anew."""
+        raise NotImplementedError
+
+    def show_figures(self) -> None:
+        """Shows anew what is told of the conversation in the status line."""
+        if self.shown is not None:
+            self.status.show(self.shown, self.context_used(self.shown))
+
+    def show_system(self) -> None:
+        """Shows the system prompt in force."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Saves the session."""
         raise NotImplementedError
 
     def idle(self) -> bool:
@@ -84,6 +97,7 @@ class ChatActions(EntryActions):
             self.talk = Conversation(system=self.talk.system)
             await self.transcript.cut(0)
             await self.show_welcome()
+            self.show_figures()
             self.notify("A new session. Ctrl+S lists the old ones.", timeout=3)
 
     def action_sessions(self) -> None:
@@ -101,11 +115,14 @@ class ChatActions(EntryActions):
         if self.shown is None or self.shown.model is None:
             self.notify("The settings open when the model is loaded.", severity="warning")
             return
-        self.push_screen(SettingsScreen(self.shown.settings), self._configure)
+        self.push_screen(SettingsScreen(self.shown.settings, self.talk.system), self._configure)
 
-    def _configure(self, order: Configure | None) -> None:
-        if order is not None and order != Configure():
-            self.source.submit(order)
+    def _configure(self, chosen: Chosen | None) -> None:
+        if chosen is None:
+            return
+        self._set_system(chosen.system)
+        if isinstance(chosen.order, Configure) or (chosen.order is not None and self.idle()):
+            self.source.submit(chosen.order)
 
     def action_system_prompt(self, text: str = "") -> None:
         """Opens the system prompt, or takes another one."""
@@ -117,6 +134,9 @@ class ChatActions(EntryActions):
     def _set_system(self, text: str | None) -> None:
         if text is not None:
             self.talk.system = text
+            self.show_system()
+            if self.talk.messages:
+                self.save()
 
     def action_export(self, suffix: str) -> None:
         """Writes the conversation to a file in the working folder."""

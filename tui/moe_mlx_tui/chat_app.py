@@ -23,6 +23,7 @@ from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.completion_menu import CompletionMenu
 from moe_mlx_tui.widgets.finder import Finder
 from moe_mlx_tui.widgets.prompt import Prompt
+from moe_mlx_tui.widgets.system_line import SystemLine
 
 
 class ChatApp(TurnActions):
@@ -34,6 +35,7 @@ class ChatApp(TurnActions):
         super().__init__(source, **options)
         home = data_folder() if home is None else home
         self.sessions = Sessions(home / "sessions")
+        self.system_line = SystemLine(id="system_line")
         self.menu = CompletionMenu(id="menu")
         self.prompt = Prompt(PromptHistory(home / "history.jsonl"), self.menu, id="prompt")
         self.finder = Finder(self.transcript, id="finder")
@@ -49,6 +51,8 @@ class ChatApp(TurnActions):
     async def begin(self) -> None:
         """Goes to the prompt, and shows what was said before."""
         self.prompt.focus()
+        await self.query_one("#talk").mount(self.system_line, before=self.transcript)
+        self.show_system()
         if self.talk.messages:
             await self.show_conversation()
         if self.at_home:
@@ -63,9 +67,15 @@ class ChatApp(TurnActions):
         """Goes back to the prompt."""
         self.prompt.focus()
 
+    def show_system(self) -> None:
+        """Shows the system prompt in force."""
+        self.system_line.show(self.talk.system)
+
     async def show_conversation(self) -> None:
         """Shows the whole conversation anew."""
+        self.show_system()
         await self.show_from(0)
+        self.show_figures()
 
     async def show_from(self, place: int) -> None:
         """Shows the conversation anew from message `place` on."""
@@ -139,6 +149,14 @@ class ChatApp(TurnActions):
             await self.view.show(snapshot.text, snapshot.model, final=over)
         if over:
             await self._finished(self.view, snapshot)
+
+    def context_used(self, snapshot: Snapshot) -> int:
+        """Returns the tokens of this conversation: of the answer under way, or as its last receipt has them."""
+        if self.view is not None and snapshot.turn == self.turn:
+            return snapshot.context
+        receipts = self.talk.receipts
+        last = receipts[max(receipts)] if receipts else None
+        return last.prompt_tokens + last.tokens if last is not None else 0
 
     async def _finished(self, view: AnswerView, snapshot: Snapshot) -> None:
         self.view = None

@@ -40,10 +40,6 @@ class TurnActions(ChatActions):
         """Asks for an answer to the conversation as it stands."""
         raise NotImplementedError
 
-    def save(self) -> None:
-        """Saves the session."""
-        raise NotImplementedError
-
     def _place(self, role: str) -> int | None:
         """Returns the picked message, or its neighbour of that role, or the last one of it."""
         picked = self.transcript.picked_place

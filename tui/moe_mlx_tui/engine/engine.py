@@ -151,7 +151,8 @@ class Engine:
 
     def _switch(self, order: Load) -> None:
         """Runs another model; the one there is stays where the other cannot even be found."""
-        args = argparse.Namespace(**{**vars(self.args), "expert_cache": self._cap, **order.options})
+        cap = self._cap if order.model else self.args.expert_cache
+        args = argparse.Namespace(**{**vars(self.args), "expert_cache": cap, **order.options})
         if order.model:
             args.model, args.revision, args.adapter_path = order.model, order.revision, None
         try:
@@ -198,8 +199,10 @@ class Engine:
         try:
             if order.sampling:
                 session.sampling = replace(session.sampling, **order.sampling)
+                vars(self.args).update(order.sampling)
             if order.routing:
                 session.runtime.set_routing(**order.routing)
+                vars(self.args).update(order.routing)
             if order.expert_cache is not None:
                 self._publish(activity=f"rebuilding the slots for {order.expert_cache}")
                 session.runtime.resize(order.expert_cache)
@@ -255,6 +258,7 @@ class Engine:
 
     def _generate(self, session: Session, ask: Ask) -> None:
         prompt = session.encode(list(ask.messages))
+        self._publish(context=len(prompt))
         stream = session.answer(prompt, stop=self._halt, on_prefill=self._prefilled)
         for count, piece in enumerate(stream, start=1):
             self._written.add(piece.parts)
@@ -262,7 +266,14 @@ class Engine:
                 self._between_tokens()
             now = time.perf_counter()
             if not self.quiet and (count == 1 or now - self._published >= INTERVAL):
-                self._publish(phase=DECODE, activity="", done=count, total=session.sampling.max_tokens, tokens=count)
+                self._publish(
+                    phase=DECODE,
+                    activity="",
+                    done=count,
+                    total=session.sampling.max_tokens,
+                    tokens=count,
+                    context=len(prompt) + count,
+                )
 
     def _prefilled(self, done: int, total: int) -> None:
         self._publish(done=done, total=total)
@@ -283,6 +294,7 @@ class Engine:
                 tuple((name, getattr(session.sampling, name)) for name in names),
                 tuple((name, getattr(runtime.routing, name)) for name in routing),
                 str(cap),
+                tuple((name, str(getattr(self.args, name))) for name in ("evict", "decode", "prefetch")),
             ),
         }
 

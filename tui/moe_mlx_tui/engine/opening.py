@@ -36,6 +36,7 @@ NOTHING_LOADED: dict[str, Any] = {
     "tps": 0.0,
     "receipt": None,
     "error": "",
+    "context": 0,
 }
 
 

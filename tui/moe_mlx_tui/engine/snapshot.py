@@ -107,11 +107,12 @@ class TurnReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Sampling, routing and cap in force, as the settings screen shows them."""
+    """Sampling, routing, cap and how the model was loaded, as the settings screen shows them."""
 
     sampling: tuple[tuple[str, float | int | None], ...] = ()
     routing: tuple[tuple[str, str | float | int | None], ...] = ()
     expert_cache: str = ""
+    loading: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class Snapshot:
         error: What went wrong in the turn (or in loading), with its next step.
         remarks: What the engine said, latest last.
         remark_count: How many it has said in all.
+        context: Tokens of the conversation that the model has before it: the prompt and the answer so far.
         queued: Turns waiting behind this one (several browser tabs share one engine).
     """
 
@@ -184,6 +186,7 @@ class Snapshot:
     remarks: tuple[str, ...] = ()
     remark_count: int = 0
     queued: int = 0
+    context: int = 0
 
     def __post_init__(self) -> None:
         # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt

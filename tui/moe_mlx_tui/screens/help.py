@@ -27,7 +27,7 @@ CHAT = (
     ("Ctrl+N", "new session"),
     ("Ctrl+S", "saved sessions"),
     ("F2, /model", "run another model, the conversation is kept"),
-    ("Ctrl+O", "settings: sampling, routing, cap"),
+    ("Ctrl+O", "settings: cap, routing, sampling, system prompt, eviction"),
     ("Ctrl+G", "map in or out"),
     ("Ctrl+P", "palette: everything, also: expert cache 37%"),
     ("Tab", "next part of the screen"),

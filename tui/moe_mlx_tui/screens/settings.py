@@ -1,7 +1,9 @@
-"""Settings that may change while the model runs: sampling, routing, cap."""
+"""Settings in people's words: cap, routing, sampling, the system prompt; and what the model is loaded anew for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from textual import on
@@ -10,32 +12,77 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Input, Label, Select, Static
+from textual.widgets import Button, Input, Label, Select, Static, TextArea
 
-from moe_mlx.routing.names import POLICIES
-from moe_mlx_tui.engine.orders import Configure
+from moe_mlx.expert_cache.eviction import EVICTIONS
+from moe_mlx.planning.prefetch import PREFETCHES
+from moe_mlx.routing.names import DECODE_WAYS, POLICIES
+from moe_mlx_tui.engine.orders import Configure, Load
 from moe_mlx_tui.engine.snapshot import Settings
 
-#: name, whether it is whole, what it means. None is written as an empty field.
-SAMPLING = (
-    ("max_tokens", True, "an answer at most; -1 no limit"),
-    ("temp", False, "0 is greedy"),
-    ("top_p", False, "0 to 1"),
-    ("min_p", False, "0 to 1"),
-    ("top_k", True, "0 is all"),
-    ("repetition_penalty", False, "empty is none"),
-    ("seed", True, "empty is none"),
-)
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A number that may be typed.
+
+    Attributes:
+        name: The option's, as on the command line.
+        words: What people call it.
+        whole: Whether it is a whole number.
+        hint: What it may be.
+        empty: What nothing stands for; where empty itself, there has to be a number.
+    """
+
+    name: str
+    words: str
+    whole: bool
+    hint: str
+    empty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several words."""
+
+    name: str
+    words: str
+    values: tuple[str, ...]
+    hint: str = ""
+
+
 ROUTING = (
-    ("route_lambda", False, "cache-prior: strength, 0 to 1"),
-    ("route_top_j", True, "experts never displaced; empty is auto"),
-    ("route_max_rank", True, "max-rank: M; empty is auto"),
-    ("route_mass", False, "cumulative: p, 0 to 1"),
+    Field("route_lambda", "cache preference", False, "cache-prior: 0 to 1; 0 is exact routing"),
+    Field("route_top_j", "never displace top", True, "experts of each token", "auto"),
+    Field("route_max_rank", "stand-ins from top", True, "max-rank: how many", "auto"),
+    Field("route_mass", "stand-ins from mass", False, "cumulative: 0 to 1"),
 )
-_MAY_BE_EMPTY = ("repetition_penalty", "seed", "route_top_j", "route_max_rank")
+SAMPLING = (
+    Field("max_tokens", "longest answer", True, "tokens; -1 no limit"),
+    Field("temp", "temperature", False, "0 always takes the likeliest"),
+    Field("top_p", "nucleus (top-p)", False, "0 to 1; 1 is all"),
+    Field("min_p", "least likely (min-p)", False, "0 to 1, a share of the likeliest"),
+    Field("top_k", "likeliest (top-k)", True, "tokens to draw from; 0 is all"),
+    Field("repetition_penalty", "repetition penalty", False, "above 1 repeats less", "none"),
+    Field("seed", "seed", True, "the same answer again", "none"),
+)
+POLICY = Choice("routing", "routing", tuple(POLICIES), "exact, or prefer what is in memory")
+#: What a loaded model cannot change.
+LOADING = (
+    Choice("evict", "gives way first", tuple(EVICTIONS), "loads the model anew"),
+    Choice("decode", "decode", DECODE_WAYS, "in the graph or read back; loads anew"),
+    Choice("prefetch", "read ahead", PREFETCHES, "loads the model anew"),
+)
 
 
-class SettingsScreen(ModalScreen[Configure | None]):
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was changed: an order where there is one, the system prompt where it is another."""
+
+    order: Configure | Load | None
+    system: str | None
+
+
+class SettingsScreen(ModalScreen[Chosen | None]):
     """Enter or Ctrl+S applies, Esc leaves things as they were."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,37 +90,62 @@ class SettingsScreen(ModalScreen[Configure | None]):
         Binding("escape", "dismiss(None)", "close"),
     ]
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, system: str = "") -> None:
         super().__init__()
-        self._cap = settings.expert_cache
-        self._values: dict[str, Any] = {**dict(settings.sampling), **dict(settings.routing)}
+        self._cap, self._system = settings.expert_cache, system
+        self._values: dict[str, Any] = {
+            **dict(settings.sampling),
+            **dict(settings.routing),
+            **dict(settings.loading),
+        }
 
     def compose(self) -> ComposeResult:
-        """A line per setting."""
+        """A line per setting, in sections."""
         with VerticalScroll(classes="dialog settings") as box:
             box.border_title = "settings"
-            yield from self._row("expert_cache", self._cap, "50%, 4GB or auto")
-            routing = str(self._values.get("routing", "exact"))
-            with Horizontal(classes="row"):
-                yield Label("routing", classes="name")
-                yield Select(
-                    [(name, name) for name in POLICIES], value=routing, allow_blank=False, id="routing", compact=True
-                )
-            for name, _, hint in ROUTING + SAMPLING:
-                value = self._values.get(name)
-                yield from self._row(name, "" if value is None else f"{value:g}", hint)
+            yield from self._row("expert_cache", "memory for experts", self._cap, "50%, 4GB or auto")
+            yield from self._select(POLICY)
+            yield from self._fields(ROUTING)
+            yield self._head("answers")
+            yield from self._fields(SAMPLING)
+            with Horizontal(classes="row text"):
+                yield Label("system prompt", classes="name")
+                yield TextArea(self._system, id="system_prompt", tab_behavior="focus", compact=True)
+            yield self._head("the model")
+            for choice in LOADING:
+                if choice.name in self._values:
+                    yield from self._select(choice)
             yield Static("", id="complaint")
             with Horizontal(classes="row buttons"):
                 yield Button("Apply", variant="primary", id="apply", compact=True)
                 yield Button("Cancel", id="cancel", compact=True)
-                yield Static(Content.styled("Enter applies, Esc closes", "$foreground-muted"), classes="keys")
+                yield Static(Content.styled("Enter or Ctrl+S applies, Esc closes", "$foreground-muted"), classes="keys")
 
     @staticmethod
-    def _row(name: str, value: str, hint: str) -> ComposeResult:
+    def _head(title: str) -> Static:
+        return Static(Content.styled(title, "bold $primary"), classes="head")
+
+    def _fields(self, fields: tuple[Field, ...]) -> Iterator[Any]:
+        for field in fields:
+            value = self._values.get(field.name)
+            hint = f"{field.hint}; empty is {field.empty}" if field.empty else field.hint
+            yield from self._row(field.name, field.words, "" if value is None else f"{value:g}", hint)
+
+    @staticmethod
+    def _row(name: str, words: str, value: str, hint: str) -> Iterator[Any]:
         with Horizontal(classes="row"):
-            yield Label(name, classes="name")
+            yield Label(words, classes="name")
             yield Input(value, id=name, compact=True)
             yield Label(hint, classes="hint")
+
+    def _select(self, choice: Choice) -> Iterator[Any]:
+        value = str(self._values.get(choice.name, choice.values[0]))
+        with Horizontal(classes="row"):
+            yield Label(choice.words, classes="name")
+            yield Select(
+                [(name, name) for name in choice.values], value=value, allow_blank=False, id=choice.name, compact=True
+            )
+            yield Label(choice.hint, classes="hint")
 
     def on_mount(self) -> None:
         """Begins at the cap."""
@@ -83,34 +155,54 @@ class SettingsScreen(ModalScreen[Configure | None]):
     @on(Button.Pressed, "#apply")
     def action_apply(self) -> None:
         """Reads the fields and hands over what has changed."""
-        sampling: dict[str, Any] = {}
-        routing: dict[str, Any] = {}
-        for rows, changes in ((SAMPLING, sampling), (ROUTING, routing)):
-            for name, whole, hint in rows:
-                text = self.query_one(f"#{name}", Input).value.strip()
-                try:
-                    value = (int(text) if whole else float(text)) if text else None
-                except ValueError:
-                    value, text = None, ""
-                    complaint = True
-                else:
-                    complaint = not text and name not in _MAY_BE_EMPTY
-                if complaint:
-                    self._complain(name, f"{name} needs a {'whole ' if whole else ''}number: {hint}")
-                    return
-                if value != self._values.get(name):
-                    changes[name] = value
-        chosen = self.query_one("#routing", Select).value
-        if chosen != self._values.get("routing"):
-            routing["routing"] = chosen
+        try:
+            routing, sampling = self._numbers(ROUTING), self._numbers(SAMPLING)
+        except _WrongError as error:
+            self.query_one("#complaint", Static).update(Content.styled(str(error), "$error"))
+            self.query_one(f"#{error.field.name}", Input).focus()
+            return
+        routing |= self._picked(POLICY)
+        loading: dict[str, Any] = {}
+        for choice in LOADING:
+            loading |= self._picked(choice)
         cap = self.query_one("#expert_cache", Input).value.strip()
-        self.dismiss(Configure(sampling, routing, cap if cap and cap != self._cap else None))
+        change = cap if cap and cap != self._cap else None
+        system = self.query_one("#system_prompt", TextArea).text.strip()
+        order: Configure | Load | None = Configure(sampling, routing, change)
+        if loading:
+            held = {} if change is None else {"expert_cache": change}
+            order = Load(options={**sampling, **routing, **held, **loading})
+        elif order == Configure():
+            order = None
+        self.dismiss(Chosen(order, None if system == self._system else system))
 
-    def _complain(self, name: str, text: str) -> None:
-        self.query_one("#complaint", Static).update(Content.styled(text, "$error"))
-        self.query_one(f"#{name}", Input).focus()
+    def _numbers(self, fields: tuple[Field, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for field in fields:
+            text = self.query_one(f"#{field.name}", Input).value.strip()
+            try:
+                value = (int(text) if field.whole else float(text)) if text else None
+            except ValueError:
+                raise _WrongError(field) from None
+            if value is None and not field.empty:
+                raise _WrongError(field)
+            if value != self._values.get(field.name):
+                found[field.name] = value
+        return found
+
+    def _picked(self, choice: Choice) -> dict[str, Any]:
+        if choice is not POLICY and choice.name not in self._values:
+            return {}
+        picked = self.query_one(f"#{choice.name}", Select).value
+        return {} if picked == self._values.get(choice.name) else {choice.name: picked}
 
     @on(Button.Pressed, "#cancel")
     def cancel(self) -> None:
         """Changes nothing."""
         self.dismiss(None)
+
+
+class _WrongError(Exception):
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        super().__init__(f"{field.words} needs a {'whole ' if field.whole else ''}number: {field.hint}")
