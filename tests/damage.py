@@ -33,8 +33,8 @@ def experts(store: Path) -> list[Path]:
 def damage_thirds(store: Path, fault: str, runtime: Any) -> None:
     """Damages every third expert, whose open descriptors `runtime` lets go of: they would outlive the file's name."""
     runtime.source._files.shrink()
-    if runtime.native is not None:
-        runtime.native.reader.close()
+    if runtime.layers.native is not None:
+        runtime.layers.native.reader.close()
     for path in experts(store)[::3]:
         FAULTS[fault](path)
 

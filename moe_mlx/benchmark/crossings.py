@@ -14,7 +14,7 @@ def crossings_per_token(runtime: Runtime) -> int:
 
     A step is built with the fetches on a stream of their own, counted, and run; counters and residency move on by it.
     """
-    native = runtime.native
+    native = runtime.layers.native
     if native is None or runtime.decode_way != NATIVE:
         return 0
     apart, native.streams.apart = native.streams.apart, True

@@ -71,8 +71,8 @@ def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None]
         options["route_lambda"] = setting.route_lambda
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
     runtime = runtime_of(model)
-    if setting.decode == APART and runtime.native is not None:
-        runtime.native.streams.apart = True
+    if setting.decode == APART and runtime.layers.native is not None:
+        runtime.layers.native.streams.apart = True
     return Subject(model, tokenizer, runtime)
 
 
@@ -177,6 +177,6 @@ def run_trial(subject: Subject, tokens: Tokens, generate: int, *, step_size: int
         mx.synchronize()
         return Trial(generate / seconds, last.prompt_tps, mx.get_peak_memory())
     runtime.drain()
-    runtime.ledger.collect(closing=True)
+    runtime.layers.ledger.collect(closing=True)
     stats = runtime.stats
     return Trial(generate / seconds, last.prompt_tps, mx.get_peak_memory(), stats.decode, stats.prefill, stats.reads)

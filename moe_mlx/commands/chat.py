@@ -98,8 +98,7 @@ def line_mode(args: argparse.Namespace) -> int:
 
 def _next_line(session: Session, interactive: bool) -> str:
     """Reads a line; until it is there, a warm-up that waits for idle time goes on."""
-    warmup = session.runtime.warmup
-    if warmup is None or not warmup.pending:
+    if not session.runtime.warmup.pending:
         return input("> " if interactive else "").strip()
     if interactive:
         print("> ", end="", flush=True)

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     layers = runtime.source.layers
     top_k, experts = max(layer.top_k for layer in layers), max(layer.experts for layer in layers)
     settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
-    if not runtime.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
+    if not runtime.layers.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
         family = runtime.config.get("model_type", "this family")
         raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
     documents = encode(texts, tokenizer, args.limit_tokens)

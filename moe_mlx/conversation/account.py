@@ -68,10 +68,10 @@ class Account:
             warmed: Experts that warm-up had read before it, since the answer before.
         """
         runtime = self.runtime
-        runtime.ledger.collect(closing=True)
+        runtime.layers.ledger.collect(closing=True)
         decode, prefill = runtime.stats.decode - self._decode, runtime.stats.prefill - self._prefill
         discarded = max(0, decode.steps - len(self.tokens))
-        runtime.ledger.discard(discarded)
+        runtime.layers.ledger.discard(discarded)
         return Answer(
             text=self.heard.said,
             message=self.heard.message(),

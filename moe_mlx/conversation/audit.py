@@ -87,11 +87,11 @@ class Auditor:
         for layer in self.runtime.layers:
             slots[layer.spec.tensors] = max(slots.get(layer.spec.tensors, 0), layer.spec.top_k)
         self.nbytes = sum(sum(spec.nbytes for spec in specs) * count for specs, count in slots.items())
-        self.runtime.reserve(self.nbytes, f"audit needs {show_bytes(self.nbytes)} of scratch slots")
+        self.runtime.sizing.reserve(self.nbytes, f"audit needs {show_bytes(self.nbytes)} of scratch slots")
         try:
             self._scratch = {specs: SlotBank(specs, count) for specs, count in slots.items()}
         except BaseException:
-            self.runtime.give_back(self.nbytes)
+            self.runtime.sizing.give_back(self.nbytes)
             raise
         self._plain: type[nn.Module] | None = None
         self.reset()
@@ -123,7 +123,7 @@ class Auditor:
         """Gives the scratch slots back."""
         if self._scratch:
             self._scratch.clear()
-            self.runtime.give_back(self.nbytes)
+            self.runtime.sizing.give_back(self.nbytes)
 
     def due(self, inputs: Any, prompt_cache: Any) -> bool:
         """Counts decode steps and tells whether this one is audited."""

@@ -193,15 +193,15 @@ class _Watch:
             self._misses.append(record.layer_misses)
 
     def __enter__(self) -> _Watch:
-        self.runtime.ledger.listeners.append(self._heard)
+        self.runtime.layers.ledger.listeners.append(self._heard)
         self.runtime.record(self.recorder)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.runtime.drain()
-        self.runtime.ledger.collect(closing=True)
+        self.runtime.layers.ledger.collect(closing=True)
         self.totals = self.runtime.stats.decode
-        self.runtime.ledger.listeners.remove(self._heard)
+        self.runtime.layers.ledger.listeners.remove(self._heard)
         self.runtime.record(None)
 
     def lifetime(self) -> float:

@@ -6,14 +6,14 @@ owner of the state, whoever runs the step.
 
 from __future__ import annotations
 
-import ctypes
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from moe_mlx.errors import SlotsBusyError
+from moe_mlx.expert_cache.table_state import TableState
+from moe_mlx.expert_cache.use_counts import UseCounts
 
 #: A clock no event reaches: such a slot is never a victim.
 QUARANTINED = 1 << 62
@@ -42,38 +42,6 @@ class Admission:
     evicted: tuple[int, ...]
 
 
-class TableState(ctypes.Structure):
-    """The single numbers of a table, in memory that the primitive works on too.
-
-    Attributes:
-        clock: Stamp of the latest touch.
-        range_tokens: Tokens in the running range of logits.
-        stamp: The latest stamp given to `last`.
-        gain: What a touch adds to an expert's heat, for the aged LFU.
-        range_sum: Sum of the logit ranges.
-        score_range: Range of the scores of the running event, for the eviction that knows the router; else 0.
-    """
-
-    _fields_ = (
-        ("clock", ctypes.c_int64),
-        ("range_tokens", ctypes.c_int64),
-        ("stamp", ctypes.c_int64),
-        ("gain", ctypes.c_double),
-        ("range_sum", ctypes.c_double),
-        ("score_range", ctypes.c_double),
-    )
-    clock: int
-    range_tokens: int
-    stamp: int
-    gain: float
-    range_sum: float
-    score_range: float
-
-    def tobytes(self) -> bytes:
-        """Returns all of them as they lie in memory."""
-        return bytes(self)
-
-
 class Eviction(Protocol):
     """Chooses victims. Hears of every touch, and of no eviction but its own; a subclass keeps nothing by default."""
 
@@ -100,8 +68,8 @@ class Eviction(Protocol):
         """Returns the slot to empty: never one touched after clock `since`, never one in `protect`; -1 if none."""
 
 
-class ResidencyTable:
-    """Slots and clocks of one MoE layer.
+class ResidencyTable(UseCounts):
+    """Slots and clocks of one MoE layer, and the counts of its experts.
 
     An event is `begin`, the reads, then `commit` for each read that arrived whole or `forget` for each that did not.
     Between them a slot that is being filled belongs to nobody, so it can never be served half-filled.
@@ -112,12 +80,6 @@ class ResidencyTable:
         used: int64 `[S]`, clock of the slot's last touch, 0 where empty.
         heat: float64 `[E]`, what the eviction keeps of each expert; LRU keeps nothing.
         state: Single numbers; see `TableState`.
-        uses: int64 `[E]`, decode steps that used the expert.
-        reads: int64 `[E]`, decode steps that had to read it for that.
-        rows: int64 `[E]`, rows of prompts (of every call that is no decode step) that used it.
-        last: int64 `[E]`, stamp of its last use, whether or not it has a slot; 0 before the first.
-        distances: int64 `[E + 1]`: decode uses by how many other experts came between the use and the one before it;
-            the last entry counts first uses. With S slots under LRU, entries from S on are misses.
     """
 
     #: Type codes of the arrays, as `array` and `struct` have them.
@@ -126,30 +88,18 @@ class ResidencyTable:
         "owner": "i",
         "used": "q",
         "heat": "d",
-        "uses": "q",
-        "reads": "q",
-        "rows": "q",
-        "last": "q",
-        "distances": "q",
+        **dict.fromkeys(UseCounts.COUNTS, "q"),
     }
-    #: What is counted and decides nothing; of 64-bit integers, one an expert (and one more).
-    COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances")
 
     def __init__(self, experts: int, slots: int, eviction: Eviction) -> None:
         if not 0 < slots <= experts:
             raise ValueError(f"{slots} slots for {experts} experts")
-        self.experts, self.slots = experts, slots
-        self.eviction = eviction
+        super().__init__(experts, TableState(gain=1.0))
+        self.slots, self.eviction = slots, eviction
         self.slot_of = array("i", [-1]) * experts
         self.owner = array("i", [-1]) * slots
         self.used = array("q", [0]) * slots
         self.heat = array("d", [0.0]) * experts
-        self.state = TableState(gain=1.0)
-        self.uses = array("q", [0]) * experts
-        self.reads = array("q", [0]) * experts
-        self.rows = array("q", [0]) * experts
-        self.last = array("q", [0]) * experts
-        self.distances = array("q", [0]) * (experts + 1)
         #: Set from the first change of an event to its last read: what an exception in between leaves to be done.
         self.unfinished: Callable[[], None] | None = None
 
@@ -244,23 +194,6 @@ class ResidencyTable:
         self.forget(slot)
         self.used[slot] = QUARANTINED
 
-    def count(self, chosen: Sequence[int], missed: Iterable[int]) -> None:
-        """Counts one decode step that went through: its distinct experts in touch order, and those it had to read."""
-        ranked = sorted(self.last)
-        for expert in chosen:
-            self.uses[expert] += 1
-            before = self.last[expert]
-            self.distances[self.experts - bisect_right(ranked, before) if before else self.experts] += 1
-        self.stamp(chosen)
-        for expert in missed:
-            self.reads[expert] += 1
-
-    def stamp(self, experts: Iterable[int]) -> None:
-        """Notes a use of experts that `distances` are measured from, the first becoming the oldest."""
-        for expert in experts:
-            self.state.stamp += 1
-            self.last[expert] = self.state.stamp
-
     def resized(self, slots: int, eviction: Eviction | None = None) -> ResidencyTable:
         """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
         table = ResidencyTable(self.experts, slots, eviction or self.eviction)
@@ -268,12 +201,6 @@ class ResidencyTable:
         table.heat[:] = self.heat
         table.take_counts(self)
         return table
-
-    def take_counts(self, other: ResidencyTable) -> None:
-        """Goes on counting where another table of the same layer left off."""
-        for name in self.COUNTS:
-            getattr(self, name)[:] = getattr(other, name)
-        self.state.stamp = other.state.stamp
 
     def observe_range(self, span: float) -> float:
         """Adds one token's logit range and returns the running mean, this token included."""
@@ -314,14 +241,6 @@ class ResidencyTable:
         """Empties the running range."""
         self.state.range_tokens = 0
         self.state.range_sum = 0.0
-
-    def reset_counts(self) -> None:
-        """Empties the counts, in place."""
-        for name in self.COUNTS:
-            field: array[int] = getattr(self, name)
-            for place in range(len(field)):
-                field[place] = 0
-        self.state.stamp = 0
 
     def check(self) -> None:
         """Raises AssertionError unless slot and expert are a bijection on what is resident."""

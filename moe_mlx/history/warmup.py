@@ -8,7 +8,7 @@ whole before the first answer, or not at all: the same history gives the same an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.layer import LayerCache
@@ -31,44 +31,28 @@ def check_warm(warm: str) -> str:
     return warm
 
 
-@dataclass
-class WarmCounts:
-    """What warm-up has read of a model since loading or the last reset; in no other count.
-
-    Attributes:
-        experts: How many experts.
-        nbytes: Bytes of those.
-    """
-
-    experts: int = 0
-    nbytes: int = 0
-
-    def reset(self) -> None:
-        """Empties both."""
-        self.experts = self.nbytes = 0
-
-
 class Warmup:
-    """What is left to be read in, hottest first, a few experts of one layer at a time.
+    """What a model's warm-up has read, and what is left of it: hottest first, a few experts of one layer at a time.
 
     Attributes:
-        experts: How many experts it has read.
+        experts: Experts it has read since loading or the last reset; in no other count.
+        nbytes: Bytes of those.
     """
 
     def __init__(
         self,
         layers: Sequence[LayerCache],
-        history: History,
+        history: History | None,
         pool: ReaderPool,
         counter: StepCounter,
-        counts: WarmCounts,
         say: Callable[[str], None],
     ) -> None:
-        self._counter, self._counts, self._say, self.experts = counter, counts, say, 0
+        self._counter, self._say, self.experts, self.nbytes = counter, say, 0, 0
         self._step = counter.step
         width = pool.readers
         rounds: list[list[tuple[LayerCache, list[int]]]] = []
-        for cache, layer in zip(layers, history, strict=True):
+        known = () if history is None else zip(layers, history, strict=True)
+        for cache, layer in known:
             hot = [] if cache.full else layer.hottest()[: cache.table.slots]
             for place, start in enumerate(range(0, len(hot), width)):
                 if place == len(rounds):
@@ -96,37 +80,44 @@ class Warmup:
             return
         older = table.hottest()
         try:
-            self._counts.nbytes += cache.fill(wanted)
+            self.nbytes += cache.fill(wanted)
         except ExpertReadError as error:
             self._left.clear()
             self._say(f"warm-up ends early: {error}")
         # Eviction begins with the oldest touch, which has to be the least used of them.
         table.touch([*reversed(wanted), *reversed(older)])
-        read = sum(table.slot_of[expert] >= 0 for expert in wanted)
-        self.experts += read
-        self._counts.experts += read
+        self.experts += sum(table.slot_of[expert] >= 0 for expert in wanted)
 
     def finish(self) -> None:
         """Reads all that is left."""
         while self.pending:
             self.step()
 
+    def while_idle(self, lock: AbstractContextManager[object], wanted_elsewhere: Callable[[], bool]) -> bool:
+        """Reads on until it is done or something better is to be done; returns whether it is done just now.
+
+        Args:
+            lock: Held for each batch.
+            wanted_elsewhere: Asked between batches.
+        """
+        begun = self.pending
+        while self.pending and not wanted_elsewhere():
+            with lock:
+                self.step()
+        return begun and not self.pending
+
     def summary(self) -> str:
         """Returns one line for people; empty where nothing was read."""
         return f"warmed {self.experts} experts from history" if self.experts else ""
 
+    def give_up(self) -> None:
+        """Leaves the rest unread."""
+        self._left.clear()
 
-@dataclass(frozen=True, slots=True)
-class Warmed:
-    """What warm-up has done while a model was loaded.
-
-    Attributes:
-        counts: What it has read; goes on with `left`.
-        left: A warm-up that waits for idle time, where there is one.
-    """
-
-    counts: WarmCounts
-    left: Warmup | None
+    def reset(self) -> None:
+        """Leaves the rest unread, and counts from here on."""
+        self.give_up()
+        self.experts = self.nbytes = 0
 
 
 def warm_up(
@@ -136,7 +127,7 @@ def warm_up(
     counter: StepCounter,
     way: str,
     say: Callable[[str], None],
-) -> Warmed:
+) -> Warmup:
     """Fills slots with what the history says was hot, or prepares to.
 
     Args:
@@ -147,13 +138,11 @@ def warm_up(
         way: One of `WARM_WAYS`; "idle" is done under exact routing only.
         say: Gets one line.
     """
-    counts = WarmCounts()
-    if way == "off" or history is None:
-        return Warmed(counts, None)
-    warmup = Warmup(layers, history, pool, counter, counts, say)
-    if way == "idle":
-        return Warmed(counts, None if any(cache.lossy for cache in layers) else warmup)
-    warmup.finish()
-    if line := warmup.summary():
-        say(line)
-    return Warmed(counts, None)
+    warmup = Warmup(layers, history, pool, counter, say)
+    if way == "off" or (way == "idle" and any(cache.lossy for cache in layers)):
+        warmup.give_up()
+    elif way == "on":
+        warmup.finish()
+        if line := warmup.summary():
+            say(line)
+    return warmup

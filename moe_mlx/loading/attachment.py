@@ -18,7 +18,7 @@ ATTRIBUTE = "moe_mlx_runtime"
 def attach(model: nn.Module, runtime: Runtime) -> None:
     """Hangs the runtime on its model, outside the model's parameters."""
     object.__setattr__(model, ATTRIBUTE, runtime)
-    weakref.finalize(model, _let_go, runtime.pool, runtime.source).atexit = False
+    weakref.finalize(model, _let_go, runtime.layers.pool, runtime.source).atexit = False
 
 
 def _let_go(pool: ReaderPool, source: ExpertSource) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import overload
 
 import mlx.core as mx
 
@@ -21,11 +22,10 @@ from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 
 
-class CachedLayers:
-    """Layers that share readers, a ledger and the numbering of model calls.
+class CachedLayers(Sequence[LayerCache]):
+    """Layers in the order of execution, which share readers, a ledger and the numbering of model calls.
 
     Attributes:
-        layers: In the order of execution.
         source: Where experts are read from.
         pool: Python's reader threads.
         ledger: Joins the layers' events to steps.
@@ -47,7 +47,7 @@ class CachedLayers:
         *,
         routed: bool,
     ) -> None:
-        self.layers, self.source, self.pool = list(layers), source, pool
+        self._layers, self.source, self.pool = tuple(layers), source, pool
         self.ledger, self.counter, self.routed = ledger, counter, routed
         self.stats = Stats(ledger, ReadTotals(pool.log, lambda: source.access.way))
         self.native: NativeDecode | None = None
@@ -55,25 +55,40 @@ class CachedLayers:
         self.lock = threading.RLock()
         counter.on_begin += [ledger.collect, self._raise_untold]
 
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, index: int) -> LayerCache: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LayerCache]: ...
+
+    def __getitem__(self, index: int | slice) -> LayerCache | Sequence[LayerCache]:
+        return self._layers[index]
+
+    def __iter__(self) -> Iterator[LayerCache]:
+        return iter(self._layers)
+
     @property
     def slots_per_layer(self) -> list[int]:
         """Slots of each layer."""
-        return [cache.table.slots for cache in self.layers]
+        return [cache.table.slots for cache in self]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all slot banks."""
-        return sum(cache.bank.nbytes for cache in self.layers)
+        return sum(cache.bank.nbytes for cache in self)
 
     @property
     def whole(self) -> bool:
         """Whether every expert of every layer is resident, for good."""
-        return all(cache.full for cache in self.layers)
+        return all(cache.full for cache in self)
 
     @property
     def lossy(self) -> bool:
         """Whether some layer's policy may change a choice."""
-        return any(cache.lossy for cache in self.layers)
+        return any(cache.lossy for cache in self)
 
     def drain(self) -> None:
         """Waits for all queued work that reads slots.
@@ -81,7 +96,7 @@ class CachedLayers:
         What a queued step ran into is raised by the model's next call: its token, and what it left in a KV cache, would
         be taken for good otherwise.
         """
-        for cache in self.layers:
+        for cache in self:
             try:
                 cache.bank.wait_for_queued()
             except ExpertReadError as error:
@@ -90,7 +105,7 @@ class CachedLayers:
         if self.native is not None and self.native.failed:
             self.native.untold = self.native.recover()
         mx.synchronize()
-        for cache in self.layers:
+        for cache in self:
             cache.table.mend()
         if self.native is not None:
             for native in self.native.layers:
@@ -112,7 +127,7 @@ class CachedLayers:
     def join(self, native: NativeDecode) -> None:
         """Lets decode run in the graph from now on, should `use_decode` choose so."""
         self.native = native
-        native.join(self.layers)
+        native.join(self)
         self.stats.read_totals.logs.append(native.read_log)
 
     def part(self) -> None:
@@ -127,7 +142,7 @@ class CachedLayers:
         with self.lock:
             self.drain()
             self.ledger.collect(closing=True)
-            for place, cache in enumerate(self.layers):
+            for place, cache in enumerate(self):
                 cache.native = self.native.layers[place] if self.native is not None and way == NATIVE else None
             self.ledger.lag = 2 if way == NATIVE else 0  # mlx-lm builds one step while another runs
             self.decode_way = way
@@ -138,7 +153,7 @@ class CachedLayers:
             return
         with self.lock:
             self.drain()
-            for cache in self.layers:
+            for cache in self:
                 cache.policy = policy_of(cache.spec.top_k, cache.spec.experts)
 
     def evict_by(self, name: str) -> None:
@@ -149,7 +164,7 @@ class CachedLayers:
         """
         with self.lock:
             self.drain()
-            for cache in self.layers:
+            for cache in self:
                 if not cache.full and cache.table.eviction.name != name:
                     if self.native is not None:
                         self.native.release(cache)
@@ -160,7 +175,7 @@ class CachedLayers:
         self.end_turn()
         if self.native is not None:
             self.native.drop_guesses()
-        for cache in self.layers:
+        for cache in self:
             cache.empty()
         self.counter.begin_anew()
         self.stats.reset()
@@ -173,7 +188,7 @@ class CachedLayers:
         Raises:
             DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
         """
-        cache = self.layers[index]
+        cache = self[index]
         every = slots == cache.table.experts
         if slots == cache.table.slots and cache.full == every:
             return
@@ -193,7 +208,7 @@ class CachedLayers:
         Raises:
             ExpertReadError: an expert could not be read.
         """
-        for cache in self.layers:
+        for cache in self:
             if cache.table.slots == cache.table.experts:
                 cache.fill_whole()
 

@@ -19,6 +19,7 @@ from moe_mlx.loading.decode_way import choose_decode
 from moe_mlx.loading.memory import hold_limits, plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options, is_demo
+from moe_mlx.loading.resizing import Sizing
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build
 from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
@@ -182,36 +183,34 @@ def _load(
     cached.stats.reset()
     past = None
     if planned.history is not None:
-        planned.history.watch(lambda: [cache.table for cache in cached.layers])
+        planned.history.watch(lambda: [cache.table for cache in cached])
         past = planned.history.past
-    warmed = warm_up(cached.layers, past, cached.pool, cached.counter, options.warm, say)
+    warmup = warm_up(cached, past, cached.pool, cached.counter, options.warm, say)
     runtime = Runtime(
         model=skeleton.model,
         config=skeleton.config,
-        cached=cached,
+        layers=cached,
         routing=options.routing,
         evict=options.evict,
-        plan=planned.plan,
-        curves=planned.curves,
+        sizing=Sizing(cached, planned.plan, planned.curves),
         decode_reason=chosen.reason,
         prefetch=chosen.prefetch,
         history=planned.history,
-        warm_counts=warmed.counts,
-        warmup=warmed.left,
+        warmup=warmup,
     )
     return skeleton.model, tokenizer, runtime
 
 
 def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) -> None:
     """Says what a user should know of how the model runs."""
-    whole = runtime.cached.whole
+    whole = runtime.layers.whole
     lossy_asked = runtime.routing.routing != "exact" and not whole
-    if lossy_asked and not runtime.routed:
+    if lossy_asked and not runtime.layers.routed:
         family = runtime.config.get("model_type", "this family")
         remark(f"{family}: this model's router is not known, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
-    if runtime.evict == "router" and not runtime.routed and not whole:
+    if runtime.evict == "router" and not runtime.layers.routed and not whole:
         remark("this model's router is not known, so --evict router empties the least recently used slot")
     if opened.source.in_place and not is_demo(opened.folder) and not whole:
         runs = len(opened.source.byte_ranges(0, 0))

@@ -64,6 +64,6 @@ def _run(model: nn.Module, cached: CachedLayers, way: str) -> Outcome:
         cached.drain()
     tables = [
         tuple(getattr(cache.table, name).tobytes() for name in ("slot_of", "used", "state", *cache.table.COUNTS))
-        for cache in cached.layers
+        for cache in cached
     ]
     return logits, tables, counted

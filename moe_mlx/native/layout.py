@@ -7,7 +7,8 @@ from types import ModuleType
 
 from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import BUCKETS, DEPTHS
-from moe_mlx.expert_cache.residency import ResidencyTable, TableState
+from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.table_state import TableState
 
 _CODES = {ctypes.c_int64: "q", ctypes.c_double: "d"}
 

@@ -92,17 +92,17 @@ class AnswerSteps:
     def queued_failure(self) -> ExpertReadError | None:
         """Waits for queued work; returns what it ran into and the next step will tell: its caches are no good."""
         self.runtime.drain()
-        return None if self.runtime.native is None else self.runtime.native.untold
+        return None if self.runtime.layers.native is None else self.runtime.layers.native.untold
 
     def account(self, job: Job) -> Usage:
         """Returns what an answer took; the runner has let go of it."""
         assert job.before is not None and job.began_at is not None and job.first_at is not None
         runtime = self.runtime
         runtime.drain()
-        runtime.ledger.collect(closing=True)
+        runtime.layers.ledger.collect(closing=True)
         decode, prefill = runtime.stats.decode - job.before[0], runtime.stats.prefill - job.before[1]
         discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0
-        runtime.ledger.discard(discarded)
+        runtime.layers.ledger.discard(discarded)
         found = None if self.loaded.auditor is None else self.loaded.auditor.summary()
         receipt = Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found).as_dict()
         if runtime.history is not None:

@@ -12,7 +12,9 @@ class Session:
     """Answers with the number of the answer; does what it is told first."""
 
     def __init__(self):
-        self.runtime = SimpleNamespace(close=lambda: None, warmup=None, config={}, warm_while_idle=lambda *a: None)
+        self.runtime = SimpleNamespace(
+            close=lambda: None, warmup=SimpleNamespace(pending=False), config={}, warm_while_idle=lambda *a: None
+        )
         self.keep_prompt = lambda: None
         self.heard, self.last, self.tricks = [], None, {}
 

@@ -36,7 +36,7 @@ def answer(model, tokenizer, every, tokens=24):
     else:
         out = [response.token for response in stream]
     runtime.drain()
-    runtime.ledger.collect(closing=True)
+    runtime.layers.ledger.collect(closing=True)
     stats = runtime.stats
     receipt = Receipt.of(stats.decode, stats.prefill, stats.discarded_steps, runtime.routing.describe(), summary)
     names = ("slot_of", "owner", "used", "heat", *ResidencyTable.COUNTS)

@@ -89,14 +89,14 @@ def test_a_stalled_read_ends_the_turn_and_its_slot_waits(
         release.wait(30)
         return read_into(index, expert, buffers)
 
-    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 0.05)
+    monkeypatch.setattr(talk.runtime.layers.pool, "stall_seconds", 0.05)
     monkeypatch.setattr(source, "read_into", stall)
     with pytest.raises(ExpertReadError, match=r"no answer from the disk in 0\.05 s"):
         ask(talk, "what is a fox")
     assert all(cache.table.owner[slot] < 0 for cache in talk.runtime.layers for slot in range(cache.table.slots))
     release.set()
-    talk.runtime.pool.close()
-    talk.runtime.pool.__init__(source)  # type: ignore[misc]
+    talk.runtime.layers.pool.close()
+    talk.runtime.layers.pool.__init__(source)  # type: ignore[misc]
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
 
@@ -184,7 +184,7 @@ def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: P
     talk = session(store, decode="readback")
     talk.runtime.resize("75%")  # at least three reads at once
     source, release = talk.runtime.source, threading.Event()
-    read_into, submit, calls = source.read_into, talk.runtime.pool._threads.submit, []
+    read_into, submit, calls = source.read_into, talk.runtime.layers.pool._threads.submit, []
 
     def late(index: int, expert: int, buffers) -> int:
         release.wait(30)
@@ -197,16 +197,16 @@ def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: P
         return submit(*args)
 
     monkeypatch.setattr(source, "read_into", late)
-    monkeypatch.setattr(talk.runtime.pool._threads, "submit", failing)
-    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 0.05)
+    monkeypatch.setattr(talk.runtime.layers.pool._threads, "submit", failing)
+    monkeypatch.setattr(talk.runtime.layers.pool, "stall_seconds", 0.05)
     with pytest.raises(RuntimeError, match="new thread"):
         ask(talk, "what is a fox")
     held = [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
     assert len(held) == 2  # they are still being written to
     release.set()
     monkeypatch.setattr(source, "read_into", read_into)
-    monkeypatch.setattr(talk.runtime.pool, "stall_seconds", 60.0)
-    talk.runtime.pool.wait_idle()
+    monkeypatch.setattr(talk.runtime.layers.pool, "stall_seconds", 60.0)
+    talk.runtime.layers.pool.wait_idle()
     assert not [slot for cache in talk.runtime.layers for slot in cache.table.used if slot == QUARANTINED]
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 

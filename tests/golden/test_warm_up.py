@@ -135,13 +135,13 @@ def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open,
     answers = []
     for _ in range(2):
         session = talk(history=tmp_path / "history", warm="on", routing="cache-prior", route_lambda=0.5)
-        assert session.runtime.warmup is None, "whole, before the first answer"
+        assert not session.runtime.warmup.pending, "whole, before the first answer"
         assert session.runtime.warmed == sum(session.runtime.slots_per_layer)
         answers.append((ask(session, "Tell me a story about a fox."), session.last.decode.misses))
         session.runtime.close()
         path.write_bytes(kept)
     assert answers[0] == answers[1]
-    assert talk(history=tmp_path / "history", warm="idle", routing="cache-prior").runtime.warmup is None
+    assert not talk(history=tmp_path / "history", warm="idle", routing="cache-prior").runtime.warmup.pending
 
 
 def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path, said: list[str]):
@@ -151,7 +151,7 @@ def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path,
     assert (runtime.warmed, runtime.warmup.pending) == (0, True)
     batches = iter([False, False, True])
     runtime.warm_while_idle(lambda: next(batches), said.append)
-    assert runtime.warmed == 2 * runtime.pool.readers
+    assert runtime.warmed == 2 * runtime.layers.pool.readers
     assert [len(cache.table.resident) for cache in runtime.layers][:3] == [4, 4, 0], "the hottest of every layer first"
     cold = talk()
     assert ask(session) == ask(cold)
@@ -168,7 +168,7 @@ def test_a_policy_that_turns_lossy_ends_the_idle_warm_up(talk: Open, tmp_path: P
     runtime = talk(history=tmp_path / "history", warm="idle").runtime
     runtime.set_routing(routing="cache-prior")
     runtime.warm_while_idle(lambda: False, said.append)
-    assert (runtime.warmed, runtime.warmup) == (0, None)
+    assert (runtime.warmed, runtime.warmup.pending) == (0, False)
 
 
 def test_reset_empties_and_does_not_warm_again(talk: Open, tmp_path: Path):

@@ -40,19 +40,19 @@ def test_one_array_each_way_per_capped_layer(
     native: Any, tiny: Callable[..., Path], family: str, routing: str, prefetch: str
 ):
     model, _, runtime = loaded(tiny(family), "native", "50%", routing=routing, prefetch=prefetch)
-    runtime.native.streams.apart = True
+    runtime.layers.native.streams.apart = True
     cache = make_prompt_cache(model)
     for token in TOKENS[:3]:
         logits = model(mx.array([[token]]), cache=cache)
-        assert runtime.native.crossings([logits]) == (len(runtime.layers), len(runtime.layers))
+        assert runtime.layers.native.crossings([logits]) == (len(runtime.layers), len(runtime.layers))
         mx.eval(logits)
 
 
 def test_bench_counts_them_and_leaves_the_stream_as_it_was(native: Any, tiny: Callable[..., Path]):
     _, _, runtime = loaded(tiny(), "native", "50%")
-    apart = runtime.native.streams.apart
+    apart = runtime.layers.native.streams.apart
     assert crossings_per_token(runtime) == PER_LAYER * len(runtime.layers)
-    assert runtime.native.streams.apart is apart
+    assert runtime.layers.native.streams.apart is apart
     runtime.use_decode("readback")
     assert crossings_per_token(runtime) == 0
 
@@ -62,7 +62,7 @@ def test_an_error_on_a_stream_of_its_own_ends_its_turn_and_no_other(
 ):
     store = Path(shutil.copytree(tiny(), tmp_path / "store"))
     model, _, runtime = loaded(store, "native", "25%", routing="exact")
-    runtime.native.streams.apart = True
+    runtime.layers.native.streams.apart = True
     good = [np.array(row) for row in decoded(model)]
     runtime.reset()
     broken = {path: path.read_bytes() for path in (store / "experts/layer-001").iterdir()}
@@ -80,9 +80,9 @@ def test_an_error_on_a_stream_of_its_own_ends_its_turn_and_no_other(
 
 def test_whole_layers_cross_nothing(native: Any, tiny: Callable[..., Path]):
     model, _, runtime = loaded(tiny(), "native", "100%")
-    runtime.native.streams.apart = True
+    runtime.layers.native.streams.apart = True
     logits = model(mx.array([[1]]), cache=make_prompt_cache(model))
-    assert runtime.native.crossings([logits]) == (0, 0)
+    assert runtime.layers.native.crossings([logits]) == (0, 0)
     mx.eval(logits)
 
 
@@ -96,7 +96,7 @@ def test_packed_rows_are_the_same_bits(
     for where in ("model", "apart"):
         monkeypatch.setenv(STREAM_VARIABLE, where)
         model, _, runtime = loaded(tiny(family), "native", "25%", routing=routing, prefetch=prefetch)
-        assert runtime.native.streams.apart is (where == "apart")
+        assert runtime.layers.native.streams.apart is (where == "apart")
         logits = [np.array(row) for row in decoded(model)]
         found.append((logits, state(runtime), counts(runtime)))
     assert all(np.array_equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))

@@ -31,7 +31,7 @@ def test_the_same_bits_as_cached(
     needs_direct(runtime)
     plain, _, cached = loaded(tiny(store=store), way)
     assert (cached.io_way, cached.plan.extra) == ("cached", 0)
-    assert runtime.plan.extra == runtime.pool.readers * bounce * (2 if way == "native" else 1)
+    assert runtime.plan.extra == runtime.layers.pool.readers * bounce * (2 if way == "native" else 1)
     for ours, theirs in zip(steps(model), steps(plain), strict=True):
         assert mx.array_equal(ours, theirs)
     assert state(runtime) == state(cached)
@@ -53,9 +53,9 @@ def test_the_primitive_leaves_no_page_in_the_page_cache(native: Any, tiny: Calla
             pytest.skip(f"this file system keeps what it was asked to drop, or does not tell: {use}")
         model, _, runtime = loaded(tiny(), "native", io="direct")
         needs_direct(runtime)
-        by_python = runtime.pool.log.counts[0]  # of the self-check
+        by_python = runtime.layers.pool.log.counts[0]  # of the self-check
         steps(model)
-        assert runtime.pool.log.counts[0] == by_python
+        assert runtime.layers.pool.log.counts[0] == by_python
         assert runtime.stats.reads.reads == runtime.stats.decode.misses > 0
         use = page_cache_use(source)
         assert use is not None and use.nbytes == 0
@@ -111,7 +111,7 @@ def test_reads_are_counted(native: Any, tiny: Callable[..., Path], way: str, io:
     steps(model)
     reads, decode = runtime.stats.reads, runtime.stats.decode
     assert (reads.reads, reads.bytes) == (decode.misses, decode.bytes_read)
-    assert 1 <= reads.depth_mean <= reads.depth_max <= runtime.pool.readers
+    assert 1 <= reads.depth_mean <= reads.depth_max <= runtime.layers.pool.readers
     assert 0 < reads.p50_us <= reads.p95_us <= reads.p99_us < 60e6
     runtime.stats.reset()
     assert runtime.stats.reads.reads == runtime.stats.reads.depth_max == 0

@@ -160,7 +160,7 @@ def test_the_records_are_whole_and_in_order(native: Any, tiny: Callable[..., Pat
     model, tokenizer, runtime = loaded(tiny(), "native")
     mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=30)
     runtime.drain()
-    runtime.ledger.collect(closing=True)
+    runtime.layers.ledger.collect(closing=True)
     records = moe_mlx.stats(model).records
     steps = [record.step for record in records]
     assert steps == sorted(set(steps))

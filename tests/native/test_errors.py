@@ -147,7 +147,7 @@ def test_a_look_ahead_that_failed_is_dropped_by_draining(native: Any, tiny: Call
     with contextlib.suppress(ExpertReadError):  # the thread that queues hears of it if it is still queueing
         mx.async_eval(model(mx.array([[5]])))
     runtime.end_turn()
-    assert not runtime.native.failed
+    assert not runtime.layers.native.failed
     repair(store, tiny())
     assert mx.isfinite(model(mx.array([[6]]))).all()
 
@@ -157,7 +157,7 @@ def last_layer_gone(store: Path, runtime: Any) -> Iterator[None]:
     """Hides the experts of the last layer: a step is queued whole before it fails."""
     folder = sorted((store / "experts").iterdir())[-1]
     folder.rename(store / "hidden")
-    runtime.native.reader.close()
+    runtime.layers.native.reader.close()
     yield
     (store / "hidden").rename(folder)
 
@@ -215,12 +215,12 @@ def test_a_failed_look_ahead_throws_the_prompt_cache_away(native: Any, tiny: Cal
             mx.synchronize()
             hidden.enter_context(last_layer_gone(store, runtime))
 
-    runtime.counter.on_begin.append(begin)
+    runtime.layers.counter.on_begin.append(begin)
     prompt = [5, 6, 7, 8]
     with hidden, contextlib.suppress(ExpertReadError):
         for _ in talk.answer(prompt):
             pass
-    runtime.counter.on_begin.remove(begin)
+    runtime.layers.counter.on_begin.remove(begin)
     assert talk._prompt_cache is None
     assert talk.last is not None
     follow = [*prompt, *talk.last.tokens, 9]
@@ -256,13 +256,13 @@ def test_an_error_taken_while_queueing_leaves_no_task_open(native: Any, tiny: Ca
     _, _, runtime = loaded(store, "native", routing="exact")
     for path in experts(store):
         flip(path)
-    layer, row, later = runtime.native.layers[0], mx.array([[0, 1, 2]], dtype=mx.uint32), mx.ones(3)
+    layer, row, later = runtime.layers.native.layers[0], mx.array([[0, 1, 2]], dtype=mx.uint32), mx.ones(3)
     for _ in range(25):
         layer.cache.counter.enter(0)
         with pytest.raises(ExpertReadError):
             mx.async_eval(layer.step(row)[1])
             ends = time.monotonic() + PATIENCE
-            while not runtime.native.failed:
+            while not runtime.layers.native.failed:
                 assert time.monotonic() < ends
             mx.eval(later + 1)
         runtime.reset()
@@ -273,7 +273,7 @@ def test_a_damaged_file_that_was_replaced_is_read_anew(native: Any, tiny: Callab
     model, _, runtime = loaded(store, "native", routing="exact")
     fresh = steps(model)
     runtime.reset()
-    assert runtime.native.reader.open_count > 0
+    assert runtime.layers.native.reader.open_count > 0
     for path in experts(store):  # what is open stays the damaged file; its name leads to a whole one
         whole = path.read_bytes()
         flip(path)
@@ -292,7 +292,7 @@ def test_ten_descriptors_are_enough(native: Any, tiny: Callable[..., Path]):
         room = [number for number in range(4096) if number not in held][:10]
         resource.setrlimit(resource.RLIMIT_NOFILE, (room[-1] + 1, hard))
         steps(model)
-        assert 0 < runtime.native.reader.open_count <= 10
+        assert 0 < runtime.layers.native.reader.open_count <= 10
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -302,7 +302,7 @@ def test_a_read_that_stalls_keeps_its_slot_until_it_ends(native: Any, heavy: Pat
     model, _, runtime = loaded(heavy, "native", routing="exact", io=io)
     fresh = steps(model)
     runtime.reset()
-    handles = [layer._handle for layer in runtime.native.layers]
+    handles = [layer._handle for layer in runtime.layers.native.layers]
     for handle in handles:
         handle.stall_seconds = 1e-9
     with pytest.raises(ExpertReadError, match="no answer from the disk in 1e-09 s"):

@@ -88,17 +88,17 @@ def test_the_guess_is_the_next_router_s_word(native: Any, tiny: Callable[..., Pa
     told = mx.zeros(second.spec.experts)
     told[mx.array(top)] = mx.array([3.0, 2.0, 1.0][: len(top)])
     second.router = lambda x: told
-    native_layer = runtime.native.layers[0]
+    native_layer = runtime.layers.native.layers[0]
     x = mx.zeros((1, 1, 8))
     for expected in (len(top), 0):  # the second time they are resident
         native_layer.guess_next(x)
         assert native_layer._next_scores is not None
         mx.eval(*native_layer.step(mx.array([[list(range(first.spec.top_k))]])))
-        mx.eval(*runtime.native.layers[1].step(mx.array([[top]])))
+        mx.eval(*runtime.layers.native.layers[1].step(mx.array([[top]])))
         begun, used, wasted = guesses(runtime)
         assert used == begun == expected or (used <= begun < expected)  # one that had not begun in time is dropped
         assert wasted == 0
-        runtime.ledger.reset()
+        runtime.layers.ledger.reset()
 
 
 def test_staging_is_in_the_plan_and_is_refused_like_the_rest(
@@ -205,7 +205,7 @@ def test_a_guess_that_stalls_hangs_nothing(native: Any, tiny: Callable[..., Path
     model, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on", prefetch_extra=16)
     fresh = steps(model)
     runtime.reset()
-    handles = [layer._handle for layer in runtime.native.layers]
+    handles = [layer._handle for layer in runtime.layers.native.layers]
     for handle in handles[stalling != "every layer" :]:
         handle.stall_seconds = 1e-9
     raised = 0
@@ -261,7 +261,7 @@ def test_a_guess_that_waits_keeps_no_bank_that_was_replaced(native: Any, tiny: C
     model, _, runtime = loaded(tiny(), "native", "75%", routing="exact", prefetch="on")
     steps(model)
     runtime.drain()
-    first, second = runtime.native.layers[:2]
+    first, second = runtime.layers.native.layers[:2]
     second.cache.router = lambda x: mx.arange(float(second.cache.spec.experts))
     first.guess_next(mx.zeros((1, 1, 64)))
     waiting = first.step(mx.array([[list(range(first.cache.spec.top_k))]]))  # holds its own layer's bank, no other

@@ -37,7 +37,7 @@ def test_memory_that_is_laid_out_otherwise(
     said: list[str] = []
     model, _ = moe_mlx.load(tiny(), expert_cache="25%", say=said.append)
     runtime = moe_mlx.runtime_of(model)
-    assert (runtime.decode_way, runtime.native) == ("readback", None)
+    assert (runtime.decode_way, runtime.layers.native) == ("readback", None)
     assert len([line for line in said if "has another layout" in line]) == 1
     runtime.close()
     with pytest.raises(UsageError, match="has another layout"):

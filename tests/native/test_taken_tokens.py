@@ -31,12 +31,12 @@ def pieces(folder: Path, failed_after: int, behind: int) -> tuple[list[int], Ses
     tokenizer._eos_token_ids = set()
     talk = Session(model, tokenizer, Sampling(max_tokens=12))
     given: list[int] = []
-    native = runtime.native
+    native = runtime.layers.native
     with pytest.raises(ExpertReadError, match="expert-003"):
         for piece in talk.answer(talk.encode([{"role": "user", "content": "hello"}])):
             given.append(piece.token)
             if len(given) == failed_after:
-                native.streams = Late(native.streams, runtime.cached.counter.step - behind)
+                native.streams = Late(native.streams, runtime.layers.counter.step - behind)
                 native.check = lambda: None  # nothing else looks
                 native.streams.failed = True
     return given, talk

@@ -138,7 +138,7 @@ class Ordeal:
     @contextmanager
     def _impatient(self) -> Iterator[None]:
         """Hardly a disk answers within a nanosecond."""
-        native = self.runtime.native
+        native = self.runtime.layers.native
         if native is None:
             yield
             return
@@ -148,17 +148,17 @@ class Ordeal:
         try:
             yield
         finally:
-            self._limit_handles(self.runtime.pool.stall_seconds)
+            self._limit_handles(self.runtime.layers.pool.stall_seconds)
 
     def _limit_handles(self, seconds: float) -> None:
-        for layer in self.runtime.native.layers if self.runtime.native is not None else ():
+        for layer in self.runtime.layers.native.layers if self.runtime.layers.native is not None else ():
             if layer._handle is not None:
                 layer._handle.stall_seconds = seconds
 
     @contextmanager
     def _slow_read(self) -> Iterator[None]:
         """One of the next reads by Python hangs until the deed is over."""
-        source, pool = self.runtime.source, self.runtime.pool
+        source, pool = self.runtime.source, self.runtime.layers.pool
         limit, read_into = pool.stall_seconds, source.read_into
         if self.chance.random() < 0.5:
             self.runtime.use_decode("readback")
@@ -201,7 +201,7 @@ class Ordeal:
                 )
         assert self.runtime.expert_cache_bytes == self.runtime.plan.expert_cache, what
         assert self.runtime.slots_per_layer == list(self.runtime.plan.slots), what
-        if (native := self.runtime.native) is not None and not mx.metal.is_available():
+        if (native := self.runtime.layers.native) is not None and not mx.metal.is_available():
             native.streams.drain()  # the rest of a step that nobody took
             assert native.module.active_tasks() == 0, f"{what}: MLX waits for tasks that nobody ends"
 

@@ -55,7 +55,7 @@ class GaugeReader:
     def begin(self) -> None:
         """Notes where an answer's counts begin."""
         self._decode, self._prefill = self.runtime.stats.decode, self.runtime.stats.prefill
-        self._layers = self.runtime.ledger.layer_totals()
+        self._layers = self.runtime.layers.ledger.layer_totals()
         self._recent.clear()
 
     def read(self, now: Snapshot, seconds: float, *, owner: bool) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class GaugeReader:
         runtime = self.runtime
         pairs = [
             (hits - before[0], misses - before[1])
-            for (hits, misses), before in zip(runtime.ledger.layer_totals(), self._layers, strict=True)
+            for (hits, misses), before in zip(runtime.layers.ledger.layer_totals(), self._layers, strict=True)
         ]
         running = runtime.stats.decode
         fields: dict[str, Any] = {
@@ -91,7 +91,7 @@ class GaugeReader:
     def _inside_chunk(self, now: Snapshot) -> int:
         """Tokens' worth of the prompt chunk under way, told by the layers it has passed."""
         chunk = min(self.session.caching.prefill_step_size, max(0, now.total - now.done - 1))
-        passed = self.runtime.layers_passed / len(self.runtime.layers)
+        passed = self.runtime.layers.counter.layers_passed / len(self.runtime.layers)
         return int(chunk * passed) if passed < 1 else 0
 
     def _tokens_a_second(self, seconds: float, tokens: int) -> float:

@@ -1,0 +1,91 @@
+"""The memory plan in force of one model, and how its cap changes while the model lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moe_mlx.errors import DoesNotFitError
+from moe_mlx.loading.cached_layers import CachedLayers
+from moe_mlx.planning.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
+from moe_mlx.planning.slot_share import Curve, shared_by
+from moe_mlx.system.memory import room_beside
+from moe_mlx.system.metal import comfortable_bytes
+from moe_mlx.system.sizes import show_bytes
+
+
+@dataclass
+class Sizing:
+    """What a model takes, and may take.
+
+    Attributes:
+        layers: Its layers.
+        plan: The memory plan in force.
+        curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
+    """
+
+    layers: CachedLayers
+    plan: MemoryPlan
+    curves: tuple[Curve, ...] | None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the plan that are taken already, whatever is being answered."""
+        return self.plan.resident_weights + self.layers.nbytes + self.plan.beside
+
+    def plan_for(self, expert_cache: str | int) -> MemoryPlan:
+        """Returns the plan of another cap, and changes nothing; errors as `Runtime.plan_for`."""
+        source = self.layers.source
+        plan = plan_memory(
+            source.layers,
+            parse_cap(expert_cache),
+            resident_weights=self.plan.resident_weights,
+            kv_cache=self.plan.kv_cache,
+            per_layer_extra=self.plan.extra,
+            beside=self.plan.beside,
+            available=room_beside(self.held),
+            held=self.layers.nbytes,
+            comfortable=comfortable_bytes(),
+        )
+        return shared_by(plan, source.layers, self.curves)
+
+    def resize(self, expert_cache: str | int, evict: str) -> MemoryPlan:
+        """Puts another cap in force, between tokens.
+
+        Layer by layer the bank is freed, rebuilt, and its hottest experts reread; those that shrink go first, so that
+        the old cap or the new one, whichever is larger, is never exceeded on the way.
+
+        Args:
+            expert_cache: The cap.
+            evict: Which expert gives way from then on, by name.
+        """
+        layers = self.layers
+        with layers.lock:
+            plan = self.plan_for(expert_cache)
+            layers.drain()
+            layers.ledger.collect(closing=True)
+            before = layers.slots_per_layer
+            try:
+                for index in sorted(range(len(before)), key=lambda index: plan.slots[index] - before[index]):
+                    layers.rebuild(index, plan.slots[index], evict)
+            finally:  # what is there, whatever came in between
+                slots = tuple(layers.slots_per_layer)
+                self.plan = replace(plan, slots=slots, expert_cache=cache_bytes(layers.source.layers, slots))
+            return plan
+
+    def reserve(self, nbytes: int, what: str) -> None:
+        """Takes bytes beside the expert cache into the plan; `give_back` takes them out again.
+
+        Raises:
+            DoesNotFitError: the plan has no room for them.
+        """
+        plan = self.plan
+        if plan.available is not None and plan.total + nbytes > plan.available:
+            raise DoesNotFitError(
+                f"{what} beside the {show_bytes(plan.total)} planned, {show_bytes(plan.available)} are available: "
+                "choose a smaller --expert-cache"
+            )
+        self.plan = replace(plan, extra=plan.extra + nbytes)
+
+    def give_back(self, nbytes: int) -> None:
+        """Takes reserved bytes out of the plan."""
+        self.plan = replace(self.plan, extra=self.plan.extra - nbytes)
