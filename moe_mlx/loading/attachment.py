@@ -9,6 +9,7 @@ from mlx import nn
 from moe_mlx.counts.ledger import Stats
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.store import ExpertSource
 
@@ -18,13 +19,14 @@ ATTRIBUTE = "moe_mlx_runtime"
 def attach(model: nn.Module, runtime: Runtime) -> None:
     """Hangs the runtime on its model, outside the model's parameters."""
     object.__setattr__(model, ATTRIBUTE, runtime)
-    weakref.finalize(model, _let_go, runtime.layers.pool, runtime.source).atexit = False
+    weakref.finalize(model, _let_go, runtime.layers.pool, runtime.source, runtime.limits).atexit = False
 
 
-def _let_go(pool: ReaderPool, source: ExpertSource) -> None:
-    """Gives back the threads and descriptors of a model that was dropped without `close`."""
+def _let_go(pool: ReaderPool, source: ExpertSource, limits: HeldLimits) -> None:
+    """Gives back the threads, descriptors and limits of a model that was dropped without `close`."""
     pool.close(wait=False)
     source.close()
+    limits.give_back()
 
 
 def runtime_of(model: nn.Module) -> Runtime:

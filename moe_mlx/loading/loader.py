@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from moe_mlx.history.warmup import warm_up
 from moe_mlx.loading.assembling import assemble, read_resident
 from moe_mlx.loading.attachment import attach
 from moe_mlx.loading.decode_way import choose_decode
-from moe_mlx.loading.memory import hold_limits, plan_load
+from moe_mlx.loading.limits import HeldLimits
+from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options, is_demo
 from moe_mlx.loading.resizing import Sizing
@@ -144,18 +146,17 @@ def load_as(
         remark: Gets one line of what a user should know.
     """
     opened = open_model(options)
-    try:
-        model, tokenizer, runtime = _load(options, opened, say, remark)
-    except BaseException:
-        opened.source.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(opened.source.close)
+        model, tokenizer, runtime = _load(options, opened, undo, say, remark)
+        undo.pop_all()
     attach(model, runtime)
     _remarks(runtime, opened, remark)
     return model, tokenizer
 
 
 def _load(
-    options: Options, opened: Opened, say: Callable[[str], None], remark: Callable[[str], None]
+    options: Options, opened: Opened, undo: ExitStack, say: Callable[[str], None], remark: Callable[[str], None]
 ) -> tuple[nn.Module, TokenizerWrapper, Runtime]:
     """Goes through the stages from an opened model to its runtime; each takes what those before it returned."""
     source = opened.source
@@ -163,7 +164,8 @@ def _load(
         opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
     )
     planned = plan_load(options, source, skeleton.resident_nbytes, remark)
-    hold_limits(planned.plan, options.wired)
+    limits = HeldLimits(planned.plan, options.wired)
+    undo.callback(limits.give_back)
     check_lookups(skeleton.model)
     cached = assemble(skeleton, source, planned.plan, options)
     read_resident(skeleton.model, cached)
@@ -193,6 +195,7 @@ def _load(
         routing=options.routing,
         evict=options.evict,
         sizing=Sizing(cached, planned.plan, planned.curves),
+        limits=limits,
         decode_reason=chosen.reason,
         prefetch=chosen.prefetch,
         history=planned.history,

@@ -1,15 +1,12 @@
-"""Plans a model's memory before it is built: slots of each layer, buffers beside them, and MLX's own limits."""
+"""Plans a model's memory before its slots are made: how many each layer gets, and the buffers beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import mlx.core as mx
-
 from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
-from moe_mlx.loading.wiring import hold_wired_limit
 from moe_mlx.planning.budget import MemoryPlan, plan_memory
 from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
@@ -79,9 +76,3 @@ def plan_load(
     history = open_history(options.history_folder, source, remark)
     curves = asked_curves(options.share, None if history is None else history.past, source.layers, remark)
     return Planned(shared_by(plan, source.layers, curves), prefetch, curves, history, demand)
-
-
-def hold_limits(plan: MemoryPlan, wired: str) -> None:
-    """Sets MLX's limits for the rest of the process: of its buffer cache, and on Metal of what it may wire."""
-    mx.set_cache_limit(plan.mlx_cache)
-    hold_wired_limit(plan.total, wired)

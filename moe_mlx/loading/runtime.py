@@ -15,6 +15,7 @@ from moe_mlx.expert_cache.steps import DecodeEvent
 from moe_mlx.history.keeper import HistoryKeeper
 from moe_mlx.history.warmup import Warmup
 from moe_mlx.loading.cached_layers import CachedLayers
+from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.resizing import Sizing
 from moe_mlx.planning.budget import MemoryPlan
 from moe_mlx.planning.prefetch import Prefetch
@@ -35,6 +36,7 @@ class Runtime:
         routing: The routing asked for.
         evict: Which expert gives way, by name.
         sizing: The memory plan, and how it is changed.
+        limits: Its hold on MLX's limits.
         decode_reason: Why decode runs as it does, in a few words.
         prefetch: How decode in the graph prefetches; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
@@ -47,6 +49,7 @@ class Runtime:
     routing: RoutingSettings
     evict: str
     sizing: Sizing
+    limits: HeldLimits
     decode_reason: str
     prefetch: Prefetch | None
     history: HistoryKeeper | None
@@ -231,8 +234,9 @@ class Runtime:
             say(line)
 
     def close(self) -> None:
-        """Waits for queued work, keeps the history, ends the reader threads and closes the files."""
+        """Waits for queued work, keeps the history, ends the readers, closes the files and gives MLX's limits back."""
         self.drain()
         if self.history is not None:
             self.history.save(at_once=True)
         self.layers.close()
+        self.limits.give_back()

@@ -1,4 +1,4 @@
-"""The wired limit: memory that macOS keeps in place for the GPU. One limit, held from loading on.
+"""The wired limit: memory that macOS keeps in place for the GPU. One limit, held while a model is loaded.
 
 mlx-lm sets the most that the system recommends around each answer and restores it after; with a model that leaves
 little room, memory that goes in and out of being wired is what others saw panics under. So we wire what the plan holds
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-
-import mlx.core as mx
+from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.system.metal import working_set_bytes
@@ -21,7 +20,8 @@ WIRED = ("auto", "max", "off")
 _MARGIN_SHARE, _MARGIN_FLOOR = 0.05, 256 * 10**6
 _SETTER = "maybe_set_recommended_wired_limit"
 
-_held: list[int] = []
+#: mlx-lm's own setters, by module, while ours stands for them.
+_setters: dict[str, Any] = {}
 
 
 def check_wired(wired: str) -> str:
@@ -59,28 +59,20 @@ def wired_bytes(planned: int, wired: str, beside: int = 0) -> int | None:
     return min(most, asked)
 
 
-def hold_wired_limit(planned: int, wired: str) -> int | None:
-    """Sets the limit while nothing is queued, and keeps mlx-lm from changing it; arguments as for `wired_bytes`.
-
-    Returns:
-        What it is now; None where there is no Metal.
-    """
-    limit = wired_bytes(planned, wired, mx.get_active_memory())
-    if limit is None:
-        return None
-    mx.synchronize()
-    mx.set_wired_limit(limit)
-    _held[:] = [limit]
-    for name in ("mlx_lm.utils", "mlx_lm.generate"):
-        setattr(import_module(name), _SETTER, _keep_it)
-    if (server := sys.modules.get("mlx_lm.server")) is not None:
-        setattr(server, _SETTER, _keep_it)
-    return limit
+def keep_mlx_lm_off() -> None:
+    """Keeps mlx-lm from changing the limit around its answers."""
+    for name in ("mlx_lm.utils", "mlx_lm.generate", "mlx_lm.server"):
+        module = sys.modules.get(name) if name == "mlx_lm.server" else import_module(name)
+        if module is not None and (setter := getattr(module, _SETTER, None)) is not _keep_it:
+            _setters[name] = setter
+            setattr(module, _SETTER, _keep_it)
 
 
-def held_wired_limit() -> int | None:
-    """Returns the limit that was set; None where none was."""
-    return _held[0] if _held else None
+def let_mlx_lm_set_it() -> None:
+    """Lets mlx-lm set the limit again, as it does by itself."""
+    while _setters:
+        name, setter = _setters.popitem()
+        setattr(sys.modules[name], _SETTER, setter)
 
 
 def _keep_it() -> None:

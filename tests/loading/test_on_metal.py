@@ -1,5 +1,7 @@
 """Plans and limits of a model that is loaded on a Mac; Metal is faked, the model is real."""
 
+import gc
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import moe_mlx
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import UsageError
-from moe_mlx.loading import wiring
+from moe_mlx.loading import limits, wiring
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.metal_fakes import FakeMetal
 
@@ -23,12 +25,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def metal(monkeypatch: pytest.MonkeyPatch) -> FakeMetal:
-    import mlx_lm.generate  # noqa: F401  so that its setter is put back
-
+    monkeypatch.setattr(limits, "_held", [])  # whatever tests before left open
+    monkeypatch.setattr(limits, "_restore", [])
+    monkeypatch.setattr(wiring, "_setters", {})
     for name in ("mlx_lm.utils", "mlx_lm.generate"):
-        module = __import__("sys").modules[name]
+        module = import_module(name)
         monkeypatch.setattr(module, wiring._SETTER, getattr(module, wiring._SETTER))
-    monkeypatch.setattr(wiring, "_held", [])
     return FakeMetal(16 * GB, 11 * GB).install(monkeypatch)
 
 
@@ -67,7 +69,6 @@ def test_what_the_plan_holds_is_wired_and_mlx_lm_does_not_change_it(checkpoint: 
     runtime = moe_mlx.runtime_of(model)
     least = active + runtime.plan.total
     assert least < metal.wired < 11 * GB
-    assert metal.wired == wiring.held_wired_limit()
     talk = Session(model, tokenizer, Sampling(max_tokens=3))
     for _ in talk.answer(talk.encode([{"role": "user", "content": "hello"}])):
         pass
@@ -89,5 +90,40 @@ def test_no_such_limit(checkpoint: Path):
 
 def test_without_metal_nothing_is_wired(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: pytest.fail("there is no such limit here"))
-    assert wiring.hold_wired_limit(GB, "auto") is None
-    assert wiring.wired_bytes(GB, "max") is None
+    assert wiring.wired_bytes(GB, "auto") is wiring.wired_bytes(GB, "max") is None
+    moe_mlx.runtime_of(loaded(checkpoint, expert_cache="50%")[0]).close()
+
+
+def cache_limit() -> int:
+    """MLX's own, left as it is."""
+    limit = mx.set_cache_limit(0)
+    mx.set_cache_limit(limit)
+    return limit
+
+
+def test_limits_go_back_with_the_last_model_that_holds_them(checkpoint: Path, metal: FakeMetal):
+    generate = import_module("mlx_lm.generate")
+    metal.wired, setter, before = 5, getattr(generate, wiring._SETTER), cache_limit()
+    first, second = (loaded(checkpoint, expert_cache="50%", wired=wired)[0] for wired in ("2GB", "3GB"))
+    assert (metal.wired, cache_limit()) == (3 * GB, moe_mlx.runtime_of(second).plan.mlx_cache)
+    assert getattr(generate, wiring._SETTER) is not setter
+    moe_mlx.runtime_of(second).close()
+    assert (metal.wired, cache_limit()) == (2 * GB, moe_mlx.runtime_of(first).plan.mlx_cache)
+    third = loaded(checkpoint, expert_cache="50%", wired="4GB")[0]
+    moe_mlx.runtime_of(first).close()
+    assert metal.wired == 4 * GB, "the latest load's stay while it holds them"
+    del third  # without `close`
+    gc.collect()
+    assert (metal.wired, cache_limit()) == (5, before)
+    assert getattr(generate, wiring._SETTER) is setter
+
+
+def test_a_load_that_fails_leaves_the_limits_as_they_were(
+    checkpoint: Path, metal: FakeMetal, monkeypatch: pytest.MonkeyPatch
+):
+    metal.wired, before = 5, cache_limit()
+    monkeypatch.setattr("moe_mlx.loading.loader.load_tokenizer", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loaded(checkpoint, expert_cache="50%")
+    assert len(metal.set) == 2
+    assert (metal.wired, cache_limit()) == (5, before)
