@@ -32,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx.examination.part import FAILED, OVERDUE
     from moe_mlx.examination.report import markdown
     from moe_mlx.system.calibration import calibration_path, store_calibration
+    from moe_mlx.system.given import words_of
     from moe_mlx.system.machine import describe_machine, machine_line
     from moe_mlx.system.talk import Talk
 
     if args.report is not None and not args.report.resolve().parent.is_dir():
         raise UsageError(f"--report {args.report}: there is no folder {args.report.parent}")
-    parts = parts_named([name.strip() for name in args.parts.split(",") if name.strip()])
+    parts = parts_named(words_of(args.parts))
     talk = Talk()
     try:
         findings = examine(parts, small=args.small, progress=talk.progress, parent=args.folder)

@@ -7,13 +7,10 @@ import json
 from typing import Any
 
 from moe_mlx.commands.store_arguments import add_store_arguments, sized
+from moe_mlx.system.given import words_of
 
 #: What `--allow-models` is where it names none.
 ALL_FOUND = ""
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -46,8 +43,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     net.add_argument("--port", type=_from(0, 65535), default=8080, help="(default: 8080)")
     net.add_argument("--api-key", metavar="KEY", help="key of every request; seen by `ps`: better the file")
     net.add_argument("--api-key-file", metavar="FILE", help="file that holds it; or set $MOE_MLX_API_KEY")
-    net.add_argument("--allowed-origins", type=_listed, default=[], metavar="LIST", help="web pages that may ask; none")
-    net.add_argument("--allowed-hosts", type=_listed, default=[], metavar="LIST", help="further names of this server")
+    net.add_argument(
+        "--allowed-origins", type=words_of, default=[], metavar="LIST", help="web pages that may ask; none"
+    )
+    net.add_argument("--allowed-hosts", type=words_of, default=[], metavar="LIST", help="further names of this server")
     names = parser.add_argument_group("names")
     names.add_argument("--alias", action="append", default=[], metavar="NAME", help="what clients may call the model")
     names.add_argument("--any-model", action="store_true", help="answer whatever model a client names")

@@ -18,6 +18,7 @@ from moe_mlx.serving.prompts import Prompts
 from moe_mlx.serving.refusal import RefusalError
 from moe_mlx.store.resolve import find_model
 from moe_mlx.system.config import model_folders
+from moe_mlx.system.given import words_of
 
 log = logging.getLogger("moe_mlx.serve")
 
@@ -149,7 +150,7 @@ def allowed_models(args: argparse.Namespace, loading: Loading) -> list[ServedMod
         places = [(entry.name, entry.model) for entry in found if entry.shape is not None]
     else:
         places = []
-        for model in filter(None, map(str.strip, args.allow_models.split(","))):
+        for model in words_of(args.allow_models):
             find_model(model, cached=True)
             places.append((public_name(model), model))
     if not places:

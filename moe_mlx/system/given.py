@@ -44,6 +44,11 @@ def check_choice(what: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def words_of(text: str) -> list[str]:
+    """Returns what stands between the commas of a list, without spaces and empty places."""
+    return [word for part in text.split(",") if (word := part.strip())]
+
+
 def split_list(text: str, what: str, kind: Callable[[str], T], *, allowed: Sequence[T] | None = None) -> list[T]:
     """Returns the items of a list separated by commas, each once, in their order.
 
@@ -57,7 +62,7 @@ def split_list(text: str, what: str, kind: Callable[[str], T], *, allowed: Seque
         UsageError: no item at all, or one that cannot be taken.
     """
     items: list[T] = []
-    for word in filter(None, map(str.strip, text.split(","))):
+    for word in words_of(text):
         try:
             item = kind(word)
         except ValueError:
