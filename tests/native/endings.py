@@ -1,7 +1,10 @@
 """Ways for a program to end while steps are queued, and patience with what may hang."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
+
+import mlx_lm
 
 PATIENCE = 120
 
@@ -35,3 +38,20 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
         return work()
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def in_one_thread_after_another(model: Any, tokenizer: Any, threads: int) -> list[str]:
+    """Returns one answer of each thread."""
+    told: list[str] = []
+
+    def work() -> None:
+        told.append(mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=30))
+
+    def run() -> None:
+        for _ in range(threads):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+    within(PATIENCE, run)
+    return told

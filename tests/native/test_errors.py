@@ -17,9 +17,10 @@ import pytest
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.residency import QUARANTINED
-from tests.damage import FAULTS, damage_thirds, experts, flip, repair
+from tests.damage import FAULTS, experts, flip, repair
 from tests.native.conftest import loaded, state
 from tests.native.endings import PATIENCE, within
+from tests.native.failing import failure
 from tests.native.runs import steps
 
 TAKERS: dict[str, Callable[[mx.array], Any]] = {
@@ -42,20 +43,8 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_same_exception_as_read_back(native: Any, tiny: Callable[..., Path], store: Path, fault: str):
-    caught, tables = [], []
-    for way in ("native", "readback"):
-        model, _, runtime = loaded(store, way, routing="exact")
-        steps(model, tokens=3)
-        damage_thirds(store, fault, runtime)
-        with pytest.raises(ExpertReadError) as error:
-            steps(model)
-        caught.append((error.value.layer, error.value.expert, error.value.path, error.value.reason, str(error.value)))
-        tables.append(state(runtime))
-        repair(store, tiny())
-        fresh = steps(loaded(store, "readback", routing="exact")[0])
-        assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
-    assert caught[0] == caught[1]
-    assert tables[0] == tables[1]
+    in_graph, read_back = (failure(store, tiny(), fault, way) for way in ("native", "readback"))
+    assert in_graph == read_back
 
 
 @pytest.mark.parametrize("taker", TAKERS)

@@ -17,7 +17,7 @@ from mlx_lm.generate import batch_generate, generate_step, speculative_generate_
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
 from tests.native.conftest import loaded
-from tests.native.endings import ENDINGS, HEAD, PATIENCE, within
+from tests.native.endings import ENDINGS, HEAD, PATIENCE, in_one_thread_after_another, within
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -96,18 +96,7 @@ def test_an_answer_left_in_the_middle(native: Any, tiny: Callable[..., Path]):
 
 def test_answers_in_one_thread_after_another(native: Any, tiny: Callable[..., Path]):
     model, tokenizer, _ = loaded(tiny(), "native", routing="exact")
-    told: list[str] = []
-
-    def work() -> None:
-        told.append(mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=30))
-
-    def threads() -> None:
-        for _ in range(4):
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
-
-    within(PATIENCE, threads)
+    told = in_one_thread_after_another(model, tokenizer, 4)
     assert len(told) == 4
     assert len(set(told)) == 1
 

@@ -5,7 +5,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,10 @@ from moe_mlx.planning.budget import mlx_cache_bytes
 from moe_mlx.planning.prefetch import plan_prefetch
 from moe_mlx.store import open_source
 from moe_mlx.system import calibration
-from tests.damage import FAULTS, damage_thirds, repair
+from tests.damage import FAULTS
 from tests.native.conftest import counts, loaded, state
-from tests.native.endings import ENDINGS, HEAD, PATIENCE, within
+from tests.native.endings import ENDINGS, HEAD, PATIENCE, in_one_thread_after_another, within
+from tests.native.failing import failure
 from tests.native.runs import CAPS, FAMILIES, POLICIES, same, steps, talk
 
 
@@ -161,20 +161,10 @@ def test_a_damaged_expert_is_nobody_s_trouble_until_it_is_needed(
     native: Any, tiny: Callable[..., Path], store: Path, fault: str
 ):
     """Everything is guessed, half of the experts are damaged; errors come when and as they come without prefetch."""
-    caught, tables = [], []
-    for prefetch in ("on", "off"):
-        model, _, runtime = loaded(store, "native", routing="exact", prefetch=prefetch, prefetch_extra=16)
-        steps(model, tokens=3)
-        damage_thirds(store, fault, runtime)
-        with pytest.raises(ExpertReadError) as error:
-            steps(model)
-        caught.append((error.value.layer, error.value.expert, error.value.path, error.value.reason, str(error.value)))
-        tables.append(state(runtime))
-        repair(store, tiny())
-        fresh = steps(loaded(store, "readback", routing="exact")[0])
-        assert all(mx.array_equal(a, b) for a, b in zip(steps(model), fresh, strict=True))
-    assert caught[0] == caught[1]
-    assert tables[0] == tables[1]
+    prefetched, demanded = (
+        failure(store, tiny(), fault, "native", prefetch=prefetch, prefetch_extra=16) for prefetch in ("on", "off")
+    )
+    assert prefetched == demanded
 
 
 def test_damaged_experts_that_are_never_chosen_are_never_heard_of(native: Any, tiny: Callable[..., Path], store: Path):
@@ -304,19 +294,10 @@ def test_the_interpreter_ends_while_guesses_are_read(native: Any, tiny: Callable
 def test_answers_in_one_thread_after_another(native: Any, tiny: Callable[..., Path]):
     model, tokenizer, _ = loaded(tiny(), "native", routing="exact", prefetch="on")
     reference, _, _ = loaded(tiny(), "readback", routing="exact")
-    told: list[str] = []
-
-    def work() -> None:
-        told.append(mlx_lm.generate(model, tokenizer, "what is a fox", max_tokens=30))
-
-    def threads() -> None:
-        for _ in range(3):
-            thread = threading.Thread(target=work)
-            thread.start()
-            thread.join()
-
-    within(PATIENCE, threads)
-    assert told == [mlx_lm.generate(reference, tokenizer, "what is a fox", max_tokens=30)] * 3
+    assert (
+        in_one_thread_after_another(model, tokenizer, 3)
+        == [mlx_lm.generate(reference, tokenizer, "what is a fox", max_tokens=30)] * 3
+    )
 
 
 def test_few_descriptors_are_left_to_the_steps(native: Any, tiny: Callable[..., Path]):
