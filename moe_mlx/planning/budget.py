@@ -31,7 +31,6 @@ class MemoryPlan:
         slots: Slots of each MoE layer.
         extra: Staging and audit buffers.
         beside: What else this process holds: a draft model and its KV cache.
-        experts_total: What every routed expert would take.
     """
 
     slots: tuple[int, ...]
@@ -42,7 +41,6 @@ class MemoryPlan:
     available: int | None
     extra: int = 0
     beside: int = 0
-    experts_total: int = 0
 
     @property
     def total(self) -> int:

@@ -128,7 +128,7 @@ def test_what_loading_drops_is_neither_counted_nor_copied(family: str, tmp_path:
         model, _ = moe_mlx.load(folder, expert_cache="50%", routing="exact", decode="readback", say=said.append)
         runtime = moe_mlx.runtime_of(model)
         resident = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-        assert runtime.plan.resident_weights == resident == everything - runtime.plan.experts_total
+        assert runtime.plan.resident_weights == resident == everything - runtime.source.experts_nbytes
         assert same(answer(model), answer(expected))
         runtime.close()
 
