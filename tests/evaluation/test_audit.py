@@ -119,7 +119,7 @@ def test_scratch_slots_count_in_the_plan(capped):
     assert runtime.plan.extra == audit.nbytes
     audit.close()
     assert runtime.plan.extra == 0
-    runtime.plan = replace(plan, available=plan.total)
+    runtime.sizing.plan = replace(plan, available=plan.total)
     with pytest.raises(DoesNotFitError, match="audit needs"):
         Auditor(model, 4)
 

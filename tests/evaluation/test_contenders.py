@@ -26,7 +26,7 @@ def play(table, events):
 
 
 @pytest.mark.parametrize("name", [*CONTENDERS, "lfu:4"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     slots=st.integers(2, 8),
     choices=st.lists(st.lists(st.integers(0, EXPERTS - 1), min_size=1, max_size=2, unique=True), max_size=60),

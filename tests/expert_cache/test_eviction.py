@@ -42,7 +42,7 @@ def run(table, events, worst):
             table.commit(placement)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(HISTORY)
 def test_lru_empties_the_expert_chosen_longest_ago(history):
     slots, events = history
@@ -54,7 +54,7 @@ def test_lru_empties_the_expert_chosen_longest_ago(history):
     run(ResidencyTable(EXPERTS, slots, LeastRecentlyUsed()), events, worst)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(HISTORY)
 def test_lfu_empties_the_least_used_counting_old_uses_less(history):
     slots, events = history
@@ -73,7 +73,7 @@ def test_lfu_empties_the_least_used_counting_old_uses_less(history):
     run(ResidencyTable(EXPERTS, slots, AgedLeastFrequentlyUsed(half_life)), events, worst)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(HISTORY, st.randoms(use_true_random=False))
 def test_the_router_s_least_favourite_goes(history, random):
     slots, events = history
@@ -103,7 +103,7 @@ def test_the_router_s_least_favourite_goes(history, random):
     assert list(table.heat) == pytest.approx([heat(expert) for expert in range(EXPERTS)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(HISTORY)
 def test_without_scores_the_router_s_eviction_is_lru(history):
     slots, events = history

@@ -23,7 +23,7 @@ def histories(draw):
     return slots, draw(st.lists(event, max_size=25))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories(), st.sampled_from(["lru", "lfu"]))
 def test_any_history_leaves_a_sound_table(history, evict):
     slots, events = history
@@ -64,7 +64,7 @@ def test_any_history_leaves_a_sound_table(history, evict):
         assert all(table.owner[slot] < 0 for slot in stalled)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(histories())
 def test_nothing_is_evicted_while_a_slot_is_empty(history):
     slots, events = history

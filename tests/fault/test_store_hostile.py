@@ -30,7 +30,6 @@ from tests.store.manifests import WHERE, good
 CASES = int(os.environ.get("MOE_MLX_FUZZ", "150"))
 FUZZ = settings(
     max_examples=CASES,
-    deadline=None,
     derandomize="MOE_MLX_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -29,7 +29,7 @@ def histories(draw: st.DrawFn) -> tuple[Setup, list[tuple[str, str]]]:
     return setup, draw(st.lists(turn, min_size=1, max_size=8))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(histories(), st.integers(0, 1 << 16))
 def test_any_order_of_deeds_and_faults(subject: Subject, history: tuple[Setup, list[tuple[str, str]]], seed: int):
     setup, turns = history
