@@ -176,4 +176,13 @@ def plan_memory(
     wanted = cache_bytes(layers, slots)
     if wanted > max(ceiling, held):
         raise refuse(f"an expert cache of {show_bytes(wanted)} does not fit")
-    return MemoryPlan(slots, wanted, resident_weights, kv_cache, mlx_cache, available, per_layer_extra, beside, total)
+    return MemoryPlan(
+        slots=slots,
+        expert_cache=wanted,
+        resident_weights=resident_weights,
+        kv_cache=kv_cache,
+        mlx_cache=mlx_cache,
+        available=available,
+        extra=per_layer_extra,
+        beside=beside,
+    )
