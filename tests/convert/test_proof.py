@@ -55,9 +55,7 @@ def zeros(*shape: int) -> mx.array:
 REFUSED: dict[str, tuple[str, Change]] = {
     "prediction layers of no family": (
         "2 tensors that this kind of model does not have: 'mtp.fc.weight', 'mtp.layers.0.switch_mlp.up_proj.weight'",
-        lambda f: weights(
-            f, mtp__fc__weight=zeros(8, 8), mtp__layers__0__switch_mlp__up_proj__weight=zeros(4, 8, 8)
-        ),
+        lambda f: weights(f, mtp__fc__weight=zeros(8, 8), mtp__layers__0__switch_mlp__up_proj__weight=zeros(4, 8, 8)),
     ),
     "a vision tower": (
         "1 tensor that this kind of model does not have: 'vision_tower.patch.weight'",
@@ -76,7 +74,7 @@ REFUSED: dict[str, tuple[str, Change]] = {
     "no tokenizer": ("the tokenizer cannot be loaded", lambda f: (f / "tokenizer.json").unlink()),
     "other bits": ("model.layers.1.mlp.switch_mlp.up_proj.weight has shape", other_bits),
     "another width of the experts": ("and 9 others differ too", lambda f: config(f, moe_intermediate_size=128)),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +98,20 @@ def test_what_cannot_be_loaded_is_refused_before_the_first_write(
 
 #: Tensors that a family's `sanitize` drops; one of them is as large as the model's own layer of experts.
 DROPPED: dict[str, dict[str, mx.array]] = {
-    "glm4_moe": {"model.layers.3.eh_proj.weight": zeros(64, 128), "model.layers.3.embed_tokens.weight": zeros(128, 64),
-                 "model.layers.3.mlp.switch_mlp.up_proj.weight": zeros(16, 64, 64),
-                 "model.layers.3.shared_head.head.weight": zeros(128, 64)},
-    "deepseek_v3": {"model.layers.61.eh_proj.weight": zeros(64, 128),
-                    "model.layers.0.self_attn.rotary_emb.inv_freq": zeros(16)},
+    "glm4_moe": {
+        "model.layers.3.eh_proj.weight": zeros(64, 128),
+        "model.layers.3.embed_tokens.weight": zeros(128, 64),
+        "model.layers.3.mlp.switch_mlp.up_proj.weight": zeros(16, 64, 64),
+        "model.layers.3.shared_head.head.weight": zeros(128, 64),
+    },
+    "deepseek_v3": {
+        "model.layers.61.eh_proj.weight": zeros(64, 128),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": zeros(16),
+    },
     "qwen3_5_moe": {"language_model.mtp.fc.weight": zeros(64, 128), "vision_tower.patch.weight": zeros(8, 8)},
     "gemma4": {"vision_tower.patch.weight": zeros(8, 8), "embed_vision.weight": zeros(8, 8)},
     "exaone_moe": {"mtp.fc.weight": zeros(64, 128)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", DROPPED)
