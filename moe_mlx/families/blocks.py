@@ -6,13 +6,13 @@ Read off mlx-lm 0.32.2; `tests/golden/test_families.py` runs each row against it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import mlx.core as mx
 
 from moe_mlx.families import combine
+from moe_mlx.families.logits import linear, matrix, normed, softcapped, tempered, wide_input, wide_matrix
 from moe_mlx.families.odd_routers import MuseSpark, SparseMixer
-from moe_mlx.families.routers import Groups, Logits, Router, Scored, TopKSoftmax, attribute, last
+from moe_mlx.families.routers import Groups, Router, Scored, TopKSoftmax, last
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Site:
         enter: From an inline block's input to its experts'.
         combine: From the experts' outputs to an inline block's.
         mixin: "module:class" under `moe_mlx.families` of a block that is replaced in every call; by default,
-            `routed:RoutedGate` or `routed:RoutedBlock`, for decode steps under a lossy policy only.
+            `mixins:RoutedGate` or `mixins:RoutedBlock`, for decode steps under a lossy policy only.
         why: Why there is no router.
     """
 
@@ -43,46 +43,6 @@ class Site:
     combine: combine.Combine = combine.weighed
     mixin: str = ""
     why: str = ""
-
-
-def linear(path: str) -> Logits:
-    """Logits from a linear layer."""
-    return lambda module, x: attribute(module, path)(x)
-
-
-def matrix(module: Any, x: mx.array) -> mx.array:
-    """Logits from a bare matrix."""
-    z: mx.array = x @ module.weight.T
-    return z
-
-
-def wide_matrix(module: Any, x: mx.array) -> mx.array:
-    """Logits from a bare matrix, in float32."""
-    z: mx.array = x.astype(mx.float32) @ module.weight.astype(mx.float32).T
-    return z
-
-
-def tempered(module: Any, x: mx.array) -> mx.array:
-    """DeepSeek-V4.1: the same, over a temperature."""
-    return wide_matrix(module, x) / module.gate_temp
-
-
-def softcapped(module: Any, x: mx.array) -> mx.array:
-    """Laguna: logits in float32, capped if configured."""
-    z: mx.array = module.proj(x).astype(mx.float32)
-    return mx.tanh(z / module.softcap) * module.softcap if module.softcap > 0.0 else z
-
-
-def wide_input(module: Any, x: mx.array) -> mx.array:
-    """MiniMax: the gate gets its input in float32."""
-    z: mx.array = module.gate(x.astype(mx.float32))
-    return z
-
-
-def normed(module: Any, x: mx.array) -> mx.array:
-    """Gemma 4: the router norms and scales its input first."""
-    z: mx.array = module.proj(mx.fast.rms_norm(x, module.scale * module._root_size, module.eps))
-    return z
 
 
 #: DeepSeek-V3 and all that follow it.
