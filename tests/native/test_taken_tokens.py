@@ -12,7 +12,7 @@ from tests.native.conftest import loaded
 
 
 class Late:
-    """A runtime of the primitive whose failure becomes known only when the evaluation has returned."""
+    """The streams of the primitive whose failure becomes known only when the evaluation has returned."""
 
     def __init__(self, real: Any, step: int) -> None:
         self.real, self.failed_step, self.failed = real, step, False
@@ -54,4 +54,4 @@ def test_the_token_before_a_failed_step_is_good(native: Any, tiny: Callable[...,
 
 
 def test_the_step_of_a_fault_is_kept(native: Any):
-    assert native.Runtime().failed_step == -1
+    assert native.ModelStreams().failed_step == -1
