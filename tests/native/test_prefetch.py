@@ -116,7 +116,7 @@ def test_staging_is_in_the_plan_and_is_refused_like_the_rest(
     assert runtime.resize("50%").extra == how.nbytes
     plan = without.plan
     least = plan.expert_cache + plan.resident_weights + plan.kv_cache + mlx_cache_bytes(0)
-    monkeypatch.setattr("moe_mlx.loading.memory.recommended_bytes", lambda: least + how.nbytes // 2)
+    monkeypatch.setattr("moe_mlx.loading.memory.room_beside", lambda freed: least + how.nbytes // 2)
     loaded(tiny(), "native", without.expert_cache_bytes, prefetch="off")
     with pytest.raises(DoesNotFitError, match="does not fit"):
         loaded(tiny(), "native", without.expert_cache_bytes, prefetch="on", prefetch_extra=2, readers=3)
