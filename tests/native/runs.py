@@ -5,7 +5,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx_lm.models.cache import make_prompt_cache
+
+from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 
 POLICIES: dict[str, dict[str, Any]] = {
     "exact": {"routing": "exact"},
@@ -14,6 +17,13 @@ POLICIES: dict[str, dict[str, Any]] = {
     "max-rank": {"routing": "max-rank", "route_max_rank": 8},
     "cumulative": {"routing": "cumulative", "route_mass": 0.8},
 }
+
+#: Policy and eviction: every policy under LRU and every eviction under cache-prior, and, slow, the pairs between.
+PAIRS = [
+    pytest.param(policy, evict, marks=[] if evict == DEFAULT_EVICTION or policy == "cache-prior" else pytest.mark.slow)
+    for policy in POLICIES
+    for evict in EVICTIONS
+]
 
 CAPS = ("18.75%", "25%", "50%", "75%")
 

@@ -13,11 +13,10 @@ import moe_mlx
 from moe_mlx.expert_cache.eviction import EVICTIONS, LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from tests.native.conftest import counts, loaded, state
-from tests.native.runs import CAPS, FAMILIES, POLICIES, same, talk
+from tests.native.runs import CAPS, FAMILIES, PAIRS, POLICIES, same, talk
 
 
-@pytest.mark.parametrize("evict", list(EVICTIONS))
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_cap(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     for cap in CAPS:
         runs = []

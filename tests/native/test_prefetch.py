@@ -25,7 +25,7 @@ from tests.damage import FAULTS
 from tests.native.conftest import counts, loaded, state
 from tests.native.endings import ENDINGS, HEAD, PATIENCE, in_one_thread_after_another, within
 from tests.native.failing import failure
-from tests.native.runs import CAPS, FAMILIES, POLICIES, same, steps, talk
+from tests.native.runs import CAPS, FAMILIES, PAIRS, POLICIES, same, steps, talk
 
 
 def guesses(runtime: Any) -> tuple[int, int, int]:
@@ -40,8 +40,7 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
-@pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     begun = used = 0
     for cap in CAPS:
