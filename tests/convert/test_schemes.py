@@ -20,31 +20,43 @@ from tests.convert.contents import tensors
 SCHEMES: dict[str, tuple[dict[str, Any], str, tuple[str, ...], str]] = {
     "fp8": (
         {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
-        "fp8 (e4m3)", ("weight", "weight_scale_inv"), "FineGrainedFP8Config(dequantize=True)",
+        "fp8 (e4m3)",
+        ("weight", "weight_scale_inv"),
+        "FineGrainedFP8Config(dequantize=True)",
     ),
     "compressed-tensors fp8": (
         {"quant_method": "compressed-tensors", "format": "float-quantized"},
-        "compressed-tensors (float-quantized)", ("weight", "weight_scale"), "CompressedTensorsConfig(dequantize=True)",
+        "compressed-tensors (float-quantized)",
+        ("weight", "weight_scale"),
+        "CompressedTensorsConfig(dequantize=True)",
     ),
     "compressed-tensors int4": (
         {"quant_method": "compressed-tensors", "format": "pack-quantized"},
-        "compressed-tensors (pack-quantized)", ("weight_packed", "weight_scale", "weight_shape"),
+        "compressed-tensors (pack-quantized)",
+        ("weight_packed", "weight_scale", "weight_shape"),
         "CompressedTensorsConfig(dequantize=True)",
     ),
     "modelopt": (
         {"quant_method": "modelopt", "quant_algo": "NVFP4"},
-        "modelopt (NVFP4)", ("weight", "weight_scale", "weight_scale_2", "input_scale"), "",
+        "modelopt (NVFP4)",
+        ("weight", "weight_scale", "weight_scale_2", "input_scale"),
+        "",
     ),
     "bitsandbytes": (
         {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"},
-        "bitsandbytes (nf4)", ("weight", "weight.absmax", "weight.quant_map"), "model.dequantize()",
+        "bitsandbytes (nf4)",
+        ("weight", "weight.absmax", "weight.quant_map"),
+        "model.dequantize()",
     ),
     "gptq": ({"quant_method": "gptq", "bits": 4}, "gptq", ("qweight", "qzeros", "scales", "g_idx"), ""),
     "awq": ({"quant_method": "awq", "bits": 4}, "awq", ("qweight", "qzeros", "scales"), ""),
     "mxfp4": (
-        {"quant_method": "mxfp4"}, "mxfp4", ("weight_blocks", "weight_scales"), "Mxfp4Config(dequantize=True)",
+        {"quant_method": "mxfp4"},
+        "mxfp4",
+        ("weight_blocks", "weight_scales"),
+        "Mxfp4Config(dequantize=True)",
     ),
-}  # fmt: skip
+}
 
 
 def published(folder: Path, scheme: str) -> Path:

@@ -26,9 +26,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path, chosen: int, cap: str | int, **options: Any) -> Any:
     model, _ = moe_mlx.load(
-        folder, expert_cache=cap, say=lambda line: None, model_config={"num_experts_per_tok": chosen},
+        folder,
+        expert_cache=cap,
+        say=lambda line: None,
+        model_config={"num_experts_per_tok": chosen},
         **{"routing": "exact", "decode": "readback", **options},
-    )  # fmt: skip
+    )
     return model
 
 

@@ -89,7 +89,7 @@ def test_what_is_read_again_and_cannot_be_is_an_error(tmp_path):
     model, _ = moe_mlx.load(folder, expert_cache="20%", routing="exact", decode="readback", say=lambda line: None)
     runtime = moe_mlx.runtime_of(model)
     learning(model)
-    read, calls = runtime.pool.start, []
+    read, calls = runtime.layers.pool.start, []
 
     def fails_on_the_way_back(*args):
         calls.append(args)
@@ -100,16 +100,16 @@ def test_what_is_read_again_and_cannot_be_is_an_error(tmp_path):
     def loss(model):
         return nn.losses.cross_entropy(model(TOKENS[:, :-1]), TOKENS[:, 1:]).mean()
 
-    runtime.pool.start = lambda *args: calls.append(args) or read(*args)
+    runtime.layers.pool.start = lambda *args: calls.append(args) or read(*args)
     mx.eval(loss(model))
     forward = len(calls)
     assert forward
     calls.clear()
     runtime.reset()
-    runtime.pool.start = fails_on_the_way_back
+    runtime.layers.pool.start = fails_on_the_way_back
     with pytest.raises(ExpertReadError, match="unreadable"):
         nn.value_and_grad(model, loss)(model)
-    runtime.pool.start = read
+    runtime.layers.pool.start = read
     value, _ = nn.value_and_grad(model, loss)(model)
     wanted, _ = loss_and_gradients(load_resident(str(folder))[0])
     assert value.item() == wanted

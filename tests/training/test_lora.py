@@ -11,8 +11,26 @@ from tests.checkpoints import tiny_checkpoint
 
 KEYS = ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate"]
 WORDS = ["alpha beta gamma delta", "beta gamma delta alpha", "gamma delta alpha beta", "delta alpha beta gamma"]
-TRAINING = ["--iters", "8", "--batch-size", "2", "--learning-rate", "1e-2", "--steps-per-report", "2", "--num-layers",
-            "-1", "--seed", "3", "--max-seq-length", "64", "--save-every", "8", "--steps-per-eval", "4"]  # fmt: skip
+TRAINING = [
+    "--iters",
+    "8",
+    "--batch-size",
+    "2",
+    "--learning-rate",
+    "1e-2",
+    "--steps-per-report",
+    "2",
+    "--num-layers",
+    "-1",
+    "--seed",
+    "3",
+    "--max-seq-length",
+    "64",
+    "--save-every",
+    "8",
+    "--steps-per-eval",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
