@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from moe_mlx.conversation.opening import store_place
 from moe_mlx.errors import UsageError
 from moe_mlx.system.sizes import parse_size
 
@@ -21,6 +22,7 @@ def add_store_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--prompt-store",
         metavar="FOLDER",
-        help="keep prompt caches on disk, in a folder or 'auto'; conversations can be read from them (default: none)",
+        type=store_place,
+        help="keep prompt caches on disk, in a folder or 'auto'; conversations can be read from them (default: off)",
     )
     group.add_argument("--prompt-store-bytes", type=sized, default=4 * 10**9, metavar="SIZE", help="(default: 4GB)")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from moe_mlx.loading.options import Options
     from moe_mlx.loading.runtime import Runtime
 
+#: Said in place of a folder: nothing is kept.
+OFF = "off"
+
 
 def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
@@ -116,6 +119,11 @@ def caching_of(args: argparse.Namespace) -> KVCacheSettings:
     from moe_mlx.conversation.session import KVCacheSettings
 
     return KVCacheSettings(**{field.name: getattr(args, field.name) for field in fields(KVCacheSettings)})
+
+
+def store_place(text: str) -> str | None:
+    """Reads `--prompt-store`: a folder, "auto", or "off"."""
+    return None if text == OFF else text
 
 
 def prompt_store_of(

@@ -148,6 +148,8 @@ class Session:
                 break
             shared += 1
         shared = min(shared, len(prompt) - 1)  # mlx-lm needs one token to start from
+        if 2 * shared < len(self._held):  # another conversation; this one may be gone on with
+            self.keep_prompt()
         if self.store is not None and (found := self.store.find(prompt, better_than=shared)) is not None:
             self._prompt_cache, shared = found
             self._held = prompt[:shared]

@@ -39,6 +39,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "system_prompt": (str, "what every conversation starts from"),
     "max_kv_size": (int, "tokens of the KV cache at most"),
     "kv_bits": (int, "bits of the KV cache"),
+    "prompt_store": (str, "where prompt caches are kept: auto, a folder, or off"),
     "theme": (str, "colours of the app"),
     "ascii": (bool, "plain characters"),
 }

@@ -52,7 +52,7 @@ SETTINGS = Settings(
         ("route_mass", 0.7),
     ),
     "50%",
-    (("evict", "lru"), ("decode", "auto"), ("prefetch", "auto")),
+    (("evict", "lru"), ("decode", "auto"), ("prefetch", "auto"), ("prompt_store", "off")),
 )
 
 

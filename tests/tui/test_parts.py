@@ -17,8 +17,9 @@ from moe_mlx_tui.drawing.spark import columns, meter, spread
 from moe_mlx_tui.drawing.trends import Trends
 from moe_mlx_tui.engine.cell_sampler import CellSampler
 from moe_mlx_tui.engine.snapshot import Snapshot
-from moe_mlx_tui.saved.conversation import Conversation, Sessions, load
+from moe_mlx_tui.saved.conversation import Conversation, load
 from moe_mlx_tui.saved.prompt_history import PromptHistory
+from moe_mlx_tui.saved.sessions import Sessions
 from tests.tui import scene
 
 THINK, CALL = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")

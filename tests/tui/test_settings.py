@@ -44,10 +44,11 @@ async def test_what_needs_another_loading_takes_the_rest_along(app):
         app.screen.query_one("#evict", Select).value = "lfu"
         app.screen.query_one("#prefetch", Select).value = "on"
         app.screen.query_one("#decode", Select).value = "readback"
+        app.screen.query_one("#prompt_store", Select).value = "auto"
         await pilot.press("ctrl+s")
         await pilot.pause()
         assert app.source.orders == [
-            Load(options={"temp": 0.5, "evict": "lfu", "prefetch": "on", "decode": "readback"})
+            Load(options={"temp": 0.5, "evict": "lfu", "prefetch": "on", "decode": "readback", "prompt_store": "auto"})
         ]
 
 
@@ -132,5 +133,10 @@ def test_the_engine_counts_the_context_and_keeps_what_was_set_when_it_loads_anew
     assert receipt.prompt_tokens < done.context <= receipt.prompt_tokens + receipt.tokens
     load = Load(options={"evict": "lfu"})
     loaded = until(engine, lambda s: s.phase == IDLE and s.turn == "", lambda: engine.submit(load))
-    assert dict(loaded.settings.loading) == {"evict": "lfu", "decode": "readback", "prefetch": "auto"}
+    assert dict(loaded.settings.loading) == {
+        "evict": "lfu",
+        "decode": "readback",
+        "prefetch": "auto",
+        "prompt_store": "off",
+    }
     assert dict(loaded.settings.sampling)["temp"] == 0.5 and loaded.cap_share == 0.25 and loaded.context == 0

@@ -22,7 +22,8 @@ from tests.tui.serving import ONE, PATIENCE, THREE, TWO, children, closed, drawn
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
 
-from moe_mlx_tui.saved.conversation import Conversation, Sessions  # noqa: E402
+from moe_mlx_tui.saved.conversation import Conversation  # noqa: E402
+from moe_mlx_tui.saved.sessions import Sessions  # noqa: E402
 from moe_mlx_tui.web.addresses import address, draw_code, listen, reachable  # noqa: E402
 from moe_mlx_tui.web.limits import COLUMNS, MESSAGE, ROWS, within  # noqa: E402
 from moe_mlx_tui.web.seats import FullError, Seats  # noqa: E402

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError
 from moe_mlx_tui.chat_app import ChatApp
-from moe_mlx_tui.saved.conversation import Conversation, Sessions
+from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.saved.paths import data_folder
+from moe_mlx_tui.saved.sessions import Sessions
 
 __all__ = ["ChatApp", "run_app"]
 

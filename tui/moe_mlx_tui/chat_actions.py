@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
+from moe_mlx.conversation.opening import OFF
+from moe_mlx.system.terminal import harmless
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import MoeApp
 from moe_mlx_tui.drawing.sections import spoken
 from moe_mlx_tui.engine.orders import Configure, Reset
 from moe_mlx_tui.entry_actions import EntryActions
-from moe_mlx_tui.saved.conversation import Conversation, Sessions, export_name
+from moe_mlx_tui.saved.conversation import Conversation, export_name
+from moe_mlx_tui.saved.sessions import Sessions
 from moe_mlx_tui.screens.sessions import SessionsScreen
 from moe_mlx_tui.screens.settings import Chosen, SettingsScreen
 from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
@@ -43,7 +47,7 @@ class ChatActions(EntryActions):
         *EntryActions.ENTRY_ACTIONS,
         ("system prompt", "what every answer starts from", "system_prompt"),
         ("new session", "Ctrl+N", "new_session"),
-        ("sessions", "Ctrl+S: go on with a saved one", "sessions"),
+        ("sessions", "Ctrl+S: search, go on with, rename, delete, export", "sessions"),
         ("export as Markdown", "to a file in this folder", "export('md')"),
         ("export as JSON", "to a file in this folder", "export('json')"),
         ("empty the expert cache", "and its counters: the next answer starts cold", "reset_cache"),
@@ -103,12 +107,28 @@ class ChatActions(EntryActions):
     def action_sessions(self) -> None:
         """Lets one choose a saved session."""
         if self.idle():
-            self.push_screen(SessionsScreen(self.sessions), self._resume)
+            export = partial(self.export, suffix="md")
+            self.push_screen(SessionsScreen(self.sessions, self.talk, export, self._said_of_caches()), self._resume)
 
     async def _resume(self, talk: Conversation | None) -> None:
-        if talk is not None:
+        if talk is not None and talk is not self.talk:
             self.talk = talk
             await self.show_conversation()
+
+    def _said_of_caches(self) -> str:
+        """Returns whether what a resumed session has read is kept on disk."""
+        loading = dict(self.shown.settings.loading) if self.shown is not None else {}
+        where = loading.get("prompt_store")
+        if where is None:
+            return ""
+        return "prompt caches on disk: off (Ctrl+O)" if where == OFF else "prompt caches on disk: on"
+
+    def action_rename(self, title: str) -> None:
+        """Gives this session another title."""
+        self.talk.name = " ".join(title.split())
+        self.notify(f"This session is called {harmless(self.talk.title)}.", timeout=3, markup=False)
+        if self.talk.messages:
+            self.save()
 
     def action_settings(self) -> None:
         """Opens the settings."""
@@ -139,10 +159,14 @@ class ChatActions(EntryActions):
                 self.save()
 
     def action_export(self, suffix: str) -> None:
-        """Writes the conversation to a file in the working folder."""
-        path = Path.cwd() / export_name(self.talk, suffix)
+        """Writes the conversation to a file."""
+        self.export(self.talk, suffix)
+
+    def export(self, talk: Conversation, suffix: str) -> None:
+        """Writes a conversation to a file in the working folder."""
+        path = Path.cwd() / export_name(talk, suffix)
         try:
-            write_whole(path, self.talk.to_json() if suffix == "json" else self.talk.to_markdown(), private=True)
+            write_whole(path, talk.to_json() if suffix == "json" else talk.to_markdown(), private=True)
         except OSError as error:
             self.notify(f"not exported: {error.strerror} ({path})", severity="error", markup=False)
             return

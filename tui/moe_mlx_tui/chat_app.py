@@ -15,9 +15,10 @@ from moe_mlx_tui.base_app import SWAPPED
 from moe_mlx_tui.engine.orders import Ask, Source, Stop
 from moe_mlx_tui.engine.snapshot import CLOSED, EMPTY, FAILED, LOADING, PREFILL, Snapshot
 from moe_mlx_tui.entry.files import split_files
-from moe_mlx_tui.saved.conversation import Conversation, Sessions
+from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.saved.paths import data_folder
 from moe_mlx_tui.saved.prompt_history import PromptHistory
+from moe_mlx_tui.saved.sessions import Sessions
 from moe_mlx_tui.turn_actions import TurnActions
 from moe_mlx_tui.widgets.answer_view import AnswerView
 from moe_mlx_tui.widgets.completion_menu import CompletionMenu

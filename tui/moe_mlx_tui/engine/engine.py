@@ -17,6 +17,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_watch
+from moe_mlx.conversation.opening import OFF, prompt_store_of
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.native.toolchain import end_compilers
 from moe_mlx.system.threads import join_whole
@@ -70,6 +71,7 @@ class Engine:
         #: Publishes nothing while an answer is made; only for measuring what publishing costs.
         self.quiet = False
         self._turn = ""
+        self._store_is_left = False
 
     @property
     def latest(self) -> Snapshot:
@@ -138,6 +140,7 @@ class Engine:
     def _open(self) -> None:
         """Loads what the arguments name; a failure is published, and another model may be asked for."""
         self.failure = None
+        self._store_is_left = False
         self._opening = Opening(self.args, self._publish, self._opener)
         try:
             self._session = self._opening.run()
@@ -201,8 +204,11 @@ class Engine:
                 session.sampling = replace(session.sampling, **order.sampling)
                 vars(self.args).update(order.sampling)
             if order.routing:
+                before = session.runtime.routing.describe()
                 session.runtime.set_routing(**order.routing)
                 vars(self.args).update(order.routing)
+                if session.runtime.routing.describe() != before:
+                    self._leave_store(session)
             if order.expert_cache is not None:
                 self._publish(activity=f"rebuilding the slots for {order.expert_cache}")
                 session.runtime.resize(order.expert_cache)
@@ -217,6 +223,7 @@ class Engine:
         assert session is not None
         self._written, self._turn = Written(self._latest.model), ask.turn
         self._halt.clear()
+        self._enter_store(session)
         if ask.turn in self._stopped_turns or self._closing:
             self._halt.set()
         assert self._gauges is not None
@@ -294,9 +301,29 @@ class Engine:
                 tuple((name, getattr(session.sampling, name)) for name in names),
                 tuple((name, getattr(runtime.routing, name)) for name in routing),
                 str(cap),
-                tuple((name, str(getattr(self.args, name))) for name in ("evict", "decode", "prefetch")),
+                self._loading(),
             ),
         }
+
+    def _loading(self) -> tuple[tuple[str, str], ...]:
+        """Returns how the model was loaded, in the options' words."""
+        args = self.args
+        names = ("evict", "decode", "prefetch")
+        return (*((name, str(getattr(args, name))) for name in names), ("prompt_store", args.prompt_store or OFF))
+
+    def _leave_store(self, session: Session) -> None:
+        """Keeps what was read under the routing before; what is read under both belongs to neither."""
+        if session.store is not None:
+            if self._now.phase == IDLE:
+                session.keep_prompt()
+            session.store, self._store_is_left = None, True
+
+    def _enter_store(self, session: Session) -> None:
+        """Begins to keep prompt caches again, under the routing in force."""
+        if self._store_is_left:
+            session.forget()
+            session.store = prompt_store_of(self.args, session.runtime, session.caching, self._remark)
+            self._store_is_left = False
 
     def _publish(self, *, remark: str = "", **changes: Any) -> None:
         """Makes a snapshot of everything, with these changes, and shows it to the listeners."""

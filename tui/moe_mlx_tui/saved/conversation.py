@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
-from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.engine.snapshot import TurnReceipt
 from moe_mlx_tui.saved.versions import Versions
 
 VERSION = 1
+#: It becomes a file's name.
+_IDENT = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]*", re.ASCII)
 
 
 class Conversation:
@@ -26,6 +27,7 @@ class Conversation:
         system: The system prompt, or "".
         model: What answered.
         versions: Every message in all its versions.
+        name: The title that its user gave it, or "".
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Conversation:
         receipts: Mapping[int, TurnReceipt] | None = None,
         model: str = "",
         versions: Versions | None = None,
+        name: str = "",
     ) -> None:
         self.ident = ident or datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        self.system, self.model = system, model
+        self.system, self.model, self.name = system, model, name
         self.versions = versions or Versions.of_messages(messages, receipts or {})
 
     def __eq__(self, other: object) -> bool:
@@ -59,7 +62,9 @@ class Conversation:
 
     @property
     def title(self) -> str:
-        """The first line that was said."""
+        """The title that its user gave it, or the first line that was said."""
+        if self.name:
+            return self.name
         for message in self.messages:
             if message["role"] == "user":
                 return (message["content"].strip().splitlines() or [""])[0][:60]
@@ -98,6 +103,7 @@ class Conversation:
             "moe-mlx-session": VERSION,
             "ident": self.ident,
             "title": self.title,
+            "name": self.name,
             "model": self.model,
             "system": self.system,
             "messages": self._rows(),
@@ -131,6 +137,8 @@ def load(path: Path) -> Conversation:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if body["moe-mlx-session"] != VERSION:
             raise StoreCorruptError(f"{path} is of version {body['moe-mlx-session']}; this moe-mlx reads {VERSION}")
+        if not _IDENT.fullmatch(str(body["ident"])):
+            raise ValueError(f"{body['ident']!r} cannot be a session's name")
         return Conversation(
             ident=str(body["ident"]),
             system=str(body["system"]),
@@ -138,54 +146,12 @@ def load(path: Path) -> Conversation:
             messages=[{**m, "role": str(m["role"]), "content": str(m["content"])} for m in body["messages"]],
             receipts={int(place): TurnReceipt(**receipt) for place, receipt in body["receipts"].items()},
             versions=Versions.of_rows(body["versions"]) if "versions" in body else None,
+            name=" ".join(str(body.get("name", "")).split()),
         )
     except OSError as error:
         raise StoreMissingError(f"no session at {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorruptError(f"{path} is no session of moe-mlx: {error}") from error
-
-
-class Sessions:
-    """The folder of saved conversations."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, conversation: Conversation) -> None:
-        """Writes a conversation; one in which nothing was said is not kept.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        if conversation.messages:
-            write_whole(self.folder / f"{conversation.ident}.json", conversation.to_json(), private=True)
-
-    def paths(self) -> list[Path]:
-        """Returns the files, the latest first."""
-        try:
-            return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
-        except OSError:
-            return []
-
-    def open(self, name: str) -> Conversation:
-        """Returns "latest", a session by the beginning of its name, or a file.
-
-        Raises:
-            StoreMissingError: there is none.
-        """
-        known = self.paths()
-        if name == "latest":
-            if not known:
-                raise StoreMissingError("no session has been saved yet: start one without --resume")
-            return load(known[0])
-        if Path(name).is_file():
-            return load(Path(name))
-        for path in known:
-            if path.stem.startswith(name):
-                return load(path)
-        raise StoreMissingError(
-            f"no session is called {name}: leave the name out for the latest, or pick one in the app"
-        )
 
 
 def export_name(conversation: Conversation, suffix: str) -> str:

@@ -25,7 +25,7 @@ CHAT = (
     ("Ctrl+F, F3", "search the conversation; Up and Down go on"),
     ("Ctrl+T", "unfold thinking"),
     ("Ctrl+N", "new session"),
-    ("Ctrl+S", "saved sessions"),
+    ("Ctrl+S", "saved sessions: search, resume, rename, delete, export"),
     ("F2, /model", "run another model, the conversation is kept"),
     ("Ctrl+O", "settings: cap, routing, sampling, system prompt, eviction"),
     ("Ctrl+G", "map in or out"),

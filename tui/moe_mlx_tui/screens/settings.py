@@ -14,6 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static, TextArea
 
+from moe_mlx.conversation.opening import OFF, store_place
 from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.routing.names import DECODE_WAYS, POLICIES
@@ -71,6 +72,7 @@ LOADING = (
     Choice("evict", "gives way first", tuple(EVICTIONS), "loads the model anew"),
     Choice("decode", "decode", DECODE_WAYS, "in the graph or read back; loads anew"),
     Choice("prefetch", "read ahead", PREFETCHES, "loads the model anew"),
+    Choice("prompt_store", "prompts on disk", (OFF, "auto"), "read once, kept between runs; loads anew"),
 )
 
 
@@ -140,10 +142,11 @@ class SettingsScreen(ModalScreen[Chosen | None]):
 
     def _select(self, choice: Choice) -> Iterator[Any]:
         value = str(self._values.get(choice.name, choice.values[0]))
+        values = choice.values if value in choice.values else (*choice.values, value)
         with Horizontal(classes="row"):
             yield Label(choice.words, classes="name")
             yield Select(
-                [(name, name) for name in choice.values], value=value, allow_blank=False, id=choice.name, compact=True
+                [(name, name) for name in values], value=value, allow_blank=False, id=choice.name, compact=True
             )
             yield Label(choice.hint, classes="hint")
 
@@ -165,6 +168,8 @@ class SettingsScreen(ModalScreen[Chosen | None]):
         loading: dict[str, Any] = {}
         for choice in LOADING:
             loading |= self._picked(choice)
+        if "prompt_store" in loading:
+            loading["prompt_store"] = store_place(loading["prompt_store"])
         cap = self.query_one("#expert_cache", Input).value.strip()
         change = cap if cap and cap != self._cap else None
         system = self.query_one("#system_prompt", TextArea).text.strip()

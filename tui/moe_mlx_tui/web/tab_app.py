@@ -110,12 +110,12 @@ class TabApp(ChatApp):
             write_whole(self.kept / "talk.json", self.talk.to_json(), private=True)
             write_whole(self.kept / "draft.txt", draft, private=True)
 
-    def action_export(self, suffix: str) -> None:
-        """Hands the conversation to the browser, which saves it where its user keeps downloads."""
-        text, kind = self.talk.to_markdown(), "text/markdown"
+    def export(self, talk: Conversation, suffix: str) -> None:
+        """Hands a conversation to the browser, which saves it where its user keeps downloads."""
+        text, kind = talk.to_markdown(), "text/markdown"
         if suffix == "json":
-            text, kind = self.talk.to_json(), "application/json"
-        name = export_name(self.talk, suffix)
+            text, kind = talk.to_json(), "application/json"
+        name = export_name(talk, suffix)
         self.deliver_text(io.StringIO(text), save_filename=name, encoding="utf-8", mime_type=kind)
         self.notify(f"{name} goes to your browser's downloads.", markup=False)
 
