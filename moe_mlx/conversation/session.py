@@ -16,13 +16,14 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 from mlx_lm import stream_generate
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from moe_mlx.conversation.account import Account
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.cutting import cut_back
 from moe_mlx.conversation.heard import Heard
 from moe_mlx.conversation.message import Message, apart
 from moe_mlx.conversation.prompt_store import PromptStore
@@ -36,6 +37,8 @@ from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.system.terminal import sound
 
 __all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
+
+_REFILLED = "this model's prompt cache cannot be trimmed, so the whole prompt is read again"
 
 
 class _CancelledError(Exception):
@@ -155,17 +158,18 @@ class Session:
             self._held = prompt[:shared]
         excess = len(self._held) - shared
         if self._prompt_cache is not None and shared and excess:
-            if can_trim_prompt_cache(self._prompt_cache) and trim_prompt_cache(self._prompt_cache, excess) == excess:
+            if cut_back(self._prompt_cache, excess):
                 self._held = self._held[:shared]
             else:
-                self.forget()
-                reason = "this model's prompt cache cannot be trimmed, so the whole prompt is read again"
-                self._prompt_cache = make_prompt_cache(self.model, self.caching.max_kv_size)
-                return 0, reason
+                self._begin_anew()
+                return 0, _REFILLED
         if self._prompt_cache is None or not shared:
-            self._prompt_cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
-            return 0, ""
+            self._begin_anew()
+            return 0, _REFILLED if self.store is not None and self.store.uncut else ""
         return shared, ""
+
+    def _begin_anew(self) -> None:
+        self._prompt_cache, self._held = make_prompt_cache(self.model, self.caching.max_kv_size), []
 
     def answer(
         self,

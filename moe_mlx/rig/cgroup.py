@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
 
 ROOT = Path("/sys/fs/cgroup")
+#: Enters the groups and becomes the command, so that every byte it ever takes is counted.
+_ENTER = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
 
 
 def why_not(root: Path = ROOT) -> str | None:
@@ -93,6 +96,10 @@ class Limits:
     def doors(self) -> list[Path]:
         """Files that a process writes its id into to enter."""
         return [self.memory_group / "cgroup.procs", self.io_group / "cgroup.procs"]
+
+    def entered_by(self, command: Sequence[str]) -> list[str]:
+        """Returns a command as words that enter the groups first."""
+        return ["/bin/sh", "-c", _ENTER, "rig", str(len(self.doors)), *map(str, self.doors), *command]
 
     def number(self, name: str) -> int:
         """Returns a counter of the memory group."""

@@ -19,8 +19,6 @@ from moe_mlx.rig.cgroup import Limits
 from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.system.sizes import show_bytes
 
-#: Enters the groups and becomes the command, so that every byte it ever takes is counted.
-_ENTER = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
 _SAMPLE_SECONDS = 0.02
 
 
@@ -106,8 +104,6 @@ def run_limited(
     Raises:
         UsageError: no such command.
     """
-    doors = [str(door) for door in limits.doors]
-    words = ["/bin/sh", "-c", _ENTER, "rig", str(len(doors)), *doors, *command]
     peak = [0]
     done = threading.Event()
 
@@ -117,7 +113,7 @@ def run_limited(
                 peak[0] = max(peak[0], limits.anonymous())
 
     started = time.perf_counter()
-    child = subprocess.Popen(words, stdout=stdout, env=environment)
+    child = subprocess.Popen(limits.entered_by(command), stdout=stdout, env=environment)
     watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     with _terminating(child):

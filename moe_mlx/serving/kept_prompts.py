@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from mlx import nn
-from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
+from moe_mlx.conversation.cutting import can_always_cut, cut_back, lost_front
 from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.serving.runners import Worth
 
@@ -21,7 +22,8 @@ class KeptPrompts:
     """Prompt caches in memory. Used by the generating thread alone.
 
     Attributes:
-        trimmable: Whether the model's caches can be cut back to a shared beginning; others are used only whole.
+        trimmable: Whether the model's caches can be cut back to a shared beginning however long they are; others are
+            used only whole where they cannot.
         most_bytes: What they may take together, the memory plan aside.
     """
 
@@ -30,7 +32,7 @@ class KeptPrompts:
     ) -> None:
         self.model, self.sequences, self.most_bytes, self.store = model, sequences, most_bytes, store
         self._unsaved: list[Worth] = []
-        self.trimmable = can_trim_prompt_cache(make_prompt_cache(model))
+        self.trimmable = can_always_cut(make_prompt_cache(model))
         self._kept = LRUPromptCache(max(1, sequences))
 
     @property
@@ -46,8 +48,7 @@ class KeptPrompts:
         if self.sequences > 0:
             cache, rest = self._kept.fetch_nearest_cache(_KEY, prompt)
             if cache is not None and not rest:  # the very prompt: one token has to be computed
-                if self.trimmable:
-                    trim_prompt_cache(cache, 1)
+                if cut_back(cache, 1):
                     rest = prompt[-1:]
                 else:
                     cache, rest = self._kept.fetch_nearest_cache(_KEY, prompt[:-1])
@@ -61,7 +62,7 @@ class KeptPrompts:
 
     def keep(self, worth: Worth) -> None:
         """Keeps a cache."""
-        if self.sequences > 0 and worth.tokens:
+        if self.sequences > 0 and worth.tokens and not lost_front(worth.cache):  # mlx-lm would cut those wrongly
             self._kept.insert_cache(_KEY, worth.tokens, worth.cache)
             if self.store is not None:
                 self._unsaved = [*self._unsaved[-self.sequences :], worth]

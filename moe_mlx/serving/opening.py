@@ -15,6 +15,7 @@ from mlx_lm.utils import load as load_whole
 from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
+from moe_mlx.conversation.cutting import can_always_cut
 from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.errors import UsageError
@@ -95,6 +96,8 @@ class ModelOpening:
                 most_bytes=args.prompt_store_bytes,
                 say=log.warning,
             )
+        if not can_always_cut(make_prompt_cache(model)):
+            log.info("this model's prompt caches cannot be cut back, or not once they are long: used whole only")
         kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
         return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import moe_mlx
+from moe_mlx.conversation import prompt_store
 from moe_mlx.conversation.prompt_store import LEAST_TOKENS, open_prompt_store
 from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.conversation.session import Session
@@ -16,9 +18,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint("qwen3_moe", tmp_path_factory.mktemp("model"), quantization=AFFINE4)
 
 
-def talk(checkpoint: Path, folder: Path | None, *, routing: str = "exact", most: int = 10**9) -> Session:
+def talk(
+    checkpoint: Path, folder: Path | None, *, routing: str = "exact", most: int = 10**9, decode: str = "readback"
+) -> Session:
     model, tokenizer = moe_mlx.load(
-        checkpoint, expert_cache="75%", routing=routing, decode="readback", say=lambda line: None
+        checkpoint, expert_cache="75%", routing=routing, decode=decode, say=lambda line: None
     )
     session = Session(model, tokenizer, Sampling(max_tokens=8))
     if folder is not None:
@@ -51,6 +55,60 @@ def test_a_conversation_is_not_read_again_after_a_restart(checkpoint: Path, tmp_
     assert again == expected and reused == len(prompt) + len(tokens)
     same, reused = answer(talk(checkpoint, tmp_path), prompt)
     assert same == tokens and reused == len(prompt) - 1
+
+
+def read_of(session: Session) -> int:
+    """Prompt tokens that the model was called with since loading."""
+    prefill = session.runtime.stats.prefill
+    return prefill.tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next", "gpt_oss"])  # full attention, hybrid, sliding windows
+def test_four_thousand_tokens_are_not_read_again_after_a_restart(tmp_path: Path, family: str):
+    checkpoint = tiny_checkpoint(family, tmp_path / "model", quantization=None)
+    first = talk(checkpoint, tmp_path / "kept", decode="auto")
+    words = list(np.random.default_rng(1).integers(30, 90, 4000))
+    prompt = [int(token) for token in words]
+    tokens, _ = answer(first, prompt)
+    assert read_of(first) >= 4000 - 1
+    assert first.keep_prompt()
+    longer = [*prompt, *tokens, *prompt[:40]]
+    expected = answer(talk(checkpoint, None, decode="auto"), longer)[0]
+
+    again = talk(checkpoint, tmp_path / "kept", decode="auto")
+    assert again.store is not None
+    assert again.store.held(longer) == len(prompt) + len(tokens)
+    assert answer(again, longer) == (expected, len(prompt) + len(tokens))
+    assert read_of(again) <= 40
+
+    other = [*prompt[:3900], *reversed(prompt[:100])]  # shares a beginning, then goes another way
+    fresh = talk(checkpoint, tmp_path / "kept", decode="auto")
+    assert fresh.store is not None
+    wanted = answer(talk(checkpoint, None, decode="auto"), other)[0]
+    reused = 3900 if family == "qwen3_moe" else 0
+    assert answer(fresh, other) == (wanted, reused) and fresh.last is not None
+    assert ("cannot be trimmed" in fresh.last.refilled) == (not reused)
+
+
+def test_the_folder_is_read_once_and_again_when_another_program_adds_to_it(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    plain = prompt_store._read_entry
+    monkeypatch.setattr(prompt_store, "_read_entry", lambda path: read.append(path.name) or plain(path))
+    one, two = talk(checkpoint, tmp_path), talk(checkpoint, tmp_path)
+    assert one.store is not None and two.store is not None
+    prompt = prompt_of(one, LONG)
+    answer(one, prompt)
+    one.keep_prompt()
+    assert two.store.held(prompt) == len(prompt) - 1  # a store of its own finds what the other has written
+    for _ in range(20):
+        assert one.store.held(prompt) == len(prompt) - 1
+    assert len(read) == 2
+    for path in tmp_path.rglob("*.tokens"):
+        path.unlink()
+    assert one.store.held(prompt) == two.store.held(prompt) == 0
 
 
 def test_nobody_else_reads_it(checkpoint: Path, tmp_path: Path):

@@ -3,11 +3,12 @@
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,14 +77,29 @@ def events(body: bytes) -> list[Any]:
     return [row if row == "[DONE]" else json.loads(row) for row in rows]
 
 
+def open_stream(running: Running, text: str, **more: object) -> socket.socket:
+    """Sends a request and returns its connection, to be read from or left."""
+    body = json.dumps({"messages": [user(text)], **more}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    peer = socket.create_connection(("127.0.0.1", running.port), timeout=60)
+    peer.sendall(head.encode() + body)
+    return peer
+
+
 @contextmanager
 def served(
-    *words: str, model: tuple[str, ...] = READBACK, environment: dict[str, str] | None = None
-) -> Iterator[Running]:
-    """Runs `moe-mlx serve` on a free port until the block ends."""
+    *words: str, model: tuple[str, ...] = READBACK, environment: dict[str, str] | None = None,
+    within: Callable[[Sequence[str]], list[str]] = list,
+) -> Iterator[Running]:  # fmt: skip
+    """Runs `moe-mlx serve` on a free port until the block ends; `within` wraps its command."""
     command = [sys.executable, "-m", "moe_mlx", "serve", *model, "--port", "0", "--no-history", *words]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        within(command),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     assert process.stderr is not None
     lines: list[str] = []

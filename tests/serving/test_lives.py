@@ -2,25 +2,15 @@
 
 import json
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.serving.running import Running, events, served, until, user
+from tests.serving.running import Running, events, open_stream, served, until, user
 
 QUESTION, ANSWER = "What is the capital of Italy?", "The capital of Italy is Rome."
-
-
-def open_stream(running: Running, text: str, **more: object) -> socket.socket:
-    body = json.dumps({"messages": [user(text)], **more}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
-    peer = socket.create_connection(("127.0.0.1", running.port), timeout=60)
-    peer.sendall(head.encode() + body)
-    return peer
 
 
 def test_whoever_leaves_stops_costing_streamed_or_not(running: Running):
