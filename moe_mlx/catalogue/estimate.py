@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from moe_mlx.errors import UsageError
 from moe_mlx.planning.chips import CHIPS, Chip
 from moe_mlx.planning.forecast import plan_caps
-from moe_mlx.planning.kv_cache import KV_TOKENS
+from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prediction import Rates
 from moe_mlx.planning.shape import ModelShape
 from moe_mlx.system.calibration import read_calibration
@@ -54,7 +54,8 @@ def estimate(shape: ModelShape, available: int, rates: Rates, *, lossy: bool = T
         rates: The machine.
         lossy: Whether cache-prior routes, as it does by default.
     """
-    plan = plan_caps(shape, available, rates, kv_tokens=KV_TOKENS, caps=["auto"], lossy=lossy)[0]
+    kv_cache = kv_bytes(shape.config, KV_TOKENS, kv_element_bytes(shape.config))
+    plan = plan_caps(shape, available, rates, kv_cache=kv_cache, caps=["auto"], lossy=lossy)[0]
     share = sum(plan.slots) / sum(layer.experts for layer in shape.layers)
     tps = plan.step.tps if plan.fits and shape.active_nbytes >= _LEAST_ACTIVE else None
     return Estimate(plan.fits, share, plan.total, tps, plan.why_not)

@@ -136,8 +136,12 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> 
         "--extra-eos-token", nargs="+", default=(), metavar="TOKEN", help="more tokens that end an answer"
     )
     kv = parser.add_argument_group("KV cache")
-    kv.add_argument("--max-kv-size", type=int, help="tokens to keep at most (rotating)")
+    kv.add_argument(
+        "--max-kv-size",
+        type=int,
+        help="tokens to keep at most (rotating); a family with a cache of its own is planned for, not bounded",
+    )
     kv.add_argument("--prefill-step-size", type=int, default=2048, help="prompt tokens at a time (default: 2048)")
-    kv.add_argument("--kv-bits", type=int, help="quantise the KV cache")
+    kv.add_argument("--kv-bits", type=int, help="quantise the KV cache, where the family's can be")
     kv.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")
     kv.add_argument("--quantized-kv-start", type=int, default=5000, help="(default: 5000)")

@@ -56,23 +56,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plans and prints. Exit code 4 when no cap fits."""
     from moe_mlx.planning.forecast import CAPS, plan_caps, plan_table
-    from moe_mlx.planning.kv_cache import KV_TOKENS
 
     if args.miss_rate is not None and not 0 <= args.miss_rate <= 1:
         raise UsageError(f"--miss-rate {args.miss_rate}: give a share from 0 to 1")
     if args.max_kv_size is not None:
         check_whole("--max-kv-size", args.max_kv_size, of="tokens")
-    kv_tokens = args.max_kv_size or KV_TOKENS
     rates = _rates(args)
     available = available_bytes(args)
     curves = _curves(args)
     shape = _shape(args.model, args.revision)
+    kv_tokens, kv_cache = _kv_cache(args, shape)
     caps = split_list(args.expert_cache, "--expert-cache", str) if args.expert_cache else ["auto", *CAPS]
     lines = plan_caps(
         shape,
         available,
         rates,
-        kv_tokens=kv_tokens,
+        kv_cache=kv_cache,
         caps=caps,
         lossy=args.routing == "cache-prior",
         miss_rate=args.miss_rate,
@@ -91,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
                     "experts_bytes": shape.experts_nbytes,
                     "resident_bytes": shape.resident_nbytes,
                     "active_bytes": shape.active_nbytes,
+                    "kv_cache_bytes": kv_cache,
                     "available_bytes": available,
                     "machine": rates.name,
                     "assumed": rates.assumed,
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
     else:
-        print(plan_table(shape, lines, available, rates, kv_tokens))
+        print(plan_table(shape, lines, available, rates, kv_tokens, kv_cache))
     if not any(line.fits for line in lines):
         reason = lines[0].why_not if lines else "every cap named is below top_k experts a layer"
         print(f"nothing fits: {reason}", file=sys.stderr)
@@ -145,6 +145,26 @@ def _shape(model: str, revision: str | None) -> ModelShape:
         if model.startswith((".", "/", "~")):
             raise
         raise StoreMissingError(f"{str(error).rstrip('.')}. {offer(model)}") from error
+
+
+def _kv_cache(args: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
+    """Returns tokens and bytes of KV cache to leave room for: of the model that is here, else as its config has it."""
+    from moe_mlx.planning.kv_cache import KV_TOKENS, KVWish, kv_bytes, kv_element_bytes
+    from moe_mlx.store.demo import DEMO, demo_path
+    from moe_mlx.store.files import expanded
+
+    folder = demo_path() if args.model == DEMO else expanded(args.model)
+    if shape.form in ("store", "checkpoint") and not shape.to_convert and "model_file" not in shape.config:
+        from moe_mlx.loading.kv_room import kv_room
+        from moe_mlx.loading.skeleton import build
+        from moe_mlx.store import open_source
+
+        with open_source(folder, verify=False) as source:
+            skeleton = build(folder, source)
+            room = kv_room(skeleton.model, skeleton.family, KVWish(args.max_kv_size))
+        return room.tokens, room.nbytes
+    tokens = args.max_kv_size or KV_TOKENS
+    return tokens, kv_bytes(shape.config, tokens, kv_element_bytes(shape.config))
 
 
 def _comfortable(args: argparse.Namespace) -> int | None:

@@ -28,10 +28,14 @@ class ContextWatch:
     Attributes:
         limit: Positions that the model was made for; None where unknown.
         rotating: Tokens of a KV cache that forgets the oldest (`--max-kv-size`); None for one that grows.
+        room: Tokens that the memory plan left room for.
+        own: Whether the model makes its own KV cache, which `--max-kv-size` does not bound.
     """
 
     limit: int | None
     rotating: int | None = None
+    room: int = KV_TOKENS
+    own: bool = False
     _said: set[str] = field(default_factory=set)
 
     def remarks(self, tokens: int) -> list[str]:
@@ -44,10 +48,11 @@ class ContextWatch:
             )
         elif self.limit is not None and tokens >= NEAR * self.limit:
             true["near"] = f"the conversation has {tokens:,} of the {self.limit:,} tokens that the model was made for"
-        if self.rotating is None and tokens > KV_TOKENS:
+        if self.rotating is None and tokens > self.room:
+            bound = "plans for more" if self.own else "bounds it"
             true["room"] = (
-                f"the conversation has {tokens:,} tokens, the memory plan left room for the KV cache of {KV_TOKENS:,}: "
-                "more of it comes out of what is free; --max-kv-size bounds it, /new starts over"
+                f"the conversation has {tokens:,} tokens, the memory plan left room for the KV cache of {self.room:,}: "
+                f"more of it comes out of what is free; --max-kv-size {bound}, /new starts over"
             )
         if self.rotating is not None and tokens > self.rotating:
             true["rotating"] = (
@@ -61,4 +66,6 @@ class ContextWatch:
 
 def context_watch(session: Session) -> ContextWatch:
     """Returns what watches a session's conversation."""
-    return ContextWatch(context_tokens(session.runtime.config), session.caching.max_kv_size)
+    kv = session.runtime.kv
+    rotating = None if kv.own else session.caching.max_kv_size
+    return ContextWatch(context_tokens(session.runtime.config), rotating, kv.tokens, kv.own)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session
     from moe_mlx.loading.options import Options
     from moe_mlx.loading.runtime import Runtime
+    from moe_mlx.planning.kv_cache import KVWish
 
 #: Said in place of a folder: nothing is kept.
 OFF = "off"
@@ -72,9 +73,24 @@ def options_of(args: argparse.Namespace) -> Options:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
         tokenizer_config={"trust_remote_code": True} if args.trust_remote_code else {},
-        max_kv_size=getattr(args, "max_kv_size", None),
+        kv=_kv_wish(args),
         beside=getattr(args, "beside", 0),
         **history_arguments(args),
+    )
+
+
+def _kv_wish(args: argparse.Namespace) -> KVWish:
+    """Returns what the KV cache is planned for: of one conversation, or of all that a server answers at once."""
+    from moe_mlx.planning.kv_cache import KVWish
+
+    served = getattr(args, "decode_concurrency", None)
+    return KVWish(
+        getattr(args, "max_kv_size", None),
+        rotating=served is None,
+        sequences=served or 1,
+        bits=getattr(args, "kv_bits", None),
+        group=getattr(args, "kv_group_size", 64),
+        start=getattr(args, "quantized_kv_start", 5000),
     )
 
 

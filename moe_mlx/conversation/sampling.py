@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
+from moe_mlx.planning.kv_cache import KVWish, listed
 from moe_mlx.system.given import check_whole
 
 #: What `mx.quantize` takes in its affine mode.
@@ -61,26 +62,15 @@ class KVCacheSettings:
             if value is not None:
                 check_whole(name, value, of="tokens")
         if self.kv_bits is not None and self.kv_bits not in KV_BITS:
-            raise UsageError(f"kv_bits is {self.kv_bits}: MLX quantises to {_listed(KV_BITS)} bits")
+            raise UsageError(f"kv_bits is {self.kv_bits}: MLX quantises to {listed(KV_BITS)} bits")
         if self.kv_group_size not in KV_GROUPS:
-            raise UsageError(f"kv_group_size is {self.kv_group_size}: MLX has groups of {_listed(KV_GROUPS)}")
+            raise UsageError(f"kv_group_size is {self.kv_group_size}: MLX has groups of {listed(KV_GROUPS)}")
         if self.quantized_kv_start < 0:
             raise UsageError(f"quantized_kv_start is {self.quantized_kv_start}: give 0 or more")
         if self.kv_bits is not None and self.max_kv_size is not None:
             raise UsageError("kv_bits and max_kv_size exclude each other: mlx-lm quantises no cache that rotates")
 
-    def check_head(self, head: int) -> None:
-        """Refuses groups that do not divide a head's width, before the answer that would end at `quantized_kv_start`.
-
-        Raises:
-            UsageError: they do not.
-        """
-        if self.kv_bits is not None and head % self.kv_group_size:
-            fitting = [group for group in KV_GROUPS if head % group == 0]
-            hint = f"give {_listed(tuple(fitting))}" if fitting else "leave kv_bits out"
-            raise UsageError(f"kv_group_size {self.kv_group_size} does not divide this model's heads of {head}: {hint}")
-
-
-def _listed(numbers: tuple[int, ...]) -> str:
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} or {last}" if most else last
+    @property
+    def wish(self) -> KVWish:
+        """What a conversation under these settings makes of a model's KV cache."""
+        return KVWish(self.max_kv_size, bits=self.kv_bits, group=self.kv_group_size, start=self.quantized_kv_start)

@@ -33,7 +33,6 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.tokenizer import apply_template
-from moe_mlx.planning.kv_cache import head_width
 from moe_mlx.system.terminal import sound
 
 __all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
@@ -77,8 +76,7 @@ class Session:
     _warmed: int = 0
 
     def __post_init__(self) -> None:
-        if self.caching.kv_bits is not None:
-            self.caching.check_head(head_width(self.runtime.config))
+        self.runtime.kv.check_bits(self.caching.kv_bits, self.caching.kv_group_size)
 
     @property
     def runtime(self) -> Runtime:

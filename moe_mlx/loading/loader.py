@@ -17,6 +17,7 @@ from moe_mlx.history.warmup import warm_up
 from moe_mlx.loading.assembling import assemble, read_resident
 from moe_mlx.loading.attachment import attach
 from moe_mlx.loading.decode_way import choose_decode
+from moe_mlx.loading.kv_room import kv_room
 from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
@@ -26,6 +27,7 @@ from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build
 from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
+from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA
 from moe_mlx.routing.names import DEFAULT_ROUTING
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
@@ -48,6 +50,9 @@ def load(
     prefetch: str = "auto",
     prefetch_extra: int = DEFAULT_EXTRA,
     max_kv_size: int | None = None,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 5000,
     share: str = "even",
     history: str | Path | None = None,
     warm: str = "off",
@@ -79,7 +84,11 @@ def load(
         prefetch: "on" reads what the next layer is guessed to choose, while a layer computes (native decode only;
             never changes a result), "off" does not, "auto" does where this machine's calibration measured a gain.
         prefetch_extra: Experts to guess beyond top_k; negative for fewer, which are right more often.
-        max_kv_size: Tokens of KV cache to leave room for; 8,192 by default.
+        max_kv_size: Tokens of KV cache to leave room for; 8,192 by default. A family that makes its own caches is
+            planned for 8,192 at least, since nothing bounds them.
+        kv_bits: Bits of a quantised KV cache, as mlx-lm takes them; refused where the family's cache cannot be.
+        kv_group_size: Values that share a scale there.
+        quantized_kv_start: Tokens from which on it is quantised.
         share: "even", or "measured": the same cap shared among the layers by the misses that the history says each
             would have; evenly, with a remark, where that knows too little.
         history: Folder that keeps which experts this model used, counts only; "auto" for the user's cache folder, None
@@ -117,7 +126,7 @@ def load(
         decode=decode,
         prefetch=prefetch,
         prefetch_extra=prefetch_extra,
-        max_kv_size=max_kv_size,
+        kv=KVWish(max_kv_size, bits=kv_bits, group=kv_group_size, start=quantized_kv_start),
         share=share,
         history=history,
         warm=warm,
@@ -163,7 +172,10 @@ def _load(
     skeleton = build(
         opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
     )
-    planned = plan_load(options, source, skeleton.resident_nbytes, remark)
+    kv = kv_room(skeleton.model, skeleton.family, options.kv)
+    for line in kv.remarks(options.kv):
+        remark(line)
+    planned = plan_load(options, source, skeleton.resident_nbytes, kv.nbytes, remark)
     limits = HeldLimits(planned.plan, options.wired)
     undo.callback(limits.give_back)
     check_lookups(skeleton.model)
@@ -196,6 +208,7 @@ def _load(
         evict=options.evict,
         sizing=Sizing(cached, planned.plan, planned.curves),
         limits=limits,
+        kv=kv,
         decode_reason=chosen.reason,
         prefetch=chosen.prefetch,
         history=planned.history,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
 from moe_mlx.planning.budget import MemoryPlan, plan_memory
-from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, asked_curves, shared_by
 from moe_mlx.store import ExpertSource
@@ -40,7 +39,13 @@ class Planned:
 
 
 def plan_load(
-    options: Options, source: ExpertSource, resident_nbytes: int, remark: Callable[[str], None], *, freed: int = 0
+    options: Options,
+    source: ExpertSource,
+    resident_nbytes: int,
+    kv_nbytes: int,
+    remark: Callable[[str], None],
+    *,
+    freed: int = 0,
 ) -> Planned:
     """Decides how many slots each layer gets.
 
@@ -48,14 +53,13 @@ def plan_load(
         options: What was asked for.
         source: The opened model.
         resident_nbytes: Bytes that its weights take beside the routed experts.
+        kv_nbytes: Bytes of the KV cache to come.
         remark: Gets a line where slots are shared evenly though that was not asked for.
         freed: Bytes that this process holds and will have given back by then.
 
     Raises:
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
-        StoreCorruptError: the config has no sound sizes.
     """
-    config = dict(source.config)
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
     # One bounce buffer a thread: of Python's readers, of the graph's, and of those that prefetch.
     bounce = source.access.bounce_nbytes
@@ -67,7 +71,7 @@ def plan_load(
         source.layers,
         options.cap,
         resident_weights=resident_nbytes,
-        kv_cache=kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config)),
+        kv_cache=kv_nbytes,
         available=room_beside(freed),
         comfortable=comfortable_bytes(),
         per_layer_extra=demand + staging,

@@ -13,6 +13,7 @@ from moe_mlx.history.warmup import check_warm
 from moe_mlx.loading.decode_way import check_decode
 from moe_mlx.loading.wiring import check_wired
 from moe_mlx.planning.budget import Cap, parse_cap
+from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import check_prefetch
 from moe_mlx.planning.slot_share import check_share
 from moe_mlx.routing.settings import RoutingSettings
@@ -26,6 +27,7 @@ class Options:
     """The arguments of `load`, under their own names; the routing's are one setting.
 
     Attributes:
+        kv: What the KV cache is planned for.
         beside: Bytes that something else in this process takes, or will take: they are in the memory plan.
 
     Raises:
@@ -39,7 +41,7 @@ class Options:
     decode: str
     prefetch: str
     prefetch_extra: int
-    max_kv_size: int | None
+    kv: KVWish
     readers: int
     io: str
     wired: str
@@ -60,8 +62,8 @@ class Options:
         check_prefetch(self.prefetch, self.prefetch_extra)
         check_wired(self.wired)
         check_whole("readers", self.readers)
-        if self.max_kv_size is not None:
-            check_whole("max_kv_size", self.max_kv_size)
+        if self.kv.max_kv_size is not None:
+            check_whole("max_kv_size", self.kv.max_kv_size)
         check_history(self.history)
         check_warm(self.warm)
         if check_share(self.share) == "measured" and self.history_folder is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_config
 
+from moe_mlx.loading.kv_room import kv_room
 from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options
@@ -30,7 +31,8 @@ def rehearse(options: Options, freed: int) -> None:
     try:
         trusted = options.trust_remote_code
         skeleton = build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
-        plan_load(options, opened.source, skeleton.resident_nbytes, lambda line: None, freed=freed)
+        kv = kv_room(skeleton.model, skeleton.family, options.kv)
+        plan_load(options, opened.source, skeleton.resident_nbytes, kv.nbytes, lambda line: None, freed=freed)
         check_tokenizer(skeleton.model, tokenizer_of(options, opened), opened.folder)
     finally:
         opened.source.close()

@@ -15,6 +15,7 @@ from moe_mlx.expert_cache.steps import DecodeEvent
 from moe_mlx.history.keeper import HistoryKeeper
 from moe_mlx.history.warmup import Warmup
 from moe_mlx.loading.cached_layers import CachedLayers
+from moe_mlx.loading.kv_room import KVRoom
 from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.resizing import Sizing
 from moe_mlx.planning.budget import MemoryPlan
@@ -37,6 +38,7 @@ class Runtime:
         evict: Which expert gives way, by name.
         sizing: The memory plan, and how it is changed.
         limits: Its hold on MLX's limits.
+        kv: What the model's KV cache is, and what the plan has for it.
         decode_reason: Why decode runs as it does, in a few words.
         prefetch: How decode in the graph prefetches; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
@@ -50,6 +52,7 @@ class Runtime:
     evict: str
     sizing: Sizing
     limits: HeldLimits
+    kv: KVRoom
     decode_reason: str
     prefetch: Prefetch | None
     history: HistoryKeeper | None

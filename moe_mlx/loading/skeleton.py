@@ -76,6 +76,12 @@ class Skeleton:
     model: nn.Module
     config: dict[str, Any]
     switches: list[tuple[str, nn.Module]]
+
+    @property
+    def family(self) -> str:
+        """What mlx-lm calls the family."""
+        return str(self.config.get("model_type", "this family"))
+
     resident_nbytes: int
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.planning.budget import Cap, MemoryPlan, mlx_cache_bytes, parse_cap, plan_memory
 from moe_mlx.planning.crossings import PER_LAYER, capped_layers
-from moe_mlx.planning.kv_cache import kv_bytes, kv_element_bytes
 from moe_mlx.planning.prediction import Rates, StepTime, assumed_miss_rate, step_time
 from moe_mlx.planning.shape import ModelShape
 from moe_mlx.planning.slot_share import Curve, shared_by
@@ -70,7 +69,7 @@ def plan_caps(
     available: int,
     rates: Rates,
     *,
-    kv_tokens: int,
+    kv_cache: int,
     caps: Sequence[str] = CAPS,
     lossy: bool = True,
     miss_rate: float | None = None,
@@ -84,7 +83,7 @@ def plan_caps(
         shape: The model.
         available: Bytes that MLX may use.
         rates: The machine.
-        kv_tokens: Tokens of KV cache to leave room for.
+        kv_cache: Bytes of KV cache to leave room for.
         caps: As `--expert-cache` takes them.
         lossy: Whether cache-prior routes.
         miss_rate: Taken for every cap instead of the assumed one.
@@ -93,15 +92,14 @@ def plan_caps(
         comfortable: What "auto" keeps within; as `plan_memory`.
     """
     lines = []
-    kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
     for text in caps:
         fits, why_not = True, ""
         try:
-            plan = _plan(shape, parse_cap(text), kv, available, comfortable)
+            plan = _plan(shape, parse_cap(text), kv_cache, available, comfortable)
         except DoesNotFitError as error:
             fits, why_not = False, str(error)
             try:
-                plan = _plan(shape, parse_cap(text), kv, 1 << 60)
+                plan = _plan(shape, parse_cap(text), kv_cache, 1 << 60)
             except DoesNotFitError:  # below the floor: no such cache anywhere
                 continue
         plan = shared_by(plan, shape.layers, curves)
@@ -109,7 +107,7 @@ def plan_caps(
         resident = sum(plan.slots) / sum(layer.experts for layer in shape.layers)
         assumed = assumed_miss_rate(resident, lossy=lossy, known=known)
         misses = 0.0 if everything else assumed if miss_rate is None else miss_rate
-        total = plan.expert_cache + shape.resident_nbytes + kv + mlx_cache_bytes(available)
+        total = plan.expert_cache + shape.resident_nbytes + kv_cache + mlx_cache_bytes(available)
         chosen = sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
         step = step_time(shape, rates, misses, capped=not everything)
         read, capped = misses * chosen, capped_layers(shape.layers, plan.slots)
@@ -128,11 +126,12 @@ def _plan(shape: ModelShape, cap: Cap, kv: int, available: int, comfortable: int
     )
 
 
-def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int) -> str:
+def plan_table(
+    shape: ModelShape, lines: Sequence[CapPlan], available: int, rates: Rates, kv_tokens: int, kv_cache: int
+) -> str:
     """Returns the plan for people."""
     layer = shape.layers[0]
     first = ", to be converted before it runs" if shape.to_convert else ""
-    kv = kv_bytes(shape.config, kv_tokens, kv_element_bytes(shape.config))
     heads = [
         "expert\ncache",
         "slots a\nlayer",
@@ -174,7 +173,7 @@ def plan_table(shape: ModelShape, lines: Sequence[CapPlan], available: int, rate
             f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
             f"{show_bytes(layer.expert_nbytes)} each",
             f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
-            f"KV cache of {kv_tokens} tokens {show_bytes(kv)}, memory MLX may use {show_bytes(available)}",
+            f"KV cache of {kv_tokens} tokens {show_bytes(kv_cache)}, memory MLX may use {show_bytes(available)}",
             f"on {rates.name}: {rates.assumed}",
             "",
             render(heads, cells),

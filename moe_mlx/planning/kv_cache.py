@@ -1,14 +1,42 @@
-"""What a KV cache takes, from a model's config."""
+"""What of a KV cache is asked for; and what it takes as far as a config tells, where there is no model to ask."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError
 
 #: Tokens that a memory plan leaves room for where nothing else is asked for.
 KV_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class KVWish:
+    """What the KV cache of a loaded model is planned for.
+
+    Attributes:
+        max_kv_size: Tokens to leave room for; None for `KV_TOKENS`.
+        rotating: Whether a conversation's cache is bounded to that, where the family lets mlx-lm make it.
+        sequences: Answers made at once, which share those tokens.
+        bits: As `kv_bits`; None for no quantisation.
+        group: As `kv_group_size`.
+        start: As `quantized_kv_start`.
+    """
+
+    max_kv_size: int | None = None
+    rotating: bool = True
+    sequences: int = 1
+    bits: int | None = None
+    group: int = 64
+    start: int = 5000
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Returns numbers as a choice: "32, 64 or 128"."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def first_value(config: Mapping[str, Any], *names: str) -> Any:
@@ -39,6 +67,8 @@ def kv_element_bytes(config: Mapping[str, Any]) -> int:
 
 def kv_bytes(config: Mapping[str, Any], tokens: int, element_bytes: int) -> int:
     """Estimates the KV cache of `tokens` positions from a config, every layer taken as full attention.
+
+    A loaded model is asked itself (`moe_mlx.loading.kv_room`); this is for models of which there is a config alone.
 
     Latent attention (kv_lora_rank) keeps one compressed vector and the rotary key a position.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_mlx.conversation.context import context_tokens
-from moe_mlx.planning.kv_cache import first_value, kv_bytes, kv_element_bytes
+from moe_mlx.planning.kv_cache import first_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Room:
     Attributes:
         planned: Tokens of KV cache in the plan, for all answers under way and all prompts kept.
         context: Positions that the model was made for; None where unknown.
-        token_nbytes: Bytes of one token's KV cache, every layer taken as full attention.
+        token_nbytes: Bytes of one token's KV cache, where as many answers as can be share what was planned.
         chunk: Prompt tokens computed at a time.
         vocabulary: Width of the logits.
     """
@@ -68,20 +68,26 @@ class Room:
 
 
 def room_of(
-    config: Mapping[str, Any], kv_cache: int, mlx_cache: int, chunk: int, *, scores_in_memory: bool = False
+    config: Mapping[str, Any],
+    planned: int,
+    kv_cache: int,
+    mlx_cache: int,
+    chunk: int,
+    *,
+    scores_in_memory: bool = False,
 ) -> Room:
     """Returns the room of a model.
 
     Args:
         config: Its config.json.
-        kv_cache: Bytes that the memory plan has for KV caches.
+        planned: Tokens of KV cache in the memory plan.
+        kv_cache: Bytes that it has for them.
         mlx_cache: Bytes of MLX's buffer cache.
         chunk: Prompt tokens at a time, as asked for.
         scores_in_memory: Whether attention writes out its scores (heads x chunk x length), as MLX's CPU kernels do:
             there the chunk shrinks with the length that prompts may have, so that scores stay near MLX's buffer cache.
     """
-    token = max(1, kv_bytes(config, 1, kv_element_bytes(config)))
-    planned, context = max(1, kv_cache // token), context_tokens(config)
+    token, context = max(1, kv_cache // planned), context_tokens(config)
     if scores_in_memory:
         heads = int(first_value(config, "num_attention_heads", "n_heads", "n_head") or 1)
         longest = planned if context is None else min(planned, context)

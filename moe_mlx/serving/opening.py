@@ -23,7 +23,7 @@ from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.opening import open_model
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.rehearsal import rehearse, tokenizer_of
-from moe_mlx.planning.kv_cache import KV_TOKENS, head_width, kv_bytes, kv_element_bytes
+from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
 from moe_mlx.serving.limits import Room, room_of
 from moe_mlx.serving.loaded import Loaded
 from moe_mlx.store.resolve import resolve
@@ -75,12 +75,11 @@ class ModelOpening:
         model, tokenizer = self.loading.load_model(args)
         self._template(tokenizer)
         runtime = runtime_of(model)
-        if caching.kv_bits is not None:
-            caching.check_head(head_width(runtime.config))
         draft = None if folder is None else _draft(folder, args.draft_model, model, tokenizer)
         room = room_of(
             runtime.config,
-            runtime.plan.kv_cache,
+            runtime.kv.tokens,
+            runtime.kv.nbytes,
             runtime.plan.mlx_cache,
             caching.prefill_step_size,
             scores_in_memory=not mx.metal.is_available(),
@@ -116,8 +115,7 @@ class ModelOpening:
             opened.source.close()
         self.loading.finish_tokenizer(self.args, tokenizer)
         self._template(tokenizer)
-        planned = kv_bytes(config, options.max_kv_size or KV_TOKENS, kv_element_bytes(config))
-        return tokenizer, room_of(config, planned, 0, self.args.prefill_step_size)
+        return tokenizer, room_of(config, options.kv.max_kv_size or KV_TOKENS, 0, 0, self.args.prefill_step_size)
 
     def _template(self, tokenizer: Any) -> None:
         if self.args.chat_template:

@@ -25,9 +25,10 @@ M4_PRO = Rates.of_chip(chip_named("Apple M4 Pro"), "native")
 @pytest.mark.parametrize("cap", ["25%", "50%", "100%", "auto"])
 def test_slots_are_the_loader_s(store: Path, checkpoint: Path, cap: str):
     for folder in (store, checkpoint):
-        lines = plan_caps(local_shape(folder), recommended_bytes(), M4_PRO, kv_tokens=8192, caps=[cap])
         model, _ = moe_mlx.load(folder, expert_cache=cap, decode="readback", say=lambda line: None)
         runtime = moe_mlx.runtime_of(model)
+        kv_cache = runtime.plan.kv_cache
+        lines = plan_caps(local_shape(folder), recommended_bytes(), M4_PRO, kv_cache=kv_cache, caps=[cap])
         assert list(lines[0].slots) == runtime.slots_per_layer
         assert lines[0].expert_cache == runtime.expert_cache_bytes == runtime.plan.expert_cache
         assert lines[0].total == pytest.approx(runtime.plan.total, rel=0.1)  # what is free moves between the two

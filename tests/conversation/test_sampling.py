@@ -57,15 +57,6 @@ def test_the_groups_are_those_of_mlx():
             assert taken == (bits in KV_BITS and group in KV_GROUPS), (bits, group)
 
 
-def test_a_group_that_does_not_divide_a_head_is_refused_with_one_that_does():
-    KVCacheSettings().check_head(32)
-    KVCacheSettings(kv_bits=4).check_head(128)
-    with pytest.raises(UsageError, match="give 32"):
-        KVCacheSettings(kv_bits=4).check_head(96)
-    with pytest.raises(UsageError, match="leave kv_bits out"):
-        KVCacheSettings(kv_bits=4).check_head(80)
-
-
 @pytest.mark.parametrize("given", [{"readers": 0}, {"readers": "4"}, {"readers": True}, {"max_kv_size": 0}])
 def test_no_such_number_of_readers_or_of_tokens_in_a_load(given):
     with pytest.raises(UsageError, match=next(iter(given))):

@@ -35,7 +35,7 @@ class CheckpointOpening:
         model, tokenizer = moe_mlx.load(self.checkpoint, routing="exact", say=lambda line: None, **self.asked)
         plan = moe_mlx.runtime_of(model).plan
         config = moe_mlx.runtime_of(model).config
-        room = room_of(config, plan.kv_cache, plan.mlx_cache, 2048, scores_in_memory=True)
+        room = room_of(config, 8192, plan.kv_cache, plan.mlx_cache, 2048, scores_in_memory=True)
         return Loaded(model, tokenizer, None, KVCacheSettings(), room, **self.more)
 
 
