@@ -73,6 +73,10 @@ class ExpertReadError(StoreCorruptError):
         )
 
 
+class NotFiniteError(MoeMlxError):
+    """A model whose numbers are none: its answer would be made of nothing."""
+
+
 class SlotsBusyError(MoeMlxError):
     """A layer has too few slots left, because stalled reads still hold the others."""
 

@@ -26,6 +26,7 @@ from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.cutting import cut_back
 from moe_mlx.conversation.heard import Heard
 from moe_mlx.conversation.message import Message, apart
+from moe_mlx.conversation.not_finite import is_number, not_finite
 from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.conversation.tool_format import write_tools, written
@@ -193,6 +194,7 @@ class Session:
 
         Raises:
             UsageError: an empty prompt.
+            NotFiniteError: the model's numbers are none, and where first.
             ExpertReadError: an expert could not be read; the prompt cache is thrown away, the session stays usable.
         """
         if not prompt:
@@ -221,6 +223,9 @@ class Session:
         try:
             for response in stream:
                 runtime.check_token()
+                if not is_number(response.logprobs, response.token):
+                    runtime.drain()
+                    raise not_finite(runtime, len(account.tokens) + 1)
                 yield account.add(response)
                 if stop is not None and stop.is_set():
                     break

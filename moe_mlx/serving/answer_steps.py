@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from moe_mlx.conversation.not_finite import is_number, not_finite
 from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.conversation.text_reader import TextReader
 from moe_mlx.conversation.tool_format import MARKERS
@@ -18,6 +19,9 @@ from moe_mlx.serving.job import Began, Ended, Job, Said, Usage
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.loaded import Loaded
 from moe_mlx.serving.runners import Drawn, Start
+
+#: Tokens between two looks at whether the model's numbers are numbers.
+LOOK_EVERY = 32
 
 
 class AnswerSteps:
@@ -61,12 +65,22 @@ class AnswerSteps:
         return Start(job, prompt, cache, reused, sampler, processors)
 
     def drawn(self, job: Job, drawn: Drawn) -> bool:
-        """Takes a token of an answer and sends what it says; returns whether the answer is complete."""
+        """Takes a token of an answer and sends what it says; returns whether the answer is complete.
+
+        Raises:
+            NotFiniteError: the model's numbers are none.
+        """
         assert job.reader is not None
         job.tokens.append(drawn.token)
+        ends = drawn.token in self.loaded.tokenizer.eos_token_ids
+        # Of a batch, a row is a computation of its own: it is looked at first, last, and now and then.
+        looks = ends or len(job.tokens) % LOOK_EVERY == 1
+        if looks and not is_number(drawn.logprobs, drawn.token):
+            self.runtime.drain()
+            raise not_finite(self.runtime, len(job.tokens))
         if job.first_at is None:
             job.first_at = time.monotonic()
-        if drawn.token in self.loaded.tokenizer.eos_token_ids:
+        if ends:
             return True
         parts = job.reader.take(drawn.token)
         chance = None if job.likeliest is None else chance_of(drawn.logprobs, drawn.token, job.likeliest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moe_mlx.errors import DoesNotFitError, ExpertReadError, MoeMlxError, UsageError
+from moe_mlx.errors import DoesNotFitError, ExpertReadError, MoeMlxError, NotFiniteError, UsageError
 
 #: Seconds after which a client that was turned away may try again.
 RETRY_SECONDS = 2
@@ -93,6 +93,8 @@ def refusal_of(error: BaseException) -> RefusalError:
         return RefusalError(503, "the server is short of memory: try again later, or send less", code="out_of_memory")
     if isinstance(error, UsageError):
         return RefusalError(400, "the model does not take this conversation: " + _placeless(error))
+    if isinstance(error, NotFiniteError):
+        return RefusalError(500, str(error), code="not_finite")
     if isinstance(error, MoeMlxError):
         return RefusalError(500, "the answer failed in the model; the server's log says why", code="model_error")
     return RefusalError(500, "the answer failed inside the server; its log says why", code="internal_error")
