@@ -16,7 +16,7 @@ from tests.tui.waiting import until
 
 SKY = [
     {"role": "user", "content": "Why is it blue?"},
-    {"role": "assistant", "content": "Air.\nIt scatters short waves."},
+    {"role": "assistant", "content": "Air.\nIt scatters waves."},
 ]
 TEA = [{"role": "user", "content": "How long does tea take?"}, {"role": "assistant", "content": "Three minutes."}]
 
