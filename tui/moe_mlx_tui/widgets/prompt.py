@@ -50,7 +50,7 @@ class Prompt(Sturdy, TextArea):
             show_line_numbers=False,
             tab_behavior="focus",
             highlight_cursor_line=False,
-            placeholder="Message: Enter sends, Ctrl+J breaks the line, / commands, ? keys",
+            placeholder="Enter sends, Ctrl+J breaks the line, / commands, ? keys",
             compact=True,
         )
         self.earlier, self.menu = history, menu
