@@ -31,9 +31,10 @@ def add_soak_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_tui(args: argparse.Namespace) -> int:
     """Prints tokens a second with and without the app, and the bytes of terminal output a frame."""
-    from moe_mlx_tui.measuring.overhead import bytes_a_frame, compare
+    from moe_mlx_tui.measuring.overhead import LARGE, SIZE, bytes_a_frame, compare
 
-    print(bytes_a_frame(args.frames))
+    for size in (SIZE, LARGE):
+        print(bytes_a_frame(args.frames, size))
     if not args.only_frames:
         print(compare(args))
     return 0

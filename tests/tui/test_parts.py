@@ -9,9 +9,21 @@ from dataclasses import replace
 import pytest
 
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
-from moe_mlx_tui.drawing import painting
-from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, OLDEST, USED, census, describe
+from moe_mlx_tui.drawing.cells import (
+    ABSENT,
+    AGE_EDGES,
+    ARRIVED,
+    EVICTED,
+    HELD,
+    NEWEST,
+    OLDEST,
+    USED,
+    describe,
+    resident_count,
+)
+from moe_mlx_tui.drawing.drawings import ASCII, BRAILLE, HALF, MODES, PAIR, SMALLEST_TILE, TILES, Drawing
 from moe_mlx_tui.drawing.lean_output import compact
+from moe_mlx_tui.drawing.painting import BLANK, grid_of, paint
 from moe_mlx_tui.drawing.sections import SAID, THOUGHT, TOOL, split, spoken, tool_body, tool_title
 from moe_mlx_tui.drawing.spark import columns, meter, spread
 from moe_mlx_tui.drawing.trends import Trends
@@ -78,42 +90,34 @@ def test_trends_are_rates_over_a_window():
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (8, 32), (48, 128), (92, 512), (3, 5)])
-@pytest.mark.parametrize("mode", painting.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_every_drawing_shows_what_is_resident(shape, mode):
     model = scene.facts(*shape)
     cells = scene.cells_of(model)
-    grid = painting.grid_of(cells, model)
-    painted = painting.paint(grid, mode)
-    assert painted.characters.shape == painted.states.shape
-    if mode == painting.BRAILLE:
+    painted = paint(grid_of(cells, model), SMALLEST_TILE if mode == TILES else Drawing(mode))
+    assert painted.characters.shape == painted.cells.shape
+    if mode == BRAILLE:
         dots = sum(bin(int(c) - 0x2800).count("1") for c in painted.characters.flat)
-    elif mode == painting.HALF:
-        both = (painted.characters == ord("▀")) & (painted.states % 16 != ABSENT)
+    elif mode == HALF:
+        both = (painted.characters == ord("▀")) & (painted.cells % PAIR != ABSENT)
         dots = int(((painted.characters == ord("▀")) | (painted.characters == ord("▄"))).sum() + both.sum())
     else:
         absent = {ord("·"), ord("✕"), ord("."), ord("x"), ord(" ")}
         dots = sum(int(c) not in absent for c in painted.characters.flat)
-    assert dots == census(cells)[0]
+    assert dots == resident_count(cells)
 
 
 def test_layers_of_different_size():
     model = replace(scene.facts(2, 4), experts=(4, 2), top_k=(1, 1), expert_bytes=(1, 1))
-    grid = painting.grid_of(bytes([USED] * 6), model)
-    assert grid.tolist() == [[USED] * 4, [USED, USED, painting.BLANK, painting.BLANK]]
-    for mode in painting.MODES:
-        painting.paint(grid, mode)
+    grid = grid_of(bytes([USED] * 6), model)
+    assert grid.tolist() == [[USED] * 4, [USED, USED, BLANK, BLANK]]
+    for mode in MODES:
+        paint(grid, SMALLEST_TILE if mode == TILES else Drawing(mode))
 
 
 def test_plain_drawing_is_plain():
-    painted = painting.paint(painting.grid_of(scene.cells_of(scene.facts()), scene.facts()), painting.ASCII)
+    painted = paint(grid_of(scene.cells_of(scene.facts()), scene.facts()), Drawing(ASCII))
     assert painted.characters.max() < 128 and len(set(painted.characters.flat)) >= 6
-
-
-def test_the_largest_drawing_that_fits():
-    assert painting.fitting_mode(8, 32, 66, 20) == painting.TILES
-    assert painting.fitting_mode(8, 32, 50, 20) == painting.HALF
-    assert painting.fitting_mode(48, 128, 66, 20) == painting.BRAILLE
-    assert painting.fitting_mode(92, 512, 66, 20) == painting.BRAILLE
 
 
 class _Layer:

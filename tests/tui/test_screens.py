@@ -1,4 +1,4 @@
-"""Pictures of the app at four sizes. `pytest tests/tui --snapshot-update` accepts new ones: look at them first."""
+"""Pictures of the app at several sizes. `pytest tests/tui --snapshot-update` accepts new ones: look at them first."""
 
 from dataclasses import replace
 
@@ -9,6 +9,8 @@ from tests.tui import scene
 
 SIZES = [(132, 40), (100, 30), (80, 24), (60, 20)]
 IDS = [f"{w}x{h}" for w, h in SIZES]
+#: Where the map of a large model is looked at, and the demo's as large as it gets.
+MAP_SIZES = [(60, 20), (80, 24), (132, 40), (200, 60)]
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,23 @@ def test_narrow_map(snap_compare, tmp_path, size):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
-@pytest.mark.parametrize("shape", [(4, 8), (48, 128), (92, 512)], ids=["4x8", "48x128", "92x512"])
+@pytest.mark.parametrize("key", ["", "f4"], ids=["chat", "theatre"])
+@pytest.mark.parametrize("shape", [(8, 32), (48, 128)], ids=["8x32", "48x128"])
+@pytest.mark.parametrize("size", MAP_SIZES, ids=[f"{w}x{h}" for w, h in MAP_SIZES])
+def test_map(snap_compare, tmp_path, size, shape, key):
+    model = scene.facts(*shape)
+    app = scene.chat(scene.idle(model), tmp_path)
+
+    async def before(pilot):
+        await scene.show(app, pilot, scene.idle(model))
+        await scene.converse(app, pilot)
+        await pilot.press(*filter(None, [key]))
+        await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (92, 512)], ids=["4x8", "92x512"])
 def test_shapes(snap_compare, tmp_path, shape):
     model = scene.facts(*shape)
     app = scene.chat(scene.idle(model), tmp_path)

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -15,6 +16,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 
 from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.drawing.arrangement import BESIDE_FROM
 from moe_mlx_tui.drawing.themes import EMBER, PAPER
 from moe_mlx_tui.drawing.trends import Trends
 from moe_mlx_tui.engine.orders import Source
@@ -23,7 +25,7 @@ from moe_mlx_tui.palette import Actions
 from moe_mlx_tui.screens.help import HelpScreen
 from moe_mlx_tui.screens.stats import StatsScreen
 from moe_mlx_tui.terminal_app import TerminalApp
-from moe_mlx_tui.widgets.layer_strip import LayerStrip
+from moe_mlx_tui.widgets.map_strip import MapStrip
 from moe_mlx_tui.widgets.progress_line import ProgressLine
 from moe_mlx_tui.widgets.side_panel import SidePanel
 from moe_mlx_tui.widgets.status_bar import StatusBar
@@ -32,7 +34,9 @@ from moe_mlx_tui.widgets.welcome import Welcome
 
 #: Snapshots shown a second; over SSH every frame is bytes on a wire.
 RATE, RATE_SSH = 5, 4
-SWAPPED = "-swapped"
+SWAPPED, THEATRE = "-swapped", "-theatre"
+#: Rows of the screen from which the map's strip has three of its own.
+STRIP_FROM = 16
 
 
 def sampling_rate() -> int:
@@ -47,9 +51,10 @@ class MoeApp(TerminalApp):
     CSS_PATH = Path(__file__).with_name("app.tcss")  # Textual would look beside the subclass
     TITLE = "moe-mlx"
     COMMANDS: ClassVar = {Actions}
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-wide"), (132, "-full")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (BESIDE_FROM, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+g", "swap_map", "map", show=False),
+        Binding("f4", "theatre", "theatre", show=False),
         Binding("f1", "help", "keys", show=False),
         Binding("question_mark", "help", "keys", show=False),
         Binding("ctrl+z", "suspend", "suspend", show=False, priority=True),
@@ -59,7 +64,8 @@ class MoeApp(TerminalApp):
     ACTIONS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     _COMMON: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("map: in or out", "Ctrl+G; on a narrow screen it takes the conversation's place", "swap_map"),
-        ("map: zoom", "z on the map: tiles, half blocks, Braille, plain", "zoom_map"),
+        ("map: theatre", "F4 or /theatre: it fills the screen, the answer streams below; Esc returns", "theatre"),
+        ("map: zoom", "z on the map: tiles, cells, half blocks, Braille, plain", "zoom_map"),
         ("map: point at an expert", "arrows move, Esc leaves", "point"),
         ("stats", "/stats: hits, misses, reads, waits since the model was loaded", "stats"),
         ("theme", "colours", "change_theme"),
@@ -78,7 +84,7 @@ class MoeApp(TerminalApp):
         self.trends = Trends()
         self.sampling: Timer | None = None
         self.side = SidePanel(plain=plain, id="side")
-        self.strip = LayerStrip(one_line=True, plain=plain, id="strip")
+        self.strip = MapStrip(plain=plain, id="strip")
         self.progress = ProgressLine(plain=plain, id="progress")
         self.status = StatusBar(plain=plain, id="status")
         self.transcript = Transcript(id="transcript")
@@ -165,19 +171,46 @@ class MoeApp(TerminalApp):
         """Draws the map in the theme's colours."""
         if self.shown is not None:
             self.side.residency.repaint()
+            self.strip.repaint()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Gives the map what the conversation can spare."""
+        self.side.fit(event.size, theatre=self.in_theatre)
+        self.strip.styles.height = 3 if event.size.height >= STRIP_FROM else 1
+
+    @property
+    def in_theatre(self) -> bool:
+        """Whether the map fills the screen."""
+        return self.screen_stack[0].has_class(THEATRE)
 
     @property
     def narrow(self) -> bool:
         """Whether map and conversation share one place."""
-        return self.size.width < 110
+        return self.size.width < BESIDE_FROM
 
     @property
     def talk_in_view(self) -> bool:
         """Whether the conversation can be seen; what cannot be seen need not be streamed."""
-        return not (self.narrow and self.screen_stack[0].has_class(SWAPPED))
+        return self.in_theatre or not (self.narrow and self.screen_stack[0].has_class(SWAPPED))
+
+    def action_theatre(self) -> None:
+        """Lets the map fill the screen, but for the end of the conversation and the prompt; and back."""
+        screen = self.screen_stack[0]
+        screen.toggle_class(THEATRE)
+        body, talk = screen.query_one("#body"), screen.query_one("#talk")
+        if self.in_theatre:
+            screen.remove_class(SWAPPED)
+            body.move_child(self.side, before=talk)
+        else:
+            body.move_child(self.side, after=talk)
+        self.side.fit(self.size, theatre=self.in_theatre)
+        self.focus_entry()
 
     def action_swap_map(self) -> None:
         """Puts the map in the conversation's place on a narrow screen, takes it away on a wide one, and back."""
+        if self.in_theatre:
+            self.action_theatre()
+            return
         screen = self.screen_stack[0]
         screen.toggle_class(SWAPPED)
         if self.narrow and screen.has_class(SWAPPED):
@@ -195,7 +228,7 @@ class MoeApp(TerminalApp):
     def action_point(self) -> None:
         """Puts the cursor on the map, which is brought in if need be."""
         screen = self.screen_stack[0]
-        if self.narrow != screen.has_class(SWAPPED):
+        if not self.in_theatre and self.narrow != screen.has_class(SWAPPED):
             screen.toggle_class(SWAPPED)
         self.side.residency.map.focus()
         self.side.residency.map.action_move(0, 0)

@@ -160,13 +160,15 @@ class ChatApp(TurnActions):
         return last.prompt_tokens + last.tokens if last is not None else 0
 
     async def _finished(self, view: AnswerView, snapshot: Snapshot) -> None:
-        self.view = None
-        await view.finish(snapshot.receipt, snapshot.error)
-        if snapshot.error or not snapshot.text:
-            await self._unanswered(view, failed=bool(snapshot.error))
-            return
-        self.talk.answered(snapshot.text, snapshot.receipt, snapshot.reply)
-        self._mark(len(self.talk.messages) - 1)
+        try:
+            await view.finish(snapshot.receipt, snapshot.error)
+            if snapshot.error or not snapshot.text:
+                await self._unanswered(view, failed=bool(snapshot.error))
+                return
+            self.talk.answered(snapshot.text, snapshot.receipt, snapshot.reply)
+            self._mark(len(self.talk.messages) - 1)
+        finally:
+            self.view = None  # not before the turn stands: who waits for it may begin the next one
         self.save()
 
     async def _unanswered(self, view: AnswerView, *, failed: bool) -> None:
@@ -208,6 +210,8 @@ class ChatApp(TurnActions):
             self._stop()
         elif self.prompt.editing:
             await self.action_undo()
+        elif self.in_theatre and not self.side.residency.map.has_focus:
+            self.action_theatre()
         elif self.narrow and self.screen_stack[0].has_class(SWAPPED):
             self.action_swap_map()
         else:

@@ -1,4 +1,4 @@
-"""From a grid of states to characters and states per screen cell. Array operations only; knows no screen."""
+"""From a grid of cells to characters and cells per place of the screen. Array operations only; knows no screen."""
 
 from __future__ import annotations
 
@@ -7,30 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mlx_tui.drawing.cells import ABSENT, EVICTED, STATES
+from moe_mlx_tui.drawing.cells import ABSENT, COARSE, ELSEWHERE, EVICTED, STATE_BITS, STATES
+from moe_mlx_tui.drawing.drawings import BRAILLE, CELLS, HALF, PAIR, TILES, Drawing
 from moe_mlx_tui.drawing.ramp import sign
 from moe_mlx_tui.engine.snapshot import ModelFacts
 
-TILES, HALF, BRAILLE, ASCII = "tiles", "half", "braille", "ascii"
-MODES = (TILES, HALF, BRAILLE, ASCII)
-#: Experts across and layers down that one screen cell stands for; a tile is two screen cells.
-EXPERTS_A_CELL = {TILES: 0.5, HALF: 1, BRAILLE: 2, ASCII: 1}
-LAYERS_A_CELL = {TILES: 1, HALF: 2, BRAILLE: 4, ASCII: 1}
 #: Beyond a row's end, where layers differ in size.
 BLANK = STATES
 
 Grid = NDArray[np.uint8]
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint16)
-_SIGNS = np.array([ord(sign(state)) for state in range(STATES)] + [32], dtype=np.uint32)
-_PLAIN = np.array([ord(sign(state, plain=True)) for state in range(STATES)] + [32], dtype=np.uint32)
+_KNOWN = [flag | state for flag in (0, COARSE) for state in range(STATES)]
+#: Which cell wins a place that several share: by state, and whole before coarse.
+_RANK = np.array([(cell & STATE_BITS) * 2 + (not cell & COARSE) for cell in range(2 * COARSE)], dtype=np.uint8)
+_BY_RANK = np.zeros(int(_RANK.max()) + 1, dtype=np.uint8)
+_BY_RANK[_RANK[_KNOWN]] = _KNOWN
+
+
+def _table(plain: bool) -> NDArray[np.uint32]:
+    signs = np.full(2 * COARSE, 32, dtype=np.uint32)
+    signs[_KNOWN] = [ord(sign(cell, plain)) for cell in _KNOWN]
+    return signs
+
+
+_SIGNS, _PLAIN = _table(False), _table(True)
+#: Where an expert has one place, nothing stands for an absent one: half as many runs of colour, and less to see.
+_SPARSE = _SIGNS.copy()
+_SPARSE[ABSENT] = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """Characters and states of each screen cell, `[rows, columns]`. In `HALF` a state is `upper * 16 + lower`."""
+    """Characters and cells of each place, `[rows, columns]`. In `HALF` a cell is `upper * PAIR + lower`."""
 
     characters: NDArray[np.uint32]
-    states: Grid
+    cells: NDArray[np.uint16]
 
 
 def grid_of(cells: bytes, facts: ModelFacts) -> Grid:
@@ -45,20 +56,21 @@ def grid_of(cells: bytes, facts: ModelFacts) -> Grid:
     return grid
 
 
-def paint(grid: Grid, mode: str) -> Painting:
-    """Draws the grid."""
-    if mode == TILES:
-        characters = np.full((grid.shape[0], grid.shape[1] * 2), 32, dtype=np.uint32)
-        characters[:, ::2] = _SIGNS[grid]
-        return Painting(characters, np.repeat(grid, 2, axis=1))
-    if mode == HALF:
+def paint(grid: Grid, drawing: Drawing) -> Painting:
+    """Draws a grid of layers that stand together."""
+    if drawing.kind == TILES:
+        cells = np.repeat(np.repeat(grid, drawing.high, axis=0), drawing.wide, axis=1)
+        characters = _SIGNS[cells]
+        characters[:, drawing.wide - 1 :: drawing.wide] = 32  # a gap between two experts
+        return Painting(characters, cells.astype(np.uint16))
+    if drawing.kind == HALF:
         return _half_blocks(grid)
-    if mode == BRAILLE:
+    if drawing.kind == BRAILLE:
         return _braille(grid)
-    return Painting(_PLAIN[grid], grid)
+    return Painting((_SPARSE if drawing.kind == CELLS else _PLAIN)[grid], grid.astype(np.uint16))
 
 
-def _blocks(grid: Grid, down: int, across: int) -> Grid:
+def blocks(grid: Grid, down: int, across: int) -> Grid:
     """Returns `[rows, down, columns, across]`, filled up with `BLANK`."""
     rows, columns = -(-grid.shape[0] // down), -(-grid.shape[1] // across)
     if grid.shape != (rows * down, columns * across):
@@ -68,21 +80,23 @@ def _blocks(grid: Grid, down: int, across: int) -> Grid:
     return grid.reshape(rows, down, columns, across)
 
 
-def _resident(grid: Grid) -> NDArray[np.bool_]:
-    return (grid != ABSENT) & (grid != EVICTED) & (grid != BLANK)
+def resident(grid: Grid) -> NDArray[np.bool_]:
+    """Returns where an expert is in memory."""
+    states = grid & STATE_BITS
+    return ~np.isin(states, (*ELSEWHERE, BLANK))
 
 
 def _braille(grid: Grid) -> Painting:
-    blocks = _blocks(grid, 4, 2)
-    dots = (_resident(blocks) * _BITS[None, :, None, :]).sum(axis=(1, 3), dtype=np.uint32)
-    states = np.where(blocks == BLANK, 0, blocks).max(axis=(1, 3)).astype(np.uint8)
-    return Painting(0x2800 + dots, states)
+    shared = blocks(grid, 4, 2)
+    dots = (resident(shared) * _BITS[None, :, None, :]).sum(axis=(1, 3), dtype=np.uint32)
+    winner = np.where(shared == BLANK, 0, _RANK[shared]).max(axis=(1, 3))
+    return Painting(0x2800 + dots, _BY_RANK[winner].astype(np.uint16))
 
 
 def _half_blocks(grid: Grid) -> Painting:
-    blocks = _blocks(grid, 2, 1)[..., 0]
-    upper, lower = blocks[:, 0], blocks[:, 1]
-    on_top, below = _resident(upper), _resident(lower)
+    pairs = blocks(grid, 2, 1)[..., 0]
+    upper, lower = pairs[:, 0], pairs[:, 1]
+    on_top, below = resident(upper), resident(lower)
     characters = np.full(upper.shape, ord("·"), dtype=np.uint32)
     characters[on_top] = ord("▀")
     characters[~on_top & below] = ord("▄")
@@ -92,13 +106,5 @@ def _half_blocks(grid: Grid) -> Painting:
     characters[(upper == BLANK) & (lower == BLANK)] = 32
     front = np.where(on_top | ~below, upper, lower)
     behind = np.where(on_top & below, lower, ABSENT)
-    front = np.where(front == BLANK, ABSENT, front)
-    return Painting(characters, (front * 16 + behind).astype(np.uint8))
-
-
-def fitting_mode(layers: int, experts: int, columns: int, rows: int) -> str:
-    """Returns the largest drawing that shows everything; Braille if none does."""
-    for mode in (TILES, HALF, BRAILLE):
-        if experts / EXPERTS_A_CELL[mode] <= columns and layers / LAYERS_A_CELL[mode] <= rows:
-            return mode
-    return BRAILLE
+    front = np.where(characters == ord("✕"), EVICTED, np.where(front == BLANK, ABSENT, front))
+    return Painting(characters, front.astype(np.uint16) * PAIR + behind)

@@ -1,7 +1,8 @@
-"""Colours and attributes of the map's states. 256 colours: a frame over SSH costs a third of true colour's bytes."""
+"""How each state of the map looks. 256 colours: a frame over SSH costs a third of true colour's bytes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from rich._palettes import EIGHT_BIT_PALETTE
@@ -9,12 +10,47 @@ from rich.color import Color, ColorType
 from rich.palette import Palette
 from rich.style import Style
 
-from moe_mlx_tui.drawing.cells import ABSENT, ARRIVED, EVICTED, HELD, STATES, USED
+from moe_mlx_tui.drawing.cells import COARSE, ELSEWHERE, STATE_BITS, STATES
 
 _PALETTE: Palette = EIGHT_BIT_PALETTE
-#: By state, from ABSENT up; see `cells`. Ember to ash on dark themes, ink to mist on light ones.
-_DARK = (238, 60, 61, 97, 132, 173, 215, 67, 203, 230, 86)
-_LIGHT = (251, 188, 182, 139, 137, 166, 160, 67, 161, 52, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A state on the screen; no two share a sign, but for neighbours in age.
+
+    Attributes:
+        word: In the legend.
+        signs: Whole and coarse, one column each.
+        plain: The same in ASCII.
+        dark: Colour on dark themes, one of the terminal's 256.
+        light: Colour on light themes.
+        mark: The attribute that tells it apart where there is no colour.
+    """
+
+    word: str
+    signs: str
+    plain: str
+    dark: int
+    light: int
+    mark: str = ""
+
+
+#: By state. Ages go from ember to ash on dark themes, from ink to mist on light ones.
+LOOKS = (
+    Look("absent", "··", "..", 238, 251),
+    Look("more", "▫∘", ":'", 60, 188),
+    Look("≤512", "▫∘", ":'", 61, 182),
+    Look("≤128", "▪○", ":'", 97, 139),
+    Look("≤32", "▪○", "oc", 132, 137),
+    Look("≤8", "■●", "oc", 173, 166),
+    Look("≤2", "■●", "OC", 215, 160),
+    Look("held whole", "■●", "#%", 67, 67),
+    Look("evicted", "✕✕", "xx", 203, 161, "strike"),
+    Look("in use", "◆◇", "@&", 230, 52, "bold"),
+    Look("just read", "▲△", "+=", 86, 30, "underline"),
+)
+assert len(LOOKS) == STATES
 
 
 def eight_bit(number: int) -> Color:
@@ -22,33 +58,30 @@ def eight_bit(number: int) -> Color:
     return Color(f"color({number})", ColorType.EIGHT_BIT, number, _PALETTE[number])
 
 
-@lru_cache(64)
-def state_style(state: int, dark: bool = True, marked: bool = False) -> Style:
-    """Returns the style of a state; `marked` adds attributes that tell the lively ones apart without colour."""
-    return Style(
-        color=eight_bit((_DARK if dark else _LIGHT)[min(state, STATES - 1)]),
-        bold=True if marked and state == USED else None,
-        underline=True if marked and state == ARRIVED else None,
-        strike=True if marked and state == EVICTED else None,
-    )
+def _look(cell: int) -> Look:
+    return LOOKS[min(cell & STATE_BITS, STATES - 1)]
+
+
+def _colour(cell: int, dark: bool) -> Color:
+    look = _look(cell)
+    return eight_bit(look.dark if dark else look.light)
 
 
 @lru_cache(256)
-def pair_style(top: int, bottom: int, dark: bool = True) -> Style:
-    """Returns the style of a half-block cell: the upper state in front, the lower one behind."""
-    numbers = _DARK if dark else _LIGHT
-    back = None if bottom in (ABSENT, EVICTED) else eight_bit(numbers[bottom])
-    return Style(color=eight_bit(numbers[top]), bgcolor=back)
+def state_style(cell: int, dark: bool = True, marked: bool = False, ground: Color | None = None) -> Style:
+    """Returns the style of a cell; `marked` adds attributes that tell some states apart without colour."""
+    marks = {mark: True for mark in (_look(cell).mark, "italic" if cell & COARSE else "") if marked and mark}
+    return Style(color=_colour(cell, dark), bgcolor=ground, **marks)  # type: ignore[arg-type]
 
 
-#: One sign per state. Tiles are two columns wide, signs and the plain ones one.
-SIGNS = {ABSENT: "·", EVICTED: "✕", USED: "◆", ARRIVED: "▲", HELD: "■"}
-PLAIN = {ABSENT: ".", EVICTED: "x", USED: "@", ARRIVED: "+", HELD: "#"}
-#: Resident, from OLDEST to NEWEST.
-_AGES, _PLAIN_AGES = "▫▫▪▪■■", ":::ooO"
+@lru_cache(1024)
+def pair_style(top: int, bottom: int, dark: bool = True, ground: Color | None = None) -> Style:
+    """Returns the style of a half-block cell: the upper cell in front, the lower one behind."""
+    back = ground if bottom & STATE_BITS in ELSEWHERE else _colour(bottom, dark)
+    return Style(color=_colour(top, dark), bgcolor=back)
 
 
-def sign(state: int, plain: bool = False) -> str:
-    """Returns the sign of a state."""
-    table, ages = (PLAIN, _PLAIN_AGES) if plain else (SIGNS, _AGES)
-    return table[state] if state in table else ages[state - 1]
+def sign(cell: int, plain: bool = False) -> str:
+    """Returns the sign of a cell."""
+    look = _look(cell)
+    return (look.plain if plain else look.signs)[bool(cell & COARSE)]

@@ -32,6 +32,7 @@ class ModelFacts:
         tools: Tags around tool calls.
         model: What `--model` takes for it.
         context: Positions that it was made for; 0 where unknown.
+        ranks: The machine that holds each layer; empty where there is one.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelFacts:
     tools: tuple[str, str] = ("<tool_call>", "</tool_call>")
     model: str = ""
     context: int = 0
+    ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", harmless(self.name))
@@ -51,6 +53,11 @@ class ModelFacts:
     def layers(self) -> int:
         """How many MoE layers there are."""
         return len(self.experts)
+
+    @cached_property
+    def layer_ranks(self) -> tuple[int, ...]:
+        """The machine that holds each layer."""
+        return self.ranks if len(self.ranks) == self.layers else (0,) * self.layers
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

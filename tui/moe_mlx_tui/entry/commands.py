@@ -49,6 +49,7 @@ COMMANDS = (
     Command("/editor", "editor"),
     Command("/export", "export", "md or json", True, ("md", "json"), "write the conversation to a file in this folder"),
     Command("/map", "swap_map"),
+    Command("/theatre", "theatre"),
     Command("/stats", "stats"),
     Command("/theme", "change_theme"),
     Command("/help", "help"),

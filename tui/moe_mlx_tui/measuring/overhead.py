@@ -22,10 +22,11 @@ from typing import Any
 
 from moe_mlx.errors import MoeMlxError
 
-COLUMNS, ROWS = 132, 40
+#: Of the terminal: where the map is in Braille, and where it has a place for each expert.
+SIZE, LARGE = (132, 40), (200, 60)
 
 
-def on_terminal(job: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def on_terminal(job: dict[str, Any], size: tuple[int, int] = SIZE) -> tuple[dict[str, Any], int]:
     """Runs a job in a child on a pseudo-terminal; returns what it found and the bytes it wrote to the terminal.
 
     Raises:
@@ -34,7 +35,7 @@ def on_terminal(job: dict[str, Any]) -> tuple[dict[str, Any], int]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         colours = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "MOE_MLX_HOME": folder}
         environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "SSH_CONNECTION")}
         child = subprocess.Popen(
@@ -65,13 +66,13 @@ def on_terminal(job: dict[str, Any]) -> tuple[dict[str, Any], int]:
         return json.loads(out.read_text()), count
 
 
-def bytes_a_frame(frames: int) -> str:
+def bytes_a_frame(frames: int, size: tuple[int, int] = SIZE) -> str:
     """Returns the bytes of terminal output a frame at 48 x 128, the whole screen included, as a line."""
-    _, few = on_terminal({"kind": "frames", "frames": 1})
-    found, many = on_terminal({"kind": "frames", "frames": frames + 1})
+    _, few = on_terminal({"kind": "frames", "frames": 1}, size)
+    found, many = on_terminal({"kind": "frames", "frames": frames + 1}, size)
     each = (many - few) / frames
     return (
-        f"map of 48 x 128 in {COLUMNS}x{ROWS}: {each / 1000:.1f} kB of terminal output a frame over {frames} frames "
+        f"map of 48 x 128 in {size[0]}x{size[1]}: {each / 1000:.1f} kB of terminal output a frame over {frames} frames "
         f"(map, gauges, layers, status), {found['ms']:.1f} ms of processor time a frame"
     )
 

@@ -18,6 +18,7 @@ from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx_tui.app import ChatApp
+from moe_mlx_tui.base_app import RATE
 from moe_mlx_tui.engine.cell_sampler import CellSampler
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Order
@@ -54,7 +55,7 @@ def frames(count: int) -> Iterator[Snapshot]:
         sampled = sampler.sample()
         if frame >= 40:  # warm by then
             yield Snapshot(
-                time=frame / 8,
+                time=frame / RATE,
                 phase=DECODE,
                 model=facts,
                 turn="x",

@@ -110,5 +110,7 @@ class ReplayApp(MoeApp):
         self.player.faster(steps)
 
     def action_blur(self) -> None:
-        """Leaves the map, so that the keys move the replay again."""
+        """Leaves the map, so that the keys move the replay again; then the theatre."""
+        if self.in_theatre and self.focused is None:
+            self.action_theatre()
         self.set_focus(None)

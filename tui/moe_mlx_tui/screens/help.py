@@ -29,6 +29,7 @@ CHAT = (
     ("F2, /model", "run another model, the conversation is kept"),
     ("Ctrl+O", "settings: cap, routing, sampling, system prompt, eviction"),
     ("Ctrl+G", "map in or out"),
+    ("F4, /theatre", "map over the whole screen, the answer below; Esc returns"),
     ("Ctrl+P", "palette: everything, also: expert cache 37%"),
     ("Tab", "next part of the screen"),
     ("Ctrl+Z", "suspend; fg in the shell goes on"),
@@ -47,12 +48,14 @@ REPLAY = (
     ("Home, End", "beginning, end"),
     ("+ and -", "faster, slower"),
     ("Ctrl+G", "map in or out"),
+    ("F4", "map over the whole screen, the answer below"),
     ("Ctrl+P", "palette"),
     ("Ctrl+Q", "leave"),
 )
 MAP = (
     ("arrows, h j k l", "point at an expert"),
-    ("z", "zoom: tiles, half blocks, Braille, plain"),
+    ("z", "zoom: tiles, cells, half blocks, Braille, plain"),
+    ("f", "fill the screen, and back"),
     ("Esc", "back to the prompt"),
 )
 

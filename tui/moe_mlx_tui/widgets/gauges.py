@@ -14,13 +14,13 @@ _LABEL = 22
 
 
 class Gauges(Widget):
-    """Five gauges of one or two lines each (`tall`)."""
+    """Five gauges of `lines` lines each; from two on, each says a second figure."""
 
     COUNT = 5
 
     def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.plain, self.tall = plain, False
+        self.plain, self.lines = plain, 1
         self._snapshot, self._trends = Snapshot(), Trends()
         self.border_title = "decode"
 
@@ -59,19 +59,13 @@ class Gauges(Widget):
         if not self._snapshot.running.steps and not self._trends.read:
             return Content.styled("these appear with the first token", "$foreground-disabled")
         width = self.size.width - _LABEL - 2
-        rows = 2 if self.tall else 1
         out: list[Content] = []
         for label, value, second, figure, values, ceiling, colour in self._lines():
-            bars = columns(values, width, ceiling, rows, self.plain)
-            out.append(
-                Content.assemble(
-                    (f"{label:<10}", "$foreground-muted"), (f"{value:>{_LABEL - 10}}", "bold"), "  ", (bars[0], colour)
-                )
-            )
-            if rows == 2:
-                out.append(
-                    Content.assemble(
-                        (f"{second:<12}{figure:>{_LABEL - 12}}", "$foreground-disabled"), "  ", (bars[1], colour)
-                    )
-                )
+            words = [
+                Content.assemble((f"{label:<10}", "$foreground-muted"), (f"{value:>{_LABEL - 10}}", "bold")),
+                Content.styled(f"{second:<12}{figure:>{_LABEL - 12}}", "$foreground-disabled"),
+                *[Content(" " * _LABEL)] * (self.lines - 2),
+            ]
+            bars = columns(values, width, ceiling, self.lines, self.plain)
+            out += [Content.assemble(word, "  ", (bar, colour)) for word, bar in zip(words, bars, strict=False)]
         return Content("\n").join(out)

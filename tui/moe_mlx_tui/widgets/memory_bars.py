@@ -15,7 +15,8 @@ _LABEL = 8
 class MemoryBars(Widget):
     """Four lines."""
 
-    ROWS = 4
+    #: With its border.
+    HEIGHT = 6
 
     def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)

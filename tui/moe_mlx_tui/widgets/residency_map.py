@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -14,28 +16,18 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from moe_mlx_tui.drawing.painting import (
-    ASCII,
-    BRAILLE,
-    EXPERTS_A_CELL,
-    HALF,
-    LAYERS_A_CELL,
-    MODES,
-    TILES,
-    Grid,
-    fitting_mode,
-    grid_of,
-    paint,
-)
-from moe_mlx_tui.drawing.ramp import pair_style, state_style
+from moe_mlx_tui.drawing.arrangement import AUTO, gutter
+from moe_mlx_tui.drawing.drawings import BRAILLE, MODES, Bands, Drawing
+from moe_mlx_tui.drawing.painting import Grid, Painting, grid_of, paint
+from moe_mlx_tui.drawing.runs import runs
 from moe_mlx_tui.engine.snapshot import ModelFacts, Snapshot
 
-AUTO = "auto"
-_CURSOR = Style(reverse=True)
+#: Places from which a map costs more than a frame should, and the seconds between two drawings of such a one.
+MANY, PAUSE = 2500, 0.35
 
 
 class ResidencyMap(Widget, can_focus=True):
-    """A cell per expert. `mode` is a drawing, or `AUTO` for the largest that shows everything."""
+    """Drawn as it is told; `mode` is the drawing that was asked for, or `AUTO`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"residency-map--layer"}
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -48,6 +40,7 @@ class ResidencyMap(Widget, can_focus=True):
         Binding("pageup", "move(-8,0)", "8 layers up", show=False),
         Binding("pagedown", "move(8,0)", "8 layers down", show=False),
         Binding("z", "zoom", "zoom", show=False),
+        Binding("f", "app.theatre", "fill the screen", show=False),
     ]
     mode: reactive[str] = reactive(AUTO)
     cursor: reactive[tuple[int, int] | None] = reactive(None)
@@ -55,144 +48,184 @@ class ResidencyMap(Widget, can_focus=True):
     class Pointed(Message):
         """The cursor names another expert."""
 
+    class Zoomed(Message):
+        """Another drawing was asked for."""
+
     def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.plain, self.allowed_rows = plain, 24
+        self.plain = plain
+        self.bands = Bands(Drawing(BRAILLE), (0,))
+        self._allowed = 4
         self._facts: ModelFacts | None = None
         self._grid: Grid | None = None
-        self._rows: list[Strip] = []
+        self._painting: Painting | None = None
+        self._drawn: tuple[object, ...] = ()
+        self._strips: list[Strip] = []
         self._origin = (0, 0)
+        self._drawn_at = 0.0
 
     @property
-    def drawing(self) -> str:
+    def drawing(self) -> Drawing:
         """The drawing in use."""
-        if self.plain:
-            return ASCII
-        if self.mode != AUTO or self._facts is None:
-            return BRAILLE if self.mode == AUTO else self.mode
-        width = self.size.width - self.gutter_width
-        return fitting_mode(self._facts.layers, max(self._facts.experts), width, self.allowed_rows)
+        return self.bands.drawing
 
     @property
     def gutter_width(self) -> int:
-        """Columns taken by layer numbers."""
-        return 0 if self._facts is None else len(str(self._facts.layers - 1)) + 1
+        """Columns taken by the layers' numbers."""
+        return 0 if self._facts is None else gutter(self._facts)
 
     @property
-    def origin(self) -> tuple[int, int]:
-        """First layer and first expert shown."""
-        return self._origin
+    def window(self) -> tuple[int, int, int, int]:
+        """Rows and columns of the drawing that are in view: first row, first column, end of both."""
+        row, column = self._origin
+        rows, columns = len(self.bands.tops), self._columns
+        return (
+            row,
+            column,
+            min(rows, row + max(1, self.size.height)),
+            min(columns, column + max(1, self.size.width - self.gutter_width)),
+        )
 
-    def shown(self) -> tuple[int, int]:
-        """Returns how many layers and experts fit."""
-        drawing = self.drawing
-        columns = max(1, self.size.width - self.gutter_width)
-        return max(1, self.size.height) * LAYERS_A_CELL[drawing], int(columns * EXPERTS_A_CELL[drawing])
+    @property
+    def _columns(self) -> int:
+        return 0 if self._facts is None else self.drawing.columns(max(self._facts.experts))
+
+    @property
+    def in_view(self) -> tuple[range, range] | None:
+        """Layers and experts in view, where that is not all of them."""
+        if self._facts is None or not self.size:
+            return None
+        top, left, bottom, right = self.window
+        tops, most = self.bands.tops, max(self._facts.experts)
+        layers = range(tops[top], self._facts.layers if bottom == len(tops) else tops[bottom])
+        experts = range(self.drawing.expert_at(left), min(most, self.drawing.expert_at(right)))
+        return None if len(layers) == self._facts.layers and len(experts) == most else (layers, experts)
+
+    def draw_as(self, drawing: Drawing, allowed: int) -> None:
+        """Says how to draw, and in how many rows at most."""
+        ranks = self._facts.layer_ranks if self._facts is not None else (0,)
+        if (drawing, allowed, ranks) != (self.drawing, self._allowed, self.bands.ranks):
+            self.bands, self._allowed = Bands(drawing, ranks), allowed
+            self.refresh(layout=True)
+            self.repaint()
 
     def show(self, snapshot: Snapshot) -> None:
         """Takes in a snapshot."""
         if snapshot.model is None or len(snapshot.cells) != snapshot.model.offsets[-1]:
             return
         if snapshot.model != self._facts:
-            self._facts, self._rows, self._origin = snapshot.model, [], (0, 0)
+            self._facts, self._origin = snapshot.model, (0, 0)
+            self.bands = Bands(self.drawing, snapshot.model.layer_ranks)
             self.set_reactive(ResidencyMap.cursor, None)
             self.refresh(layout=True)
         self._grid = grid_of(snapshot.cells, snapshot.model)
-        self._draw()
+        places = len(self.bands.tops) * self._columns // self.drawing.wide
+        passed = snapshot.time - self._drawn_at
+        if places < MANY or not snapshot.busy or not 0 <= passed < PAUSE:
+            self._drawn_at = snapshot.time
+            self._draw()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Returns the rows of the drawing that fits."""
-        return self.rows_for(width)
+        """Returns the rows of the drawing, as far as they may be taken."""
+        rows = 4 if self._facts is None else len(self.bands.tops)
+        return max(1, min(self._allowed, rows))
 
-    def rows_for(self, width: int) -> int:
-        """Returns the rows that the drawing takes at a width, within `allowed_rows`."""
-        if self._facts is None:
-            return min(4, self.allowed_rows)
-        drawing = ASCII if self.plain else self.mode
-        if drawing == AUTO:
-            columns = width - self.gutter_width
-            drawing = fitting_mode(self._facts.layers, max(self._facts.experts), columns, self.allowed_rows)
-        return max(1, min(self.allowed_rows, -(-self._facts.layers // LAYERS_A_CELL[drawing])))
+    def repaint(self) -> None:
+        """Draws everything anew, in whatever colours are in force."""
+        self._drawn = ()
+        self._draw()
+
+    def _paint(self, grid: Grid) -> Painting:
+        parts = [paint(grid[first:end], self.drawing) for first, end in self.bands.spans]
+        if len(parts) == 1:
+            return parts[0]
+        return Painting(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("characters", "cells")))
 
     def _draw(self) -> None:
-        """Draws all rows and asks the screen for those that differ."""
+        """Draws the rows that differ and asks the screen for them."""
         if self._grid is None or self._facts is None or not self.size:
             return
-        layers, experts = self.shown()
-        top = max(0, min(self._origin[0], self._facts.layers - layers))
-        left = max(0, min(self._origin[1], max(self._facts.experts) - experts))
-        self._origin = (top, left)
-        drawing = self.drawing
-        painting = paint(self._grid[top : top + layers, left : left + experts], drawing)
-        here = self._cursor_cell(drawing)
-        dark = self.app.current_theme.dark
-        rows = [
-            self._row(y, "".join(map(chr, characters)), states, drawing, here, dark)
-            for y, (characters, states) in enumerate(
-                zip(painting.characters.tolist(), painting.states.tolist(), strict=True)
-            )
-        ]
-        before, self._rows = self._rows, rows
-        if len(before) != len(rows):
-            self.refresh()
-            return
-        changed = [Region(0, y, self.size.width, 1) for y, row in enumerate(rows) if row != before[y]]
-        if changed:
-            self.refresh(*changed)
-
-    def _row(
-        self, y: int, text: str, states: list[int], drawing: str, here: tuple[int, int] | None, dark: bool
-    ) -> Strip:
-        layer = self._origin[0] + y * LAYERS_A_CELL[drawing]
+        rows, columns = len(self.bands.tops), self._columns
+        self._origin = (
+            max(0, min(self._origin[0], rows - self.size.height)),
+            max(0, min(self._origin[1], columns - (self.size.width - self.gutter_width))),
+        )
+        top, left, bottom, right = self.window
+        whole = self._paint(self._grid)
+        painting = Painting(whole.characters[top:bottom, left:right], whole.cells[top:bottom, left:right])
+        here, before = self._cursor_place(), self._painting
+        drawn = (self._origin, self.size, self.drawing, here, self.app.current_theme.dark, self._facts, self.app.theme)
+        anew = before is None or drawn != self._drawn or before.cells.shape != painting.cells.shape
+        if anew or before is None:
+            changed = list(range(bottom - top))
+            self._strips = [Strip([])] * len(changed)
+        else:
+            differs = (before.cells != painting.cells) | (before.characters != painting.characters)
+            changed = np.flatnonzero(differs.any(axis=1)).tolist()
+        self._painting, self._drawn = painting, drawn
         back = self.rich_style.bgcolor
-        number = f"{layer:>{self.gutter_width - 1}} "
+        for y in changed:
+            self._strips[y] = self._row(y, painting, here, back)
+        if anew:
+            self.refresh()
+        elif changed:
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in changed))
+
+    def _row(self, y: int, painting: Painting, here: tuple[int, int] | None, back: Color | None) -> Strip:
+        number = self._number(self._origin[0] + y)
+        cursor = None
+        if here is not None and here[0] <= y < here[0] + self.drawing.high:
+            cursor = here[1], here[1] + max(1, self.drawing.wide - 1)
         segments = [Segment(number, self.get_component_rich_style("residency-map--layer") + Style(bgcolor=back))]
-        start, count = 0, len(states)
-        mark = here[1] if here is not None and here[0] == y else -1
-        marked = self.app.no_color
-        for x in range(1, count + 1):
-            if x < count and states[x] == states[start] and mark not in (x, start):
-                continue
-            state = states[start]
-            style = pair_style(state >> 4, state & 15, dark) if drawing == HALF else state_style(state, dark, marked)
-            style = Style(bgcolor=back) + style
-            segments.append(Segment(text[start:x], style + _CURSOR if start == mark else style))
-            start = x
-        return Strip(segments, len(number) + count).extend_cell_length(self.size.width, Style(bgcolor=back))
+        segments += runs(
+            painting.characters[y],
+            painting.cells[y],
+            self.drawing.kind,
+            dark=self.app.current_theme.dark,
+            marked=self.app.no_color,
+            ground=back,
+            cursor=cursor,
+        )
+        return Strip(segments, len(number) + painting.cells.shape[1]).extend_cell_length(
+            self.size.width, Style(bgcolor=back)
+        )
+
+    def _number(self, row: int) -> str:
+        """Returns what stands before a row: its first layer, and the rank that holds it where there are several."""
+        assert self._facts is not None
+        tops = self.bands.tops
+        layer, first = tops[row], row == 0 or tops[row - 1] != tops[row]
+        digits = len(str(self._facts.layers - 1))
+        number = f"{layer if first else '':>{digits}} "
+        room = self.gutter_width - len(number)
+        return f"{self._facts.layer_ranks[layer]:>{room - 1}}{'|' if self.plain else '▎'}{number}" if room else number
 
     def render_line(self, y: int) -> Strip:
         """Returns one row of the screen."""
-        return self._rows[y] if y < len(self._rows) else Strip.blank(self.size.width, self.rich_style)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
-    def _cursor_cell(self, drawing: str) -> tuple[int, int] | None:
+    def _cursor_place(self) -> tuple[int, int] | None:
         if self.cursor is None:
             return None
         layer, expert = self.cursor
-        y = (layer - self._origin[0]) // LAYERS_A_CELL[drawing]
-        x = int((expert - self._origin[1]) / EXPERTS_A_CELL[drawing])
-        return y, x
+        return self.bands.row_of(layer) - self._origin[0], self.drawing.column_of(expert) - self._origin[1]
 
     def on_resize(self) -> None:
         """Draws anew."""
-        self._rows = []
-        self._draw()
+        self.repaint()
 
     def watch_mode(self) -> None:
-        """Draws anew in another mode."""
-        self._rows = []
-        self.refresh(layout=True)
-        self._draw()
+        """Asks for another drawing."""
+        self.post_message(self.Zoomed())
 
     def watch_cursor(self) -> None:
         """Brings the cursor into view and tells who it points at."""
         if self.cursor is not None:
-            layers, experts = self.shown()
-            top, left = self._origin
             layer, expert = self.cursor
-            top = layer if layer < top else max(top, layer - layers + 1)
-            left = expert if expert < left else max(left, expert - experts + 1)
-            step = LAYERS_A_CELL[self.drawing]
-            self._origin = (-(-top // step) * step, left + left % 2)
+            row, column = self.bands.row_of(layer), self.drawing.column_of(expert)
+            high, wide = self.size.height, self.size.width - self.gutter_width
+            top, left = self._origin
+            self._origin = (min(row, max(top, row - high + 1)), min(column, max(left, column - wide + 1)))
         self._draw()
         self.post_message(self.Pointed())
 
@@ -210,15 +243,14 @@ class ResidencyMap(Widget, can_focus=True):
         """Goes on to the next drawing."""
         order = (AUTO, *MODES)
         self.mode = order[(order.index(self.mode) + 1) % len(order)]
-        self.app.notify(f"map: {self.mode}" + (f" ({self.drawing})" if self.mode == AUTO else ""), timeout=2)
+        self.app.notify(f"map: {self.mode}", timeout=2)
 
     def _point(self, event: events.MouseEvent) -> None:
-        if self._facts is None:
+        row, column = self._origin[0] + event.y, self._origin[1] + event.x - self.gutter_width
+        if self._facts is None or event.x < self.gutter_width or not 0 <= row < len(self.bands.tops):
             return
-        drawing = self.drawing
-        layer = self._origin[0] + event.y * LAYERS_A_CELL[drawing]
-        expert = self._origin[1] + int((event.x - self.gutter_width) * EXPERTS_A_CELL[drawing])
-        if event.x >= self.gutter_width and layer < self._facts.layers and expert < self._facts.experts[layer]:
+        layer, expert = self.bands.tops[row], self.drawing.expert_at(column)
+        if expert < self._facts.experts[layer]:
             self.cursor = (layer, expert)
 
     def on_click(self, event: events.Click) -> None:
@@ -232,6 +264,3 @@ class ResidencyMap(Widget, can_focus=True):
     def on_blur(self) -> None:
         """Leaves no cursor behind."""
         self.cursor = None
-
-
-__all__ = ["AUTO", "TILES", "ResidencyMap"]

@@ -1,80 +1,109 @@
-"""The cache beside the conversation: map, gauges, memory, layers; on a low screen the last go first."""
+"""The cache beside the conversation, or over it in the theatre: map, gauges, memory, layers."""
 
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Container
+from textual.geometry import Size
 
+from moe_mlx_tui.drawing.arrangement import (
+    BAND,
+    BELOW,
+    BESIDE,
+    BESIDE_FROM,
+    BORDER,
+    TALK_ROWS,
+    Arrangement,
+    arranged,
+    side_columns,
+)
 from moe_mlx_tui.drawing.trends import Trends
-from moe_mlx_tui.engine.snapshot import Snapshot
+from moe_mlx_tui.engine.snapshot import ModelFacts, Snapshot
 from moe_mlx_tui.widgets.gauges import Gauges
 from moe_mlx_tui.widgets.layer_strip import LayerStrip
 from moe_mlx_tui.widgets.memory_bars import MemoryBars
+from moe_mlx_tui.widgets.residency_map import ResidencyMap
 from moe_mlx_tui.widgets.residency_panel import ResidencyPanel
 
-_BORDER = 2
 
-
-class SidePanel(Vertical):
-    """Shares its height out again whenever it changes."""
+class SidePanel(Container):
+    """Shares its room out again whenever its size, the model or the drawing changes."""
 
     def __init__(self, *, plain: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
         self.plain = plain
-        self._shape: tuple[int, int] | None = None
+        self._facts: ModelFacts | None = None
+        self._screen, self._theatre = Size(0, 0), False
         self._beat = False
+        self.residency = ResidencyPanel(plain=plain, id="residency")
+        self.gauges = Gauges(plain=plain, id="gauges")
+        self.memory = MemoryBars(plain=plain, id="memory")
+        self.rates = LayerStrip(plain=plain, id="layers")
+        self._figures, self._lower = Container(id="figures"), Container(id="lower")
 
     def compose(self) -> ComposeResult:
-        """The four panels."""
-        yield ResidencyPanel(plain=self.plain, id="residency")
-        yield Gauges(plain=self.plain, id="gauges")
-        yield MemoryBars(plain=self.plain, id="memory")
-        yield LayerStrip(plain=self.plain, id="layers")
-
-    @property
-    def residency(self) -> ResidencyPanel:
-        """The map's panel."""
-        return self.query_one(ResidencyPanel)
+        """The map, and the figures below it or at its right."""
+        yield self.residency
+        with self._figures:
+            yield self.gauges
+            with self._lower:
+                yield self.memory
+                yield self.rates
 
     def show(self, snapshot: Snapshot, trends: Trends) -> None:
         """Takes in a snapshot."""
         self.residency.show(snapshot)
         self._beat = not self._beat
         if self._beat or not snapshot.busy:  # figures are read, not watched: every other frame will do
-            self.query_one(Gauges).show(snapshot, trends)
-            self.query_one(MemoryBars).show(snapshot)
-            self.query_one(LayerStrip).show(snapshot)
-        if snapshot.model is not None:
-            shape = (snapshot.model.layers, max(snapshot.model.experts))
-            if shape != self._shape:
-                self._shape = shape
-                self.share_out()
+            self.gauges.show(snapshot, trends)
+            self.memory.show(snapshot)
+            self.rates.show(snapshot)
+        if snapshot.model is not None and snapshot.model != self._facts:
+            self._facts = snapshot.model
+            self.fit(self._screen, theatre=self._theatre)
+            self.share_out()
+
+    def fit(self, screen: Size, *, theatre: bool) -> None:
+        """Takes its part of a screen of that size."""
+        self._screen, self._theatre = screen, theatre
+        if theatre:
+            most = screen.height - 1 - min(TALK_ROWS, screen.height // 2)
+            self.styles.width = "100%"
+            self.styles.height = max(3, self._arranged(Size(screen.width, most)).height)
+            return
+        self.styles.height = "100%"
+        if screen.width < BESIDE_FROM:
+            self.styles.width = "1fr"
+        else:
+            self.styles.width = side_columns(screen.width, screen.height, self._facts, plain=self.plain)
 
     def on_resize(self) -> None:
-        """Shares the height out."""
+        """Shares the room out."""
         self.share_out()
 
+    def on_residency_map_zoomed(self, event: ResidencyMap.Zoomed) -> None:
+        """Draws in the way that was asked for, if it can be."""
+        self.fit(self._screen, theatre=self._theatre)
+        self.share_out()
+
+    def _arranged(self, size: Size) -> Arrangement:
+        kind = self.residency.map.mode
+        return arranged(size.width, size.height, self._facts, kind=kind, theatre=self._theatre, plain=self.plain)
+
     def share_out(self) -> None:
-        """Gives the map what it needs, then the others what is left."""
-        height = self.size.height
-        if not height:
+        """Gives each part what it gets in the room there is."""
+        if not self.size.height:
             return
-        panel, gauges, memory, layers = (
-            self.residency,
-            self.query_one(Gauges),
-            self.query_one(MemoryBars),
-            self.query_one(LayerStrip),
-        )
-        low, tall = Gauges.COUNT + _BORDER, 2 * Gauges.COUNT + _BORDER
-        panel.map.allowed_rows = max(2, height - ResidencyPanel.CHROME - (low if height >= 18 else 0))
-        left = height - ResidencyPanel.CHROME - panel.map.rows_for(self.size.width - 4)
-        with_memory, with_layers = MemoryBars.ROWS + _BORDER, LayerStrip.ROWS + _BORDER
-        gauges.display = left >= low
-        gauges.tall = left >= tall + with_memory + with_layers
-        left -= (tall if gauges.tall else low) if gauges.display else 0
-        memory.display = left >= with_memory
-        left -= with_memory if memory.display else 0
-        layers.display = left >= with_layers
-        gauges.styles.height = tall if gauges.tall else low
-        panel.map.refresh(layout=True)
-        gauges.refresh()
+        room = self._arranged(self.size)
+        self.residency.draw_as(room.drawing, room.rows)
+        band = room.figures == BAND
+        for figures in (BELOW, BAND, BESIDE):
+            self.set_class(room.figures == figures, f"-{figures}")
+        self.set_class(band and room.layers < MemoryBars.HEIGHT + LayerStrip.HEIGHT, "-low")
+        self.residency.styles.width = room.columns or "100%"
+        self._figures.styles.height = room.layers if band else "1fr"
+        self.gauges.display, self.gauges.lines = room.lines > 0, room.lines
+        self.memory.display, self.rates.display = room.memory, room.layers > 0
+        self.gauges.styles.height = "100%" if band else room.lines * Gauges.COUNT + BORDER
+        self.rates.styles.height = "1fr" if band else room.layers
+        self.gauges.refresh()
