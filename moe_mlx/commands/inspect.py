@@ -26,7 +26,7 @@ from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
 from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
-from moe_mlx.system.sizes import size_text
+from moe_mlx.system.sizes import sizes_alike
 from moe_mlx.system.table import render
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -162,23 +162,25 @@ def _layers_table(source: ExpertSource) -> str:
 
 
 def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
-    rows = [
-        ["experts", str(described["experts"]), size_text(source.experts_nbytes), ""],
-        ["resident", "", size_text(described["resident_bytes"]), ""],
-    ]
+    parts = [("experts", str(described["experts"]), source.experts_nbytes, "")]
+    parts.append(("resident", "", described["resident_bytes"], ""))
     if (cached := described["page_cache"]) is not None:
         about = ", estimated from a sample" if cached["estimate"] else ""
         share = cached["bytes"] / source.experts_nbytes
-        rows.append(["page cache", "", size_text(cached["bytes"]), f"{share:.0%} of the experts{about}"])
+        parts.append(("page cache", "", cached["bytes"], f"{share:.0%} of the experts{about}"))
+    sizes = sizes_alike([nbytes for _, _, nbytes, _ in parts])
+    rows = [(name, count, size, what) for (name, count, _, what), size in zip(parts, sizes, strict=True)]
     return render(["weights", "experts", "size", ""], rows, left=(0, 3))
 
 
 def _caps_table(described: dict[str, Any]) -> str:
     rows = []
-    for cap in described["caps"]:
+    caps = described["caps"]
+    held = sizes_alike([cap["expert_cache_bytes"] for cap in caps])
+    whole = sizes_alike([cap["with_resident_bytes"] for cap in caps])
+    for cap, *sizes in zip(caps, held, whole, strict=True):
         each = cap["slots_per_layer"]
         slots = f"{min(each)}-{max(each)}" if isinstance(each, list) else str(each)
-        sizes = [size_text(cap[name]) for name in ("expert_cache_bytes", "with_resident_bytes")]
         crossed = [str(cap[name]) for name in ("crossings_per_token", "read_backs_per_token")]
         rows.append([f"{cap['share']:.1%}", slots, str(cap["slots"]), *sizes, *crossed])
     heads = ["expert cache", "slots/layer", "slots", "cache", "with resident", "crossings/token", "or read-backs"]

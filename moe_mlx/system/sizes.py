@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from moe_mlx.errors import UsageError
 
@@ -19,7 +20,13 @@ def show_bytes(count: float) -> str:
 
 def size_text(nbytes: int) -> str:
     """Returns bytes to the third digit, in GB, or MB below a tenth of one: for sizes that are compared or added up."""
-    return f"{nbytes / 1e9:.3f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.3f} MB"
+    return sizes_alike([nbytes])[0]
+
+
+def sizes_alike(sizes: Sequence[int]) -> list[str]:
+    """Returns the sizes of one column, all in the unit of the largest."""
+    unit, scale = ("GB", 1e9) if max(sizes, default=0) >= 1e8 else ("MB", 1e6)
+    return [f"{nbytes / scale:.3f} {unit}" for nbytes in sizes]
 
 
 def parse_size(text: str) -> int:

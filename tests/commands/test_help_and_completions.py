@@ -65,3 +65,12 @@ def test_bash_completes(words, wanted, capsys):
     )
     run = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
     assert set(run.stdout.split()) == wanted
+
+
+def test_alone_it_is_usage_in_a_pipe_and_the_list_of_models_on_a_terminal(capsys, monkeypatch):
+    assert main([]) == 2
+    assert "verbs:" in capsys.readouterr().err
+    opened = []
+    monkeypatch.setattr("moe_mlx.cli.on_terminal", lambda: True)
+    monkeypatch.setattr("moe_mlx.commands.chat.run", lambda args: opened.append(args.home) or 0)
+    assert main([]) == 0 and opened == [True]
