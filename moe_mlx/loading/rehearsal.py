@@ -10,7 +10,6 @@ from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.skeleton import build
-from moe_mlx.loading.token_ids import check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 
 
@@ -33,7 +32,7 @@ def rehearse(options: Options, freed: int) -> None:
         skeleton = build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
         kv = kv_room(skeleton.model, skeleton.family, options.kv)
         plan_load(options, opened.source, skeleton.resident_nbytes, kv.nbytes, lambda line: None, freed=freed)
-        check_tokenizer(skeleton.model, tokenizer_of(options, opened), opened.folder)
+        tokenizer_of(options, opened)
     finally:
         opened.source.close()
 

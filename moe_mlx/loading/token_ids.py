@@ -53,10 +53,7 @@ def check_tokenizer(model: nn.Module, tokenizer: TokenizerWrapper, folder: Path)
     """Compares what a tokenizer can give with the rows of the model's embedding.
 
     Returns:
-        A remark on added tokens that the model does not have; nothing where it has all.
-
-    Raises:
-        StoreCorruptError: the vocabulary itself reaches beyond the embedding.
+        A remark on tokens that the model does not have; nothing where it has all.
     """
     rows = max((embedding.weight.shape[0] for embedding in _embeddings(model)), default=None)
     if rows is None:

@@ -31,6 +31,7 @@ class MemoryPlan:
         slots: Slots of each MoE layer.
         extra: Staging and audit buffers.
         beside: What else this process holds: a draft model and its KV cache.
+        experts_total: What every routed expert would take, of which `expert_cache` has a slot.
     """
 
     slots: tuple[int, ...]
@@ -41,6 +42,7 @@ class MemoryPlan:
     available: int | None
     extra: int = 0
     beside: int = 0
+    experts_total: int = 0
 
     @property
     def total(self) -> int:
@@ -185,4 +187,5 @@ def plan_memory(
         available=available,
         extra=per_layer_extra,
         beside=beside,
+        experts_total=total,
     )

@@ -1,8 +1,7 @@
 """Which token ids a tokenizer can give, beside the rows of the embedding that looks them up. From JSON alone.
 
 MLX does not check an index: an id beyond the last row reads other memory, or ends the process. Published models do have
-added tokens beyond it (an image token of a text model), so those are told and refused when they are used; a vocabulary
-that reaches beyond it is another model's.
+tokens beyond it (an image token of a text model), and mlx-lm loads them: they are told, and refused when they are used.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.errors import StoreCorruptError, StoreError
+from moe_mlx.errors import StoreError
 from moe_mlx.store.json_files import read_json
 
 #: What models call the module that looks token ids up.
@@ -31,26 +30,24 @@ class TokenIds:
     def check(self, rows: int, where: Path) -> str:
         """Compares the ids with the rows of the model's embedding.
 
-        Returns:
-            A remark on added tokens that the model does not have; nothing where it has all.
+        Args:
+            rows: Of the embedding.
+            where: The model's folder, named in the remark.
 
-        Raises:
-            StoreCorruptError: the vocabulary itself reaches beyond the embedding.
+        Returns:
+            A remark on tokens that the model does not have; nothing where it has all.
         """
-        token = max(self.vocabulary, key=self.vocabulary.__getitem__, default=None)
-        if token is not None and self.vocabulary[token] >= rows:
-            raise StoreCorruptError(
-                f"{where}: the tokenizer's vocabulary has {token[:40]!r} with id {self.vocabulary[token]}, and the "
-                f"model's embedding has {rows} rows: the tokenizer is another model's. Fetch the model again."
-            )
-        beyond = sorted((number, token) for token, number in self.added.items() if number >= rows)
+        beyond = sorted(
+            (n, token) for table in (self.vocabulary, self.added) for token, n in table.items() if n >= rows
+        )
         if not beyond:
             return ""
         number, token = beyond[0]
         others = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        foreign = "; the tokenizer may be another model's" if any(n >= rows for n in self.vocabulary.values()) else ""
         return (
-            f"{where.name}: the model's embedding has {rows} rows, so it does not know the added token {token[:40]!r} "
-            f"(id {number}){others}: a prompt with it is refused"
+            f"{where.name}: the model's embedding has {rows} rows, so it does not know the token {token[:40]!r} "
+            f"(id {number}){others}: a prompt with it is refused{foreign}"
         )
 
 

@@ -132,6 +132,7 @@ def test_what_loading_drops_is_neither_counted_nor_copied(family: str, tmp_path:
         runtime = moe_mlx.runtime_of(model)
         resident = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
         assert runtime.plan.resident_weights == resident == everything - runtime.source.experts_nbytes
+        assert runtime.plan.experts_total == runtime.source.experts_nbytes
         assert same(answer(model), answer(expected))
         runtime.close()
 

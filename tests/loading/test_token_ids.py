@@ -13,7 +13,7 @@ import pytest
 
 import moe_mlx
 from moe_mlx.cli import main
-from moe_mlx.errors import StoreCorruptError, UsageError
+from moe_mlx.errors import UsageError
 from moe_mlx.loading.proof import prove
 from moe_mlx.store.token_ids import TokenIds, read_token_ids
 from moe_mlx_convert import convert
@@ -48,38 +48,25 @@ def load(folder: Path) -> tuple[Any, Any, list[str]]:
     return model, tokenizer, said
 
 
+@pytest.mark.parametrize("added", [True, False], ids=["added", "of the vocabulary"])
 @pytest.mark.parametrize("number", [ROWS, 10**8])
-def test_a_vocabulary_beyond_the_embedding_is_another_model_s(
-    number: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_token_beyond_the_embedding_is_told_and_refused_in_use(
+    number: int, added: bool, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = with_token(Path(shutil.copytree(made / "checkpoint", tmp_path / "source")), "q", number, added=False)
-    assert main(["convert", "--model", str(source), "--mlx-path", str(tmp_path / "new")]) == 3
-    assert f"'q' with id {number}, and the model's embedding has {ROWS} rows" in capsys.readouterr().err
-    with pytest.raises(StoreCorruptError, match="tokenizer is another model's"):
-        load(source)
-    convert(str(source), tmp_path / "store")
-    assert main(["verify", str(tmp_path / "store"), "--json"]) == 3
-    report = json.loads(capsys.readouterr().out)
-    assert [damage["file"] for damage in report["damage"]] == ["tokenizer.json"]
-
-
-@pytest.mark.parametrize("number", [ROWS, 10**8])
-def test_an_added_token_beyond_the_embedding_is_told_and_refused_in_use(
-    number: int, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = with_token(Path(shutil.copytree(made / "checkpoint", tmp_path / "source")), "<image>", number, added=True)
-    said = f"does not know the added token '<image>' (id {number})"
+    token = "<image>" if added else "q"
+    source = with_token(Path(shutil.copytree(made / "checkpoint", tmp_path / "source")), token, number, added=added)
+    said = f"does not know the token {token!r} (id {number})"
     assert main(["convert", "--model", str(source), "--mlx-path", str(tmp_path / "store")]) == 0
     assert said in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "store")]) == 0
     assert said in capsys.readouterr().err
     model, tokenizer, lines = load(tmp_path / "store")
     assert any(said in line for line in lines)
-    for prompt in ("see <image>", "<image> and say"):
+    for prompt in (f"see {token}", f"{token} and say"):
         with pytest.raises(UsageError, match=f"token id {number}: .* {ROWS} rows"):
             mlx_lm.generate(model, tokenizer, prompt, max_tokens=2)
     words = ["generate", "--model", str(tmp_path / "store"), "-m", "2", "--decode", "readback", "-p"]
-    assert main([*words, "see <image>"]) == 2
+    assert main([*words, f"see {token}"]) == 2
     assert main([*words, "see it"]) == 0
 
 
