@@ -11,7 +11,7 @@ from importlib import import_module
 from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.verbs import VERBS
-from moe_mlx.errors import MoeMlxError, one_line
+from moe_mlx.errors import MoeMlxError, ThreadsRefusedError, one_line
 from moe_mlx.system.terminal import on_terminal, prepare_streams
 from moe_mlx.version import __version__
 
@@ -86,9 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(verb: str, error: Exception) -> int:
     """Says on standard error what went wrong and returns its exit code."""
+    from moe_mlx.system.threads import is_refusal
+
     code = 1
     if isinstance(error, MoeMlxError):
         said, code = str(error), error.exit_code
+    elif is_refusal(error):
+        said = str(ThreadsRefusedError())
     elif isinstance(error, OSError):  # a file that the system refuses, whoever named it
         said = f"{one_line(error.filename or 'input or output')}: {error.strerror or error}."
     else:  # a fault of ours, or a model that builds and then cannot run

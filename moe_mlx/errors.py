@@ -81,6 +81,16 @@ class SlotsBusyError(MoeMlxError):
     """A layer has too few slots left, because stalled reads still hold the others."""
 
 
+class ThreadsRefusedError(MoeMlxError):
+    """The system lets this process start no more threads."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the system lets this program start no more threads. Raise the limit (ulimit -u, or pids.max of its "
+            "container), or end other programs."
+        )
+
+
 class DoesNotFitError(MoeMlxError):
     """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
 

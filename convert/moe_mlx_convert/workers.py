@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from moe_mlx.errors import ThreadsRefusedError
+from moe_mlx.system.threads import granted
+
 T = TypeVar("T")
 
 
@@ -21,9 +24,13 @@ def each(items: Iterable[T], do: Callable[[T], None], workers: int, hurry: Calla
     Args:
         items: What to work on.
         do: Called in a thread.
-        workers: Threads.
+        workers: Threads, where the system grants as many.
         hurry: Called upon a failure or an interrupt, before the threads at work are waited for.
     """
+    try:
+        workers = granted(workers) if workers > 1 else 1
+    except ThreadsRefusedError:
+        workers = 1
     if workers <= 1:
         for item in items:
             do(item)

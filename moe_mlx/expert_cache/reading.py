@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.residency import QUARANTINED, Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
 from moe_mlx.system.calibration import DEFAULT_READERS
+from moe_mlx.system.threads import granted, started_pool
 
 #: A disk that sleeps wakes up in seconds; a read longer than this ends the turn instead of hanging it.
 STALL_SECONDS = 60.0
@@ -113,14 +114,14 @@ class Reads:
 
 
 class ReaderPool:
-    """A few threads that read experts of one source."""
+    """A few threads that read experts of one source; `readers` is how many the system granted."""
 
     def __init__(
         self, source: ExpertSource, readers: int = DEFAULT_READERS, stall_seconds: float = STALL_SECONDS
     ) -> None:
-        self.source, self.readers, self.stall_seconds = source, readers, stall_seconds
+        self.source, self.readers, self.stall_seconds = source, granted(readers), stall_seconds
         self.log = ReadLog()
-        self._threads = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="moe-mlx-read")
+        self._threads = started_pool(self.readers, "moe-mlx-read")
 
     def start(self, index: int, table: ResidencyTable, memory: SlotMemory, misses: Sequence[Placement]) -> Reads:
         """Issues the reads of `misses` of MoE layer `index` and returns at once."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from mlx import nn
 
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import ThreadsRefusedError, UsageError
 from moe_mlx.loading.cached_layers import CachedLayers
 from moe_mlx.loading.selfcheck import self_check
 from moe_mlx.native import build
@@ -99,9 +99,13 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
         return str(error)
     if problem := layout_problem(module):
         return problem
-    native = NativeDecode(module, cached.source, cached.pool.readers)
-    cached.join(native)
-    unknown = native.prefetch(prefetch) if prefetch is not None else 0
+    try:
+        native = NativeDecode(module, cached.source, cached.pool.readers)
+        cached.join(native)
+        unknown = native.prefetch(prefetch) if prefetch is not None else 0
+    except (ThreadsRefusedError, RuntimeError) as error:  # between asking and starting, others may have started some
+        cached.part()
+        return str(error)
     problem = _checked(model, cached)
     native.reader.close()
     if problem:

@@ -180,6 +180,8 @@ def _load(
     undo.callback(limits.give_back)
     check_lookups(skeleton.model)
     cached = assemble(skeleton, source, planned.plan, options)
+    if cached.pool.readers < options.readers:
+        remark(f"{cached.pool.readers} of {options.readers} reader threads: the system starts no more")
     read_resident(skeleton.model, cached)
     chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch)
     if planned.prefetch is not None and chosen.prefetch is None:

@@ -19,6 +19,7 @@ from moe_mlx.planning.slot_share import check_share
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.store.files import expanded
+from moe_mlx.system.calibration import check_readers
 from moe_mlx.system.given import check_whole
 
 
@@ -61,7 +62,7 @@ class Options:
         check_decode(self.decode)
         check_prefetch(self.prefetch, self.prefetch_extra)
         check_wired(self.wired)
-        check_whole("readers", self.readers)
+        check_readers(self.readers)
         if self.kv.max_kv_size is not None:
             check_whole("max_kv_size", self.kv.max_kv_size)
         check_history(self.history)

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 from mlx_lm import utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError, UsageError
+from moe_mlx.errors import (
+    MoeMlxError,
+    StoreCorruptError,
+    ThreadsRefusedError,
+    UnsupportedModelError,
+    UsageError,
+)
+from moe_mlx.system.threads import is_refusal
 
 T = TypeVar("T")
 
@@ -86,6 +93,8 @@ def _check_names(folder: Path) -> None:
 
 def _explained(folder: Path, error: BaseException) -> MoeMlxError:
     text = " ".join(str(error).split())[:200] or type(error).__name__
+    if is_refusal(error) or "ThreadPoolBuildError" in text:  # the latter: of Rust code, in a panic
+        return ThreadsRefusedError()
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         return UnsupportedModelError(
             f"{folder}: the tokenizer wants code of its own to run. If you trust it, pass --trust-remote-code."
@@ -133,6 +142,8 @@ def apply_template(tokenizer: TokenizerWrapper, messages: Sequence[dict[str, Any
             f"the model's chat template is damaged: {error} (line {error.lineno}). {hint}"
         ) from error
     except Exception as error:
+        if is_refusal(error):
+            raise
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"the model's chat template does not take this conversation: {text}. {hint}") from error
 

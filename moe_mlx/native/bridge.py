@@ -29,6 +29,7 @@ from moe_mlx.native.binding import address_of, bind, eviction_numbers, policy_nu
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
+from moe_mlx.system.threads import granted
 
 #: Steps of a layer that may be queued or unevaluated at once; its log holds `EventLog.ROWS`.
 MOST_QUEUED = EventLog.ROWS // 4
@@ -49,8 +50,9 @@ class NativeDecode:
     def __init__(self, module: ModuleType, source: ExpertSource, readers: int) -> None:
         self.module, self.source = module, source
         self.read_log, access = ReadLog(), source.access
+        self.readers = granted(readers)
         self.reader = module.Reader(
-            threads=readers,
+            threads=self.readers,
             root="" if source.in_place else str(source.root),
             way=access.way,
             memory=access.memory,
@@ -79,7 +81,8 @@ class NativeDecode:
         Returns:
             How many layers are not prefetched for though they could use it: their router is not known.
         """
-        self.prefetcher = self.module.Prefetcher(self.reader, how.threads, how.buffers, how.buffer_nbytes)
+        threads = granted(how.threads)
+        self.prefetcher = self.module.Prefetcher(self.reader, threads, how.buffers, how.buffer_nbytes)
         unknown = 0
         for native, next_layer in pairwise(self.layers):
             native.release()

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.folders import user_folder
+from moe_mlx.system.given import check_whole
 from moe_mlx.system.whole_files import write_whole
 
 #: Reads in flight at once. One SSD queue is filled by a handful; more only adds switching (`moe-mlx bench io`).
 DEFAULT_READERS = 4
+#: More than any disk's queues reward; each may hold a buffer.
+MOST_READERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +77,28 @@ def read_calibration() -> Calibration | None:
     return Calibration(**sound)
 
 
+def check_readers(readers: object) -> None:
+    """Refuses a number of reader threads that is none, or absurd.
+
+    Raises:
+        UsageError: it is.
+    """
+    check_whole("readers", readers)
+    if isinstance(readers, int) and readers > MOST_READERS:
+        raise UsageError(f"readers is {readers}: at most {MOST_READERS}, and a disk's queue is full with a handful")
+
+
 def readers_for(asked: str) -> int:
     """Returns the reader threads that `--readers` asks for; "auto": as calibrated, else `DEFAULT_READERS`.
 
     Raises:
-        UsageError: neither "auto" nor a positive number.
+        UsageError: neither "auto" nor a number from 1 to `MOST_READERS`.
     """
     if asked == "auto":
         found = read_calibration()
-        return found.readers if found is not None and found.readers else DEFAULT_READERS
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UsageError(f"--readers is {asked}: give 1 or more, or auto")
+        return min(found.readers, MOST_READERS) if found is not None and found.readers else DEFAULT_READERS
+    if not asked.isdecimal() or not 1 <= int(asked[:9]) <= MOST_READERS:
+        raise UsageError(f"--readers is {asked}: give 1 to {MOST_READERS}, or auto (a handful fills a disk's queue)")
     return int(asked)
 
 

@@ -33,7 +33,7 @@ std::shared_ptr<char> Staging::take() {
 Prefetcher::Prefetcher(std::shared_ptr<Reader> reader, int threads, int buffers, int64_t nbytes)
     : work_(std::make_shared<Work>()), staging_(std::make_shared<Staging>(buffers, nbytes)) {
   work_->reader = std::move(reader);
-  for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([work = work_] { work->run(); });
+  threads_ = hire(threads, [work = work_] { work->run(); });
 }
 
 Prefetcher::~Prefetcher() {

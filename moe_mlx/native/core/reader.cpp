@@ -55,7 +55,12 @@ int64_t Shelf::expert_nbytes() const {
 Reader::Reader(int threads, std::string root, Access access, ReadLog log)
     : access_(access), log_(std::move(log)), root_(std::move(root)), descriptors_(access) {
   if (!root_.empty() && (root_fd_ = open(root_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) < 0) fail(errno, "open");
-  for (int i = 0; i < std::max(1, threads); i++) threads_.emplace_back([this] { work(); });
+  try {
+    threads_ = hire(threads, [this] { work(); });
+  } catch (...) {
+    if (root_fd_ >= 0) ::close(root_fd_);
+    throw;
+  }
 }
 
 Reader::~Reader() {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "crew.h"
 #include "descriptors.h"
 #include "read_log.h"
 
