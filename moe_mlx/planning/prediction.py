@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from moe_mlx.errors import UsageError
 from moe_mlx.planning.chips import Chip
+from moe_mlx.planning.crossings import PUBLISHED_SECONDS
 from moe_mlx.planning.shape import ModelShape
 from moe_mlx.system.calibration import Calibration
 
@@ -17,8 +18,8 @@ GPU_EFFICIENCY = 0.65
 SSD_EFFICIENCY = 0.85
 #: What a layer whose experts are capped adds to a step on a GPU, in seconds. Read-back: rivals went from 94.5 to 47.1
 #: and from 122.5 to 60.6 tok/s with 40 and 30 layers at half their experts, reads included, so at most 0.27 ms a
-#: layer. In the graph: not measured by anyone; assumed.
-LAYER_SECONDS = {"readback": 0.25e-3, "native": 0.05e-3}
+#: layer. In the graph: a way to the CPU and back, which is what the share of slots reckons with too.
+LAYER_SECONDS = {"readback": 0.25e-3, "native": PUBLISHED_SECONDS}
 
 #: Miss rates under LRU and exact routing by share of resident experts: between what others publish for trained models
 #: (50%: 28-40%; 25%: 34%), rounded to the worse side. `--miss-rate` and `--measured` replace them.
