@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from textual.events import Key
 from textual.widgets import OptionList
 
 from moe_mlx_tui.engine.orders import Configure
@@ -88,6 +89,18 @@ async def test_a_command_takes_what_follows_it(app):
         await pilot.press(*"/model qwen", "enter")
         await pilot.pause()
         assert isinstance(app.screen, ModelsScreen)
+
+
+async def test_keys_that_come_at_once_choose_what_stands_there(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await pilot.press(*"/re")
+        await pilot.pause()
+        assert app.menu.choice.shown == "/rename TITLE"
+        for key in ("g", "tab"):
+            app.prompt.post_message(Key(key, key if len(key) == 1 else None))
+        await pilot.pause()
+        assert app.prompt.text == "/regenerate"
 
 
 async def test_what_a_command_lacks_is_said_and_a_path_is_a_message(app):

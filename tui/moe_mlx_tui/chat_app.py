@@ -39,6 +39,7 @@ class ChatApp(TurnActions):
         self.system_line = SystemLine(id="system_line")
         self.menu = CompletionMenu(id="menu")
         self.prompt = Prompt(PromptHistory(home / "history.jsonl"), self.menu, id="prompt")
+        self.prompt.look = self.completions
         self.finder = Finder(self.transcript, id="finder")
         self.talk = conversation or Conversation()
         self.client, self.count = uuid4().hex[:8], 0

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.entry.commands import command_of
-from moe_mlx_tui.entry.completion import completion
+from moe_mlx_tui.entry.completion import Completion, completion
 from moe_mlx_tui.entry.editor import edited
 from moe_mlx_tui.entry.files import with_files
 from moe_mlx_tui.model_actions import ModelActions
@@ -50,13 +50,13 @@ class EntryActions(ModelActions):
         facts = self.shown.model if self.shown else None
         return facts.thinking if facts else ("<think>", "</think>")
 
-    def on_prompt_typed(self) -> None:
-        """Offers what the word at the cursor may become."""
+    def completions(self) -> Completion | None:
+        """Returns what the word at the cursor may become."""
         row, column = self.prompt.cursor_location
         lines = self.prompt.text.split("\n")
         explain = {action: f"{name}: {text}" for name, text, action in self.ACTIONS}
         whole = self.prompt.text if len(lines) == 1 else "\n"
-        self.menu.offer(completion(lines[row][:column], whole, explain, lambda: self.attaches))
+        return completion(lines[row][:column], whole, explain, lambda: self.attaches)
 
     def on_completion_menu_picked(self, event: CompletionMenu.Picked) -> None:
         """Takes the line that was clicked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events
@@ -11,7 +12,7 @@ from textual.strip import Strip
 from textual.widgets import TextArea
 
 from moe_mlx.system.terminal import harmless
-from moe_mlx_tui.entry.completion import Choice
+from moe_mlx_tui.entry.completion import Choice, Completion
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.sturdy import Sturdy
 from moe_mlx_tui.widgets.completion_menu import CompletionMenu
@@ -37,9 +38,6 @@ class Prompt(Sturdy, TextArea):
             super().__init__()
             self.text = text
 
-    class Typed(Message):
-        """The text has changed, or the cursor is elsewhere."""
-
     class HelpWanted(Message):
         """A question mark was typed into the empty prompt."""
 
@@ -54,9 +52,13 @@ class Prompt(Sturdy, TextArea):
             compact=True,
         )
         self.earlier, self.menu = history, menu
+        #: What the word at the cursor may become; whoever owns the prompt knows.
+        self.look: Callable[[], Completion | None] = lambda: None
         self._draft = self._set_aside = ""
 
     async def _on_key(self, event: events.Key) -> None:
+        if self.menu.display and event.key in ("tab", "enter"):
+            self.offer()  # keys may come faster than the text's own news of its change
         if self.menu.display and self._choosing(event.key):
             event.prevent_default().stop()
             return
@@ -104,9 +106,13 @@ class Prompt(Sturdy, TextArea):
         if not choice.goes_on:
             self.menu.offer(None)
 
+    def offer(self) -> None:
+        """Shows what there is to choose now."""
+        self.menu.offer(self.look())
+
     def on_text_area_changed(self) -> None:
-        """Tells that there may be something to choose."""
-        self.post_message(self.Typed())
+        """Offers what the word at the cursor may become."""
+        self.offer()
 
     def render_line(self, y: int) -> Strip:
         """Draws nothing where there is no room: between two sizes of the terminal a widget may have none."""
