@@ -1,8 +1,9 @@
 """Measure decode and prefill against mlx-lm itself, in one run, over caps, policies, ways to decode and to read.
 
-`moe-mlx bench io MODEL` measures the disk alone, `moe-mlx bench tui` the terminal app, `moe-mlx bench soak` whether its
-memory stays flat; `moe-mlx bench compare A.json B.json` finds regressions. Random prompts say nothing about hit rates
-of real use: give a text with --prompt-file; every setting then decodes along it.
+`moe-mlx bench io MODEL` measures the disk alone, `moe-mlx bench batch MODEL` decode of several rows at once, `moe-mlx
+bench tui` the terminal app, `moe-mlx bench soak` whether its memory stays flat; `moe-mlx bench compare A.json B.json`
+finds regressions. Random prompts say nothing about hit rates of real use: give a text with --prompt-file; every setting
+then decodes along it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.commands.bench_batch import add_batch_arguments, run_batch
 from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments, run_soak, run_tui
 from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
@@ -68,8 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-kv-size", type=int, help="tokens of KV cache that the plan leaves room for")
     parser.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     parser.add_argument("--trust-remote-code", action="store_true", help="allow code that the model brings")
-    verbs = parser.add_subparsers(dest="what", metavar="{io,compare,tui,soak}", title="besides")
+    verbs = parser.add_subparsers(dest="what", metavar="{io,batch,compare,tui,soak}", title="besides")
     _add_io(verbs.add_parser("io", help="the disk alone", description="Plain preadv, our demand path and mx.load."))
+    add_batch_arguments(verbs.add_parser("batch", help="several rows at once", description=run_batch.__doc__))
     _add_compare(verbs.add_parser("compare", help="find regressions", description="Exit code 1 on a regression."))
     add_tui_arguments(verbs.add_parser("tui", help="what the terminal app costs", description=run_tui.__doc__))
     add_soak_arguments(verbs.add_parser("soak", help="the app for minutes by itself", description=run_soak.__doc__))
@@ -100,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Does what was asked."""
     if args.what is None:
         return _bench(args)
-    return {"io": _io, "compare": _compare, "tui": run_tui, "soak": run_soak}[args.what](args)
+    return {"io": _io, "batch": run_batch, "compare": _compare, "tui": run_tui, "soak": run_soak}[args.what](args)
 
 
 def _emit(described: dict[str, Any], table: str, target: str | None) -> None:

@@ -36,5 +36,18 @@ class GraphDecode(Protocol):
             x: Input `[1, D]` of this layer's router; None where the call to come is no decode step.
         """
 
+    def rows(self, chosen: mx.array) -> mx.array:
+        """Adds one step of several rows to the graph, each with the model's own choice.
+
+        Args:
+            chosen: `[..., k]` expert numbers, which all fit into the layer's slots together.
+
+        Returns:
+            Their slots, shaped as `chosen`.
+
+        Raises:
+            ExpertReadError: an earlier step failed and nothing has raised that yet.
+        """
+
     def reclaim(self) -> None:
         """Gives back the slots of stalled reads that have ended since; after the layer's queued steps."""

@@ -17,10 +17,27 @@ from moe_mlx.expert_cache.gradient import run_for_gradient
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
 
+#: Rows of a batch whose decode step may run in the graph.
+MOST_ROWS = 8
+
 
 def rows_of(indices: mx.array) -> int:
     """Returns how many (row, position) pairs a routing `[..., k]` is for."""
     return indices.size // indices.shape[-1]
+
+
+def fits_in_graph(x: mx.array, indices: mx.array, slots: int) -> bool:
+    """Tells whether a call is a batch's decode step whose experts have slots together, whichever they are.
+
+    A block that flattens its rows does not tell a batch from a short prompt; either is exact.
+
+    Args:
+        x: `[B, 1, D]` in a batch's decode step, or `[B, D]` flattened.
+        indices: `[B, 1, k]`, or `[B, k]`.
+        slots: Of the layer.
+    """
+    rows = x.shape[0] if x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 1) else 0
+    return 1 < rows <= MOST_ROWS and rows_of(indices) == rows and indices.size <= slots
 
 
 class CappedSwitch(nn.Module):
@@ -69,6 +86,9 @@ class CappedSwitch(nn.Module):
         elif self.training:
             cache.counter.enter(cache.spec.index)
             return run_for_gradient(cache, x, mx.stop_gradient(indices), *args, **kwargs)
+        elif native is not None and fits_in_graph(x, indices, cache.table.slots):
+            cache.counter.enter(cache.spec.index)
+            slots = native.rows(indices)
         elif rows_of(indices) > 1:
             cache.counter.enter(cache.spec.index)
             return run_prompt(cache, x, indices, *args, **kwargs)

@@ -33,6 +33,8 @@ from moe_mlx.system.threads import granted
 
 #: Steps of a layer that may be queued or unevaluated at once; its log holds `EventLog.ROWS`.
 MOST_QUEUED = EventLog.ROWS // 4
+#: Calls of several rows whose score ranges may wait to be counted; only a lossy policy's single rows need them.
+MOST_SPANS = 64
 
 #: How long closing waits for prefetching that nobody needs any more; what hangs on a disk is left to itself.
 EXIT_SECONDS = 1.0
@@ -203,15 +205,9 @@ class NativeLayer:
         if not self.ready:
             raise ValueError(f"{cache.policy.name} with {cache.table.eviction.name} does not run in the graph")
         if cache.spans or cache.table.unfinished is not None:
-            cache.claim()
-            cache.table.mend()
-            mx.eval(cache.spans)
-            cache.take_spans()
+            self._take_spans()
         handle = self._current()
-        if self._queued - cache.log.written[0] >= MOST_QUEUED:
-            cache.claim()
-            self._queued = cache.log.written[0]
-        self._queued = max(self._queued, cache.log.written[0]) + 1
+        self._make_room()
         next_scores, self._next_scores = self._next_scores, None
         next_layer = None
         if next_scores is not None and (to_come := self.next_layer) is not None and to_come.ready:
@@ -226,6 +222,34 @@ class NativeLayer:
             after=cache.bank.queued,
         )
         return chosen, slots
+
+    def rows(self, chosen: mx.array) -> mx.array:
+        """See `GraphDecode.rows`."""
+        cache = self.cache
+        self.decode.check()
+        if len(cache.spans) > MOST_SPANS or cache.table.unfinished is not None:
+            self._take_spans()
+        handle = self._current()
+        self._make_room()
+        self._next_scores = None
+        slots: mx.array = handle.rows(cache.counter.step, chosen, after=cache.bank.queued)
+        return slots
+
+    def _take_spans(self) -> None:
+        """Adds the ranges of rows that were routed exactly to the running mean, which waits for them."""
+        cache = self.cache
+        cache.claim()
+        cache.table.mend()
+        mx.eval(cache.spans)
+        cache.take_spans()
+
+    def _make_room(self) -> None:
+        """Waits where the log could not hold the steps that are queued and one more."""
+        cache = self.cache
+        if self._queued - cache.log.written[0] >= MOST_QUEUED:
+            cache.claim()
+            self._queued = cache.log.written[0]
+        self._queued = max(self._queued, cache.log.written[0]) + 1
 
     def reclaim(self) -> None:
         """Gives back the slots of stalled reads that have ended since; after the layer's queued steps."""

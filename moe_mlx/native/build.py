@@ -32,7 +32,9 @@ UNITS = (
     "core/prefetcher.cpp",
     "core/guess.cpp",
     "core/layer.cpp",
+    "core/rows.cpp",
     "fetch.cpp",
+    "fetch_rows.cpp",
     "module.cpp",
 )
 #: `-ffp-contract=off`: the rule must give numpy's bits, so nothing may be fused.

@@ -91,8 +91,6 @@ struct Job {
   }
 };
 
-constexpr const char* kFetch = "MoeFetch";
-
 class Fetch : public mx::Primitive {
  public:
   Fetch(mx::Stream s, Job job) : Primitive(s), job_(std::move(job)) {}
@@ -211,13 +209,18 @@ std::shared_ptr<ModelStreams> ModelStreams::of_error(const std::string& text) {
 
 std::string ModelStreams::text(const ReadError& error) const { return error.what() + kTag + std::to_string(id) + "]"; }
 
+mx::Stream fetch_stream(ModelStreams& streams) {
+  const auto stream = streams.apart ? stream_of_its_own() : mx::default_stream(mx::Device::cpu);
+  streams.ran_on(stream);
+  streams.ran_on(mx::default_stream(mx::default_device()));
+  return stream;
+}
+
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
                               const mx::array& exact, const Router& router, const NextLayer& next,
                               const std::optional<mx::array>& after) {
   const auto model = mx::default_stream(mx::default_device());
-  const auto stream = bound->streams->apart ? stream_of_its_own() : mx::default_stream(mx::Device::cpu);
-  bound->streams->ran_on(stream);
-  bound->streams->ran_on(model);
+  const auto stream = fetch_stream(*bound->streams);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
   const int n = router.scores ? router.scores->shape(-1) : router.raw ? router.raw->shape(-1) : 0, k = int(exact.size());
   if (exact.ndim() == 0 || exact.shape(-1) != k) throw std::invalid_argument("moe-mlx: indices are not one row");

@@ -64,6 +64,12 @@ std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step,
                               const mx::array& exact, const Router& router, const NextLayer& next,
                               const std::optional<mx::array>& after);
 
+// The stream of the fetches of this model's next step; it and the model's own are noted, to be drained.
+mx::Stream fetch_stream(ModelStreams& streams);
+
+// What every primitive of ours is called.
+inline constexpr const char* kFetch = "MoeFetch";
+
 // What crosses between the model's stream and the fetches' in a graph that is not yet evaluated.
 struct Crossings {
   int64_t sent = 0;     // arrays that fetches take from another stream

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fetch.h"
+#include "fetch_rows.h"
 #include "mlx/scheduler.h"
 #include "mlx/version.h"
 
@@ -222,7 +223,10 @@ NB_MODULE(_moe_mlx_native, m) {
         return nb::make_tuple(out[0], out[1]);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
          "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "next_scores"_a.none() = nb::none(),
-         "next"_a.none() = nb::none(), "after"_a.none() = nb::none());
+         "next"_a.none() = nb::none(), "after"_a.none() = nb::none())
+      .def("rows", [](Layer& self, int64_t step, const mlx::core::array& chosen,
+                      std::optional<mlx::core::array> after) { return moe::fetch_rows(self.bound, step, chosen, after); },
+           "step"_a, "chosen"_a, "after"_a.none() = nb::none());
 
   // Called once: `deliver(id)` gets the number of the streams that failed and returns the exception to raise.
   m.def("on_fault", [](nb::object deliver) {

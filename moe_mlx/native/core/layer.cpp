@@ -1,15 +1,11 @@
 #include "layer.h"
 
-#include <chrono>
 #include <cstring>
+
+#include "clock.h"
 
 namespace moe {
 namespace {
-
-int64_t now() {
-  using namespace std::chrono;
-  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
-}
 
 enum Phase { kDecode = 1 };
 
@@ -109,9 +105,9 @@ int64_t Layer::read_missing() {
     reader_->read(batch, stall_seconds);
   } else {
     reader_->start(batch);
-    const int64_t started = now();
+    const int64_t started = now_ns();
     for (int i : staged)
-      if (!take_staged(i, std::max(0.0, stall_seconds - double(now() - started) / 1e9), errors)) again.push_back(i);
+      if (!take_staged(i, std::max(0.0, stall_seconds - double(now_ns() - started) / 1e9), errors)) again.push_back(i);
     reader_->finish(batch, stall_seconds);
   }
   commit_reads(batch, demanded, errors);
@@ -128,8 +124,23 @@ int64_t Layer::read_missing() {
   return int64_t(misses_.size()) * shelf_->expert_nbytes();
 }
 
+int Layer::admit(int64_t& waited, int64_t& bytes) {
+  int hits = 0;
+  try {
+    hits = table_.begin(touched_, misses_);
+  } catch (const std::length_error& error) {
+    throw ReadError(shelf_->layer, touched_.front(), shelf_->files[0].path, error.what());
+  }
+  if (!misses_.empty()) {
+    const int64_t from = now_ns();
+    bytes = read_missing();
+    waited = now_ns() - from;
+  }
+  return hits;
+}
+
 void Layer::prefetch(const Policy& policy, const float* scores, int width, int count) {
-  const int64_t started = now();
+  const int64_t started = now_ns();
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock || !guess_.enabled()) return;
   std::vector<int> best(static_cast<size_t>(width));
@@ -141,7 +152,7 @@ void Layer::prefetch(const Policy& policy, const float* scores, int width, int c
   chooser_.choose(policy, scores, width, best.data(), count, table_.slot_of, mean, likely);
   std::erase_if(likely.experts, [this](int e) { return e >= table_.experts || table_.slot_of[e] >= 0; });
   guess_.stage(shelf_, likely.experts);
-  guess_.spent(now() - started);
+  guess_.spent(now_ns() - started);
 }
 
 void Layer::drop_guess() {
@@ -151,7 +162,7 @@ void Layer::drop_guess() {
 
 void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots) {
   std::lock_guard lock(mutex_);  // streams of two threads may meet here; the graph orders them, this keeps them safe
-  const int64_t started = now();
+  const int64_t started = now_ns();
   guess_.drop_waiting();
   for (int i = 0; i < token.k; i++)
     if (token.exact[i] < 0 || (token.scores && token.exact[i] >= token.width))
@@ -163,18 +174,8 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
   float moved = 0;
   if (token.weights)
     for (int place : choice_.displaced) moved += token.weights[place];
-  int hits = 0;
-  try {
-    hits = table_.begin(touched_, misses_);
-  } catch (const std::length_error& error) {
-    throw ReadError(shelf_->layer, touched_.front(), shelf_->files[0].path, error.what());
-  }
   int64_t waited = 0, bytes = 0;
-  if (!misses_.empty()) {
-    const int64_t from = now();
-    bytes = read_missing();
-    waited = now() - from;
-  }
+  const int hits = admit(waited, bytes);
   table_.count(touched_, misses_);
   for (int i = 0; i < token.k; i++) {
     experts[i] = choice_.experts[i];
@@ -187,7 +188,7 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
   event.bytes_read = bytes, event.wait_ns = waited;
   event.choices = event.hits + event.misses, event.waits = 1;
   guess_.drop();
-  event.host_ns = now() - started - waited;
+  event.host_ns = now_ns() - started - waited;
   event += guess_.take_counts();
   log_.write(event, double(moved));
 }

@@ -67,6 +67,10 @@ class Layer {
   // the step are in.
   void decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots);
 
+  // The same for several rows at once, each with the model's own choice of `k`, all of which fit into the slots together:
+  // a batch's decode step, counted as any call of more than one row. Writes their slots.
+  void rows(int64_t step, const int* chosen, int count, int k, int* slots);
+
   // Gives back the slots of stalled reads that have ended since: before another reader of the table goes on.
   void reclaim();
 
@@ -82,7 +86,8 @@ class Layer {
  private:
   using Errors = std::vector<std::optional<ReadError>>;
   void choose(const Token& token, const Policy& policy);
-  int64_t read_missing();  // returns their bytes
+  int admit(int64_t& waited, int64_t& bytes);  // brings in `touched_`; returns the hits
+  int64_t read_missing();                      // returns their bytes
   std::shared_ptr<Batch> batch_of(const std::vector<int>& misses) const;
   // Makes slots of what was read whole; the rest is forgotten, or quarantined while it is still being read.
   void commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);

@@ -13,6 +13,7 @@
 
 #define XXH_INLINE_ALL
 #include "../third_party/xxhash.h"
+#include "clock.h"
 
 namespace moe {
 namespace {
@@ -32,11 +33,6 @@ std::string hex(const Digest& digest) {
   char two[3];
   for (unsigned char byte : digest) snprintf(two, sizeof two, "%02x", byte), text += two;
   return text;
-}
-
-int64_t now() {
-  using namespace std::chrono;
-  return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
@@ -113,7 +109,7 @@ void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int
                      const std::vector<char*>& buffers, Bounce& bounce) {
   const int depth = ++running_;
   lock.unlock();
-  const int64_t started = now();
+  const int64_t started = now_ns();
   try {
     read_one(shelf, expert, buffers, bounce);
   } catch (...) {
@@ -121,7 +117,7 @@ void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int
     running_--;
     throw;
   }
-  const int64_t took = now() - started;
+  const int64_t took = now_ns() - started;
   lock.lock();
   running_--;
   log_.add(depth, shelf.expert_nbytes(), took);

@@ -44,7 +44,8 @@ constexpr const char* type_code<double>() { return "d"; }
   FIELD(int64_t, uses)          \
   FIELD(int64_t, reads)         \
   FIELD(int64_t, last)          \
-  FIELD(int64_t, distances)
+  FIELD(int64_t, distances)     \
+  FIELD(int64_t, rows)
 
 struct TableState {
 #define FIELD(type, name) type name;
@@ -77,8 +78,13 @@ struct Table {
       const int64_t before = last[e];
       distances[before ? std::count_if(last, last + experts, [=](int64_t other) { return other > before; }) : experts] += 1;
     }
-    for (const int e : chosen) last[e] = state->stamp += 1;
+    stamp(chosen);
     for (const Placement& miss : misses) reads[miss.expert] += 1;
+  }
+
+  // A use that distances are measured from, the first becoming the oldest.
+  void stamp(const std::vector<int>& used_now) {
+    for (const int e : used_now) last[e] = state->stamp += 1;
   }
 
   double observe_range(double span) {
