@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 
 from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
@@ -17,7 +20,7 @@ from moe_mlx.version import __version__
 
 #: `moe-mlx help VERB` is `moe-mlx VERB --help`.
 HELP = "help"
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 #: Set, it lets an error that nobody expected through with its traceback.
 TRACEBACK = "MOE_MLX_TRACEBACK"
 
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        0 ok, 1 failure, 2 usage, 3 store missing or corrupt, 4 does not fit, 130 interrupted.
+        0 ok, 1 failure, 2 usage, 3 store missing or corrupt, 4 does not fit, 130 interrupted, 143 terminated.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
@@ -61,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = [parser.parse_args(words[1:2]).verb, "--help"]
     verb = parser.parse_args(words[:1]).verb
     try:
+        _end_in_order_when_told()
         command = import_module(f"moe_mlx.commands.{verb}")
         verb_parser = CommandParser(prog=f"moe-mlx {verb}", description=command.__doc__)
         command.add_arguments(verb_parser)
@@ -82,6 +86,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK) and not isinstance(error, MoeMlxError):
             raise
         return complain(verb, error)
+
+
+def _end_in_order_when_told() -> None:
+    """Makes SIGTERM end the process as Ctrl-C does, so that what is open is closed; verbs may do otherwise."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+
+        def end(number: int, frame: FrameType | None) -> None:
+            signal.signal(number, signal.SIG_IGN)
+            sys.exit(TERMINATED)
+
+        signal.signal(signal.SIGTERM, end)
 
 
 def complain(verb: str, error: Exception) -> int:

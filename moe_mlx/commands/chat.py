@@ -68,18 +68,28 @@ def line_mode(args: argparse.Namespace) -> int:
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP, file=sys.stderr)
+    try:
+        _talk(talk, interactive)
+    finally:
+        session.keep_prompt()
+        session.runtime.close()
+    return 0
+
+
+def _talk(talk: Conversation, interactive: bool) -> None:
+    """Takes lines until there are no more; an interrupt ends it where nobody sits before it."""
     while True:
         try:
-            line = _next_line(session, interactive)
+            line = _next_line(talk.session, interactive)
         except EOFError:
-            break
+            return
         except KeyboardInterrupt:
             if not interactive:  # whoever feeds this wants it to end
                 raise
             print("\n/quit leaves", file=sys.stderr)
             continue
         if line in LEAVE:
-            break
+            return
         if not line:
             continue
         before = list(talk.messages)
@@ -91,9 +101,8 @@ def line_mode(args: argparse.Namespace) -> int:
             talk.go_back(before, "interrupted")
         except Exception as error:  # whatever it is, what was said so far is kept
             talk.go_back(before, f"{type(error).__name__}: {error}")
-    session.keep_prompt()
-    session.runtime.close()
-    return 0
+        if talk.stopped and not interactive:
+            raise KeyboardInterrupt
 
 
 def _next_line(session: Session, interactive: bool) -> str:
@@ -131,6 +140,7 @@ class Conversation:
         self.session, self.system_prompt = session, system_prompt
         self.context = context_watch(session)
         self.messages: list[Message] = []
+        self.stopped = False
         self.past: list[list[Message]] = []
         self.commands: dict[str, Callable[[], None]] = {
             "/new": self.new,
@@ -221,7 +231,8 @@ class Conversation:
             print(flush=True)
             print(f"error: {error}", file=sys.stderr)
             return False
-        if stop.is_set():
+        self.stopped = stop.is_set()
+        if self.stopped:
             print(" [stopped]", end="")
         print(flush=True)
         answer = self.session.last

@@ -33,12 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Loads, answers, sums up."""
+    from moe_mlx.conversation.context import context_watch
+
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     session = open_session(args)
     messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
     messages.append({"role": "user", "content": prompt})
     tokens = session.encode(messages, prefill_response=args.prefill_response)
-    shown = for_reader()
+    watch, shown = context_watch(session), for_reader()
+    for line in watch.remarks(len(tokens)):
+        print(f"[{line}]", file=sys.stderr)
     for piece in session.answer(tokens):
         if not args.json:
             print(shown(piece.text), end="", flush=True)
@@ -49,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     print(flush=True)
     if not args.quiet and not args.json:
         print(describe(session, answer), file=sys.stderr)
+    for line in watch.remarks(len(tokens) + len(answer.tokens)):
+        print(f"[{line}]", file=sys.stderr)
     session.runtime.close()
     return 0
 

@@ -34,6 +34,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.tokenizer import apply_template
+from moe_mlx.planning.kv_cache import first_value
 from moe_mlx.system.terminal import sound
 
 __all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
@@ -78,6 +79,14 @@ class Session:
 
     def __post_init__(self) -> None:
         self.runtime.kv.check_bits(self.caching.kv_bits, self.caching.kv_group_size)
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        words = first_value(self.runtime.config, "vocab_size")
+        if isinstance(words, int) and self.sampling.top_k >= words:
+            raise UsageError(
+                f"top_k is {self.sampling.top_k}: this model has {words:,} tokens, give less, or 0 for all"
+            )
 
     @property
     def runtime(self) -> Runtime:
@@ -193,12 +202,13 @@ class Session:
             The answer with its counts, also in `last`.
 
         Raises:
-            UsageError: an empty prompt.
+            UsageError: an empty prompt, or a `top_k` beyond the vocabulary.
             NotFiniteError: the model's numbers are none, and where first.
             ExpertReadError: an expert could not be read; the prompt cache is thrown away, the session stays usable.
         """
         if not prompt:
             raise UsageError("the prompt is empty: say something")
+        self._check_sampling()
         started = time.perf_counter()
         runtime = self.runtime
         if self.sampling.seed is not None:

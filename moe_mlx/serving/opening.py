@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
-from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load as load_whole
 from mlx_lm.utils import load_config
 
@@ -136,11 +136,16 @@ def _draft(folder: Path, name: str, model: nn.Module, tokenizer: TokenizerWrappe
     Raises:
         UsageError: it does not go with the model.
     """
+    if not can_always_cut(make_prompt_cache(model)):
+        raise UsageError(
+            "--draft-model: this model's cache cannot be cut back, or not once it is long (states, sliding windows), "
+            "which drafting needs: leave the draft model out"
+        )
     draft, other = load_whole(str(folder))[:2]
     if len(other) != len(tokenizer) or other.vocab_size != tokenizer.vocab_size:
         raise UsageError(f"--draft-model {name}: its tokenizer is not the model's")
-    if not can_trim_prompt_cache(make_prompt_cache(model)):
-        raise UsageError("--draft-model: this model's cache cannot be cut back, which drafting needs")
+    if not can_always_cut(make_prompt_cache(draft)):
+        raise UsageError(f"--draft-model {name}: its own cache cannot be cut back, which drafting needs")
     return draft
 
 

@@ -75,6 +75,7 @@ def test_no_verb_shows_the_help_as_an_error():
         (["--chat-template-config", "{"], 2, "JSON"),
         (["-p", ""], 2, "empty"),
         (["--seed", "-1"], 2, "seed"),
+        (["--top-k", "100000", "--temp", "1"], 2, "top_k"),
         (["--model", "demo", "--kv-bits", "4"], 2, "kv_group_size"),
         (["--model", "demo", "--extra-eos-token", "no-such-token"], 2, "--extra-eos-token"),
         (["--history", "here", "--no-history"], 2, "contradict"),
@@ -248,3 +249,24 @@ def test_a_prompt_that_is_no_utf_8_is_answered(checkpoint: Path):
 def test_the_demo_is_a_model_for_every_verb_that_takes_one(tmp_path: Path):
     assert json.loads(moe_mlx("inspect", "demo", "--json").stdout)["experts"] == 256
     assert moe_mlx("convert", "--model", "demo", "--mlx-path", str(tmp_path / "store")).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_chat_that_is_told_to_end_says_by_whom(checkpoint: Path, number: signal.Signals, code: int):
+    words = ["chat", "--plain", "--model", str(checkpoint), "--decode", "readback", "--no-history", "-m", "3"]
+    command = [sys.executable, "-m", "moe_mlx", *words]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as chat:
+        assert chat.stdin is not None and chat.stderr is not None
+        chat.stdin.write("hello\n")
+        chat.stdin.flush()
+        while not chat.stderr.readline().startswith("[3 tokens"):  # then it waits for the next line
+            assert chat.poll() is None
+        chat.send_signal(number)
+        assert chat.wait(60) == code
+
+
+def test_generate_says_when_a_prompt_is_longer_than_the_context(checkpoint: Path):
+    run = moe_mlx("generate", "--model", str(checkpoint), "-p", "a" * 600, "-m", "2", "--decode", "readback")
+    assert run.returncode == 0
+    assert run.stderr.count("made for 512") == 1

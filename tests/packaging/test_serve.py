@@ -100,7 +100,7 @@ def test_what_it_used_is_kept_when_it_is_told_to_end(tmp_path: Path):
     with served("--history", str(tmp_path)) as (url, server):
         ask(url, "What is 2 plus 3?")
         server.terminate()
-        assert server.wait(60) == -signal.SIGTERM
+        assert server.wait(60) == 128 + signal.SIGTERM
     (path,) = tmp_path.iterdir()
     assert sum(json.loads(path.read_text())["layers"][0]["uses"]) > 0
 
@@ -146,6 +146,18 @@ def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
         assert ask(url, "what is a fox", temperature=0) == expected
         weights = sum(path.stat().st_size for path in (pristine / "checkpoint").glob("*.safetensors"))
         assert planned(url) > alone + weights  # its KV cache too
+
+
+def test_a_draft_model_for_a_cache_that_cannot_be_cut_back_ends_the_start(pristine: Path, tmp_path: Path):
+    for family in ("qwen3_next", "gpt_oss"):  # states, and windows that are full at some time
+        target = tiny_checkpoint(family, tmp_path / family)
+        draft = ("--draft-model", str(pristine / "checkpoint"))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        run = start("--model", str(target), "--expert-cache", "100%", "--decode", "readback", *draft, "--port", port)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert "cannot be cut back" in run.stderr and "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(
