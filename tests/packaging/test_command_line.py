@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_mlx.cli import VERBS
+from moe_mlx.cli import VERBS, main
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
@@ -81,11 +81,24 @@ def test_no_verb_shows_the_help_as_an_error():
         (["--history", "here", "--no-history"], 2, "contradict"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_with_its_exit_code(checkpoint: Path, words: list[str], code: int, said: str):
+def test_what_cannot_be_done_is_one_line_with_its_exit_code(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+):
     given = ["generate", "--model", str(checkpoint), "-p", "hi", "--ignore-chat-template", *words]
-    run = moe_mlx(*given)
-    assert (run.returncode, run.stdout) == (code, ""), run.stderr
-    assert said in run.stderr
+    try:
+        ended = main(given)
+    except SystemExit as stop:
+        ended = stop.code
+    printed = capsys.readouterr()
+    assert (ended, printed.out) == (code, ""), printed.err
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_process_ends_with_that_code(checkpoint: Path):
+    run = moe_mlx("generate", "--model", str(checkpoint), "--expert-cache", "1kB", "-p", "hi")
+    assert (run.returncode, run.stdout) == (4, ""), run.stderr
+    assert "smallest" in run.stderr
     assert "Traceback" not in run.stderr
 
 
