@@ -48,9 +48,9 @@ def not_finite(runtime: Runtime, tokens: int) -> NotFiniteError:
 
 def _places(runtime: Runtime) -> Iterator[tuple[int, str]]:
     """Yields layer and name of weights in memory that are not finite, a name for each expert."""
-    experts = tuple(f"{cache.spec.path}." for cache in runtime.layers)
+    experts = {id(array) for cache in runtime.layers for array in cache.bank.arrays}
     for name, array in tree_flatten(runtime.model.parameters()):
-        if not name.startswith(experts) and _odd(array):
+        if id(array) not in experts and _odd(array):
             layer = _LAYER.search(f".{name}")
             first = "embed" in name or "wte" in name
             yield int(layer[1]) if layer else _BEFORE if first else _BEHIND, name
