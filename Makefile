@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full coverage nightly check check-mac format wheel clean
+.PHONY: chat test test-full coverage nightly check check-mac check-arm format wheel clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -23,6 +23,7 @@ nightly: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -rP $(PYTEST_ARGS)
 	MOE_MLX_FETCH_STREAM=apart $(BIN)/python -m pytest -m "not slow" tests/native
 	MOE_MLX_FUZZ=100000 $(BIN)/python -m pytest tests/fault/test_store_hostile.py
+	$(BIN)/python -m tests.cross.check_arm || [ $$? = 3 ]
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode readback
 	$(BIN)/python -m tests.soak.exactness --cases 1000 --decode native
 	$(BIN)/python -m tests.soak.faults --minutes 60
@@ -32,6 +33,10 @@ nightly: $(VENV)/.dev
 check-mac: $(VENV)/.dev
 	$(BIN)/python -m tests.cross.check_mac
 	$(BIN)/python -m pytest -m slow -rs tests/cross/test_abi.py
+
+# Decode in the graph on emulated arm64 Linux; needs Debian's qemu-user-static and g++-aarch64-linux-gnu.
+check-arm: $(VENV)/.dev
+	$(BIN)/python -m tests.cross.check_arm
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,41 @@
+"""What `make check-arm` says where a tool or a package cannot be had, and where a case differs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cross import arm_cases, check_arm, wheels
+
+
+def test_a_missing_tool_is_no_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("PATH", "/none")
+    monkeypatch.setattr(sys, "argv", ["check_arm"])
+    assert check_arm.main() == check_arm.NOT_CHECKED
+    assert "NOT CHECKED: arm64; qemu-aarch64-static is not on this machine" in capsys.readouterr().err
+
+
+def test_packages_that_cannot_be_had_are_no_pass_and_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in check_arm.TOOLS:
+        (tools / name).write_text("#!/bin/sh\necho no such mirror >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setenv(wheels.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["check_arm"])
+    assert check_arm.main() == check_arm.NOT_CHECKED
+    assert "NOT CHECKED: arm64; apt-get -q: no such mirror" in capsys.readouterr().err
+    assert list((tmp_path / "cache/arm64").iterdir()) == []
+
+
+def test_a_difference_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(arm_cases.build, "load_native", lambda say: None)
+    monkeypatch.setattr(
+        arm_cases, "decoded", lambda policy, evict, way, tokens: [way == "native" and policy == "exact"]
+    )
+    monkeypatch.setattr(sys, "argv", ["arm_cases"])
+    assert arm_cases.main() == 1
+    assert "12 cases of 24 tokens, 3 differ" in capsys.readouterr().out
