@@ -174,11 +174,15 @@ def _rows(size: int, runs: dict[str, list[_Run]], tokens: int) -> list[BatchRow]
         steps = max(1, totals.steps)  # a step that runs ahead is in both
         rows.append(
             BatchRow(
-                rows=size, way=way, tps=tps[way], share=tps[way] / tps[RESIDENT] if RESIDENT in tps else None,
-                bytes_a_token=totals.bytes_read / (steps * size), experts_a_token=totals.misses / (steps * size),
+                rows=size,
+                way=way,
+                tps=tps[way],
+                share=tps[way] / tps[RESIDENT] if RESIDENT in tps else None,
+                bytes_a_token=totals.bytes_read / (steps * size),
+                experts_a_token=totals.misses / (steps * size),
                 read_backs_a_step=totals.read_backs / steps,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -187,9 +191,14 @@ def batch_table(rows: Sequence[BatchRow]) -> str:
     heads = ["rows", "decode", "tok/s", "of mlx-lm", "bytes\na token", "experts\na token", "read-backs\na step"]
     cells = [
         [
-            str(row.rows), row.way, f"{row.tps:.1f}", "-" if row.share is None else f"{row.share:.1%}",
-            show_bytes(row.bytes_a_token), f"{row.experts_a_token:.2f}", f"{row.read_backs_a_step:.1f}",
+            str(row.rows),
+            row.way,
+            f"{row.tps:.1f}",
+            "-" if row.share is None else f"{row.share:.1%}",
+            show_bytes(row.bytes_a_token),
+            f"{row.experts_a_token:.2f}",
+            f"{row.read_backs_a_step:.1f}",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return render(heads, cells, left={1})

@@ -99,10 +99,14 @@ def limited() -> Iterator[Callable[[int, list[str]], tuple[int, str]]]:
     def run(most: int, words: list[str]) -> tuple[int, str]:
         (group / "pids.max").write_text(str(most))
         done = subprocess.run(
-            [sys.executable, "-m", "moe_mlx", *words], capture_output=True, timeout=300, check=False,
-            env={**os.environ, "RUST_BACKTRACE": "0"}, encoding="utf-8",
+            [sys.executable, "-m", "moe_mlx", *words],
+            capture_output=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, "RUST_BACKTRACE": "0"},
+            encoding="utf-8",
             preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
-        )  # fmt: skip
+        )
         return done.returncode, done.stderr
 
     yield run

@@ -89,9 +89,11 @@ def open_stream(running: Running, text: str, **more: object) -> socket.socket:
 
 @contextmanager
 def served(
-    *words: str, model: tuple[str, ...] = READBACK, environment: dict[str, str] | None = None,
+    *words: str,
+    model: tuple[str, ...] = READBACK,
+    environment: dict[str, str] | None = None,
     within: Callable[[Sequence[str]], list[str]] = list,
-) -> Iterator[Running]:  # fmt: skip
+) -> Iterator[Running]:
     """Runs `moe-mlx serve` on a free port until the block ends; `within` wraps its command."""
     command = [sys.executable, "-m", "moe_mlx", "serve", *model, "--port", "0", "--no-history", *words]
     process = subprocess.Popen(

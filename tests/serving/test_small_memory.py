@@ -56,8 +56,10 @@ def test_it_lives_in_seven_hundred_megabytes():
         assert server.said(QUESTION, max_tokens=12) == ANSWER
         assert server.process.poll() is None and server.health()["failed"] == 0
         took = {
-            "codes": dict(codes), "planned": server.health()["planned_bytes"],
-            "peak_charged": limits.number("memory.max_usage_in_bytes"), "peak_process": server.footprint(),
-        }  # fmt: skip
+            "codes": dict(codes),
+            "planned": server.health()["planned_bytes"],
+            "peak_charged": limits.number("memory.max_usage_in_bytes"),
+            "peak_process": server.footprint(),
+        }
         print(json.dumps(took))
         assert took["peak_process"] < MEMORY
