@@ -177,7 +177,7 @@ def test_a_port_that_is_taken_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        run = start("--port", str(taken.getsockname()[1]))
+        run = start("--decode", "readback", "--port", str(taken.getsockname()[1]))
     assert run.returncode == 1
     assert "cannot listen on" in run.stderr and "Traceback" not in run.stderr
 
