@@ -29,9 +29,10 @@ class StopTexts:
         if not self.stops:
             return text
         whole = self._held + text
-        places = [(place, -len(stop), stop) for stop in self.stops if (place := whole.find(stop)) >= 0]
+        # The one that is complete first, as if characters came one by one: however the text was cut into pieces.
+        places = [(place + len(stop), place, stop) for stop in self.stops if (place := whole.find(stop)) >= 0]
         if places:
-            place, _, self.found = min(places)
+            _, place, self.found = min(places)
             self._held = ""
             return whole[:place]
         for size in range(min(self._longest - 1, len(whole)), 0, -1):

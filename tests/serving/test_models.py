@@ -1,5 +1,6 @@
 """What a client may name, and what happens to the model that is there when it names another one."""
 
+import http.client
 import json
 import weakref
 from collections.abc import Iterator
@@ -157,3 +158,23 @@ def test_a_model_that_is_gone_since_is_told_as_any_other_trouble(several: Runnin
         (folder / "elsewhere").rename(folder / "second")
     assert status == 500 and str(folder) not in body.decode()
     assert several.said("what is a fox", model="one") == expected and several.health()["status"] == "ok"
+
+
+def test_whoever_watches_is_told_of_the_other_model(several: Running):
+    several.said("hello", model="one")
+    connection = http.client.HTTPConnection("127.0.0.1", several.port, timeout=120)
+    connection.request("GET", "/v1/experts")
+    lines = iter(connection.getresponse().readline, b"")
+
+    def next_facts() -> str:
+        for line in lines:
+            if line == b"event: facts\n":
+                return str(json.loads(next(lines).removeprefix(b"data: "))["family"])
+        raise AssertionError("the stream has ended")
+
+    try:
+        assert next_facts() == "qwen3_moe"
+        several.said("hello", model="second")
+        assert next_facts() == "olmoe"
+    finally:
+        connection.close()
