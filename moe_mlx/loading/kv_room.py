@@ -7,13 +7,15 @@ is done before experts are capped, for a capped layer may look at its input whil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.generate import maybe_quantize_kv_cache
+from mlx_lm.models import dbrx
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from moe_mlx.errors import UsageError
@@ -88,6 +90,32 @@ def kv_room(model: nn.Module, family: str, wish: KVWish) -> KVRoom:
     Raises:
         UsageError: `kv_bits` for a cache that cannot be quantised.
     """
+    with _callable(model):
+        return _asked(model, family, wish)
+
+
+class _Same(nn.Module):
+    """Stands in for a block that cannot be called yet: its output has its input's shape and dtype."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x
+
+
+@contextmanager
+def _callable(model: nn.Module) -> Iterator[None]:
+    """Takes out the blocks of dbrx, which call their experts one by one and have them stacked here."""
+    found = [m for _, m in model.named_modules() if isinstance(getattr(m, "ffn", None), dbrx.SparseMoeBlock)]
+    blocks = [(module, module.ffn) for module in found]
+    try:
+        for module in found:
+            module.ffn = _Same()
+        yield
+    finally:
+        for module, block in blocks:
+            module.ffn = block
+
+
+def _asked(model: nn.Module, family: str, wish: KVWish) -> KVRoom:
     own = hasattr(model, "make_cache")
     caches = make_prompt_cache(model)
     flat = list(_flat(caches))
