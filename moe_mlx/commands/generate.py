@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx generate`."""
     parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
     parser.add_argument("--prefill-response", help="the answer begins with this")
+    parser.add_argument(
+        "--compare",
+        metavar="ROUTING",
+        help="answer under --routing and under this one ('lambda 0.2', 'exact'), side by side, the first token that "
+        "differs marked",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of text")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
     add_model_arguments(parser)
@@ -43,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     watch, shown = context_watch(session), for_reader()
     for line in watch.remarks(len(tokens)):
         print(f"[{line}]", file=sys.stderr)
+    if args.compare is not None:
+        return _compare(args, session, tokens)
     for piece in session.answer(tokens):
         if not args.json:
             print(shown(piece.text), end="", flush=True)
@@ -55,6 +64,23 @@ def run(args: argparse.Namespace) -> int:
         print(describe(session, answer), file=sys.stderr)
     for line in watch.remarks(len(tokens) + len(answer.tokens)):
         print(f"[{line}]", file=sys.stderr)
+    session.runtime.close()
+    return 0
+
+
+def _compare(args: argparse.Namespace, session: Session, tokens: list[int]) -> int:
+    from moe_mlx.conversation.comparison import as_dict, compare, side_by_side
+    from moe_mlx.routing.spelled import spelled
+
+    routing = session.runtime.routing
+    sides = compare(session, tokens, (routing, spelled(args.compare, routing)))
+    if args.json:
+        print(json.dumps(as_dict(sides)))
+    else:
+        print(side_by_side(sides, shutil.get_terminal_size((120, 40)).columns, for_reader()))
+    if not args.quiet and not args.json:
+        for side in sides:
+            print(f"[{side.answer.receipt.describe()}]", file=sys.stderr)
     session.runtime.close()
     return 0
 

@@ -24,6 +24,20 @@ FLAGS = (
 )
 MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 PATIENCE = 60
+#: Keeps what the server sends to the terminal: it is drawn on a canvas, where nothing can be read.
+HEARING = """
+window.heard = '';
+const Deaf = WebSocket;
+window.WebSocket = class extends Deaf {
+  constructor(...where) {
+    super(...where);
+    this.addEventListener('message', async ({ data }) => {
+      if (data instanceof Blob) window.heard += await data.text();
+      else if (data instanceof ArrayBuffer) window.heard += new TextDecoder().decode(data);
+    });
+  }
+};
+"""
 
 
 def find():
@@ -37,6 +51,7 @@ class Tab:
     def __init__(self, socket):
         self.socket, self.number = socket, 0
         self.waiting, self.requested, self.thrown = {}, [], []
+        self.loaded = asyncio.Event()
 
     async def listen(self):
         """Takes in what the browser says."""
@@ -48,6 +63,8 @@ class Tab:
                 self.waiting.pop(said["id"]).set_result(said)
             elif said["method"] == "Network.requestWillBeSent":
                 self.requested.append(said["params"]["request"]["url"])
+            elif said["method"] == "Page.domContentEventFired":
+                self.loaded.set()
             elif said["method"] == "Runtime.exceptionThrown":
                 self.thrown.append(said["params"]["exceptionDetails"])
 
@@ -66,7 +83,11 @@ class Tab:
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
 
-    async def until(self, expression, *, other=None):
+    async def drawn(self, words):
+        """Waits until the app has drawn some words."""
+        await self.until(f"heard.includes({json.dumps(words)})")
+
+    async def until(self, expression):
         """Waits until an expression is true; looks once a frame."""
         looking = (
             "new Promise((done) => { const look = () => { let v = false; try { v = " + expression + " } catch {} "
@@ -82,8 +103,17 @@ class Tab:
         await self.do("Emulation.setTouchEmulationEnabled", enabled=touch)
 
     async def go(self, url):
-        """Opens an address."""
-        await self.do("Page.navigate", url=url)
+        """Opens an address; returns when the page is there, for what is asked before is asked of the one before."""
+        await self._load("Page.navigate", url=url)
+
+    async def reload(self):
+        """Loads the page anew."""
+        await self._load("Page.reload")
+
+    async def _load(self, method, **params):
+        self.loaded.clear()
+        await self.do(method, **params)
+        await asyncio.wait_for(self.loaded.wait(), PATIENCE)
 
     async def type(self, text):
         """Types."""
@@ -128,6 +158,7 @@ async def browse(program, folder):
                 listener = asyncio.create_task(tab.listen())
                 for domain in ("Page", "Network", "Runtime"):
                     await tab.do(f"{domain}.enable")
+                await tab.do("Page.addScriptToEvaluateOnNewDocument", source=HEARING)
                 yield tab
                 listener.cancel()
     finally:
@@ -141,8 +172,3 @@ def _address(process):
         if b"DevTools listening on ws://" in line:
             return "http://" + line.decode().split("ws://", 1)[1].split("/", 1)[0]
     raise AssertionError("the browser did not start")
-
-
-async def read(tab):
-    """Returns the terminal's text, as far as its accessible copy or its rows say it."""
-    return json.loads(await tab.ask("JSON.stringify(document.querySelector('.xterm-rows')?.innerText ?? '')"))

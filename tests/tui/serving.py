@@ -33,7 +33,7 @@ async def site(options, folder, most=2):
         async def tab(name, query="width=80&height=24"):
             return await http.ws_connect(f"{at}/ws/{name}?{query}", max_msg_size=0)
 
-        served.fetch = lambda path: http.get(at + path)
+        served.at, served.fetch = at, lambda path: http.get(at + path)
         try:
             yield served, tab
         finally:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from moe_mlx.errors import StoreMissingError
-from moe_mlx_tui.engine.orders import Ask, Close, Configure, Stop
+from moe_mlx_tui.engine.orders import Ask, Close, Configure, Load, Stop
 from moe_mlx_tui.engine.shared_engine import SharedEngine
 from moe_mlx_tui.engine.snapshot import CLOSED
 from moe_mlx_tui.web.remote_source import RemoteSource
@@ -146,6 +146,23 @@ def test_a_screen_cannot_stop_another_or_end_the_engine(tmp_path):
     assert arrived.acquire(timeout=60)
     assert still.orders == [ask("long"), Configure(routing={"routing": "exact"}), Stop("long")]
     for source in (one, two, home):
+        source.close()
+
+
+def test_where_the_model_is_its_owner_s_choice_a_screen_cannot_load_another(tmp_path):
+    still = scene.Still(scene.idle())
+    arrived = threading.Semaphore(0)
+    keep = still.submit
+    still.submit = lambda order: (keep(order), arrived.release())
+    home = SharedEngine(still, tmp_path / "s", may_load=False)
+    home.start()
+    one = RemoteSource(tmp_path / "s")
+    for order in (Load("elsewhere"), Load(options={"model": "elsewhere"}), Load(options={"evict": "lfu"})):
+        one.submit(order)
+    one.submit(ask("long"))
+    assert arrived.acquire(timeout=60) and arrived.acquire(timeout=60)
+    assert still.orders == [Load(options={"evict": "lfu"}), ask("long")]
+    for source in (one, home):
         source.close()
 
 

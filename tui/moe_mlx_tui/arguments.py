@@ -29,5 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     web.add_argument("--port", type=int, default=8421, help="port to serve on (default: 8421)")
     web.add_argument("--tabs", type=int, default=8, metavar="N", help="browser tabs at once (default: 8)")
     web.add_argument(
+        "--any-model", action="store_true", help="browsers beyond this machine may choose, fetch and convert models too"
+    )
+    web.add_argument(
         "--share-sessions", action="store_true", help="show your own saved sessions in every tab, and save there"
     )

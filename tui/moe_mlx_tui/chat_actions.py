@@ -12,6 +12,7 @@ from moe_mlx.conversation.opening import OFF
 from moe_mlx.system.terminal import harmless
 from moe_mlx.system.whole_files import write_whole
 from moe_mlx_tui.base_app import MoeApp
+from moe_mlx_tui.compare_actions import CompareActions
 from moe_mlx_tui.drawing.sections import spoken
 from moe_mlx_tui.engine.orders import Configure, Reset
 from moe_mlx_tui.entry_actions import EntryActions
@@ -23,7 +24,7 @@ from moe_mlx_tui.screens.system_prompt import SystemPromptScreen
 from moe_mlx_tui.widgets.answer_view import AnswerView
 
 
-class ChatActions(EntryActions):
+class ChatActions(CompareActions):
     """Actions around a conversation. `view` is the answer under way, if there is one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,6 +46,7 @@ class ChatActions(EntryActions):
         ("settings", "Ctrl+O: cap, routing, sampling, system prompt, eviction, read-ahead", "settings"),
         *EntryActions.MODEL_ACTIONS,
         *EntryActions.ENTRY_ACTIONS,
+        *CompareActions.COMPARE_ACTIONS,
         ("system prompt", "what every answer starts from", "system_prompt"),
         ("new session", "Ctrl+N", "new_session"),
         ("sessions", "Ctrl+S: search, go on with, rename, delete, export", "sessions"),

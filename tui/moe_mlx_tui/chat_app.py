@@ -132,6 +132,7 @@ class ChatApp(TurnActions):
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Streams the answer, ends it, passes remarks on."""
+        self.show_comparison(snapshot)
         for remark in snapshot.remarks[len(snapshot.remarks) - (snapshot.remark_count - self._remarks) :]:
             await self.transcript.remark(remark)
             if remark.startswith("not changed"):

@@ -21,11 +21,23 @@ from moe_mlx.conversation.opening import OFF, prompt_store_of
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.native.toolchain import end_compilers
 from moe_mlx.system.threads import join_whole
+from moe_mlx_tui.engine.comparing import Comparing
 from moe_mlx_tui.engine.gauge_reader import GaugeReader
 from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let_go
-from moe_mlx_tui.engine.orders import Ask, Close, Configure, Load, Order, Reset, Stop
+from moe_mlx_tui.engine.orders import Ask, Close, Compare, Configure, Load, Order, Reset, Stop
 from moe_mlx_tui.engine.reports import explain, receipt_of
-from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, EMPTY, FAILED, IDLE, LOADING, PREFILL, Settings, Snapshot
+from moe_mlx_tui.engine.snapshot import (
+    CLOSED,
+    DECODE,
+    EMPTY,
+    FAILED,
+    IDLE,
+    LOADING,
+    PREFILL,
+    Compared,
+    Settings,
+    Snapshot,
+)
 from moe_mlx_tui.engine.written import Written
 
 if TYPE_CHECKING:
@@ -176,10 +188,14 @@ class Engine:
         if isinstance(order, Load):
             self._switch(order)
         elif self._session is None:
-            if isinstance(order, Ask):
+            if isinstance(order, Compare):
+                self._publish(compared=Compared(order.turn, (), over=True, error="no model is loaded: choose one"))
+            elif isinstance(order, Ask):
                 self._publish(turn=order.turn, at=order.at, error=self._now.error or "no model is loaded: choose one")
         elif isinstance(order, Ask):
             self._answer(order)
+        elif isinstance(order, Compare):
+            self._compare(order)
         elif isinstance(order, Configure):
             self._configure(order)
         elif isinstance(order, Reset):
@@ -262,6 +278,14 @@ class Engine:
             reply=answer.message,
             tokens=len(answer.tokens),
         )
+
+    def _compare(self, order: Compare) -> None:
+        assert self._session is not None and self._gauges is not None
+        self._turn = order.turn
+        self._halt.clear()
+        if order.turn in self._stopped_turns or self._closing:
+            self._halt.set()
+        Comparing(self._session, self._gauges, self._publish, interval=INTERVAL).run(order, self._halt)
 
     def _generate(self, session: Session, ask: Ask) -> None:
         prompt = session.encode(list(ask.messages))

@@ -56,12 +56,23 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """Answer the last of `messages` under two routings, as people write them; no part of the conversation."""
+
+    turn: str
+    messages: tuple[dict[str, Any], ...]
+    routings: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """End the engine."""
 
 
-Order = Ask | Stop | Configure | Reset | Load | Close
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Ask, Stop, Configure, Reset, Load, Close)}
+Order = Ask | Stop | Configure | Reset | Load | Compare | Close
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__.lower(): kind for kind in (Ask, Stop, Configure, Reset, Load, Compare, Close)
+}
 
 
 def to_row(order: Order) -> dict[str, Any]:
@@ -78,12 +89,15 @@ def from_row(row: Mapping[str, Any]) -> Order:
     body = dict(row)
     kind = _KINDS.get(str(body.pop("order", "")))
     try:
-        if kind is Ask:
+        if kind in (Ask, Compare):
             body["messages"] = tuple(dict(message) for message in body["messages"])
+        if kind is Compare:
+            one, other = map(str, body["routings"])
+            body["routings"] = (one, other)
         if kind is None:
             raise TypeError(f"unknown order in {row!r}")
         order: Order = kind(**body)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"this row is no order: {error}") from error
     return order
 

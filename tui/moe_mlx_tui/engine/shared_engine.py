@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moe_mlx.errors import MoeMlxError
-from moe_mlx_tui.engine.orders import Ask, Close, Order, Source, Stop, from_row
+from moe_mlx_tui.engine.orders import Ask, Close, Compare, Load, Order, Source, Stop, from_row
 from moe_mlx_tui.engine.snapshot import DECODE, PREFILL, Snapshot
 from moe_mlx_tui.recording.codec import encode
 
@@ -26,10 +26,16 @@ LONGEST_LINE = 64 * 1024 * 1024
 
 
 class SharedEngine:
-    """Listens on a socket and passes on. `source` is the engine; `listeners` of it wake the writers."""
+    """Listens on a socket and passes on. `listeners` of the source wake the writers.
 
-    def __init__(self, source: Source, path: Path) -> None:
-        self.source, self.path = source, path
+    Args:
+        source: The engine.
+        path: The socket's.
+        may_load: Whether a screen may have another model loaded; else that is its owner's alone.
+    """
+
+    def __init__(self, source: Source, path: Path, *, may_load: bool = True) -> None:
+        self.source, self.path, self.may_load = source, path, may_load
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         path.chmod(0o600)
@@ -91,8 +97,10 @@ class _Screen:
             self.peer.close()
 
     def _take(self, order: Order) -> None:
-        if isinstance(order, Ask):
+        if isinstance(order, Ask | Compare):
             self._turns.add(order.turn)
+        if isinstance(order, Load) and not self.home.may_load and (order.model or "model" in order.options):
+            return
         if isinstance(order, Close) or (isinstance(order, Stop) and order.turn not in self._turns):
             return
         self.home.source.submit(order)
@@ -117,6 +125,8 @@ class _Screen:
 
     def mine(self, snapshot: Snapshot) -> Snapshot:
         """Returns a snapshot without what another screen asked and got."""
+        if snapshot.compared is not None and snapshot.compared.turn not in self._turns:
+            snapshot = replace(snapshot, compared=None)
         if not snapshot.turn or snapshot.turn in self._turns:
             return snapshot
         busy = "answering another screen" if snapshot.phase in (PREFILL, DECODE) else snapshot.activity

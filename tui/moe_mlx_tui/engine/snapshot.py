@@ -113,6 +113,40 @@ class TurnReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """One of two answers side by side.
+
+    Attributes:
+        routing: In words.
+        pieces: The text that each token added, so far.
+        receipt: Once it is over.
+    """
+
+    routing: str
+    pieces: tuple[str, ...] = ()
+    receipt: TurnReceipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two routings on one prompt.
+
+    Attributes:
+        turn: Identity of what was asked.
+        columns: Both, in order.
+        parted: The first token that differs, as far as both go; None where none does.
+        over: Whether nothing more comes.
+        error: What went wrong, with its next step.
+    """
+
+    turn: str
+    columns: tuple[Column, ...]
+    parted: int | None = None
+    over: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Sampling, routing, cap and how the model was loaded, as the settings screen shows them."""
 
@@ -157,6 +191,7 @@ class Snapshot:
         remarks: What the engine said, latest last.
         remark_count: How many it has said in all.
         context: Tokens of the conversation that the model has before it: the prompt and the answer so far.
+        compared: Two routings side by side, under way or the last ones.
         queued: Turns waiting behind this one (several browser tabs share one engine).
     """
 
@@ -194,6 +229,7 @@ class Snapshot:
     remark_count: int = 0
     queued: int = 0
     context: int = 0
+    compared: Compared | None = None
 
     def __post_init__(self) -> None:
         # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt

@@ -46,6 +46,7 @@ COMMANDS = (
     Command("/settings", "settings"),
     Command("/cap", "cap", "SHARE or BYTES", True, (*SHARES, "auto"), "change the expert cache's cap"),
     Command("/routing", "routing", "POLICY", True, tuple(POLICIES), "choose experts this way from the next token on"),
+    Command("/compare", "compare", "ROUTING | ROUTING"),
     Command("/editor", "editor"),
     Command("/export", "export", "md or json", True, ("md", "json"), "write the conversation to a file in this folder"),
     Command("/map", "swap_map"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
-from moe_mlx_tui.engine.snapshot import Memory, ModelFacts, Settings, Snapshot, TurnReceipt
+from moe_mlx_tui.engine.snapshot import Column, Compared, Memory, ModelFacts, Settings, Snapshot, TurnReceipt
 
 VERSION = 1
 _NAMES = tuple(f.name for f in fields(Snapshot))
@@ -44,7 +44,7 @@ def encode(now: Snapshot, before: Snapshot | None) -> dict[str, Any]:
                 row[name] = "!" + row[name]
         elif name in _TOTALS or name == "memory":
             row[name] = _numbers(new)
-        elif name in ("model", "receipt", "settings"):
+        elif name in ("model", "receipt", "settings", "compared"):
             row[name] = None if new is None else asdict(new)
         elif name == "text" and old and new.startswith(old):
             row["more"] = new[len(old) :]
@@ -77,6 +77,8 @@ def decode(row: Mapping[str, Any], before: Snapshot | None) -> Snapshot:
                 changes[name] = None if value is None else ModelFacts(**{k: _frozen(v) for k, v in value.items()})
             elif name == "receipt":
                 changes[name] = None if value is None else TurnReceipt(**value)
+            elif name == "compared":
+                changes[name] = None if value is None else _compared(value)
             elif name == "settings":
                 changes[name] = Settings(**{k: _frozen(v) for k, v in value.items()})
             elif name in _NAMES:
@@ -84,6 +86,18 @@ def decode(row: Mapping[str, Any], before: Snapshot | None) -> Snapshot:
         return replace(since, **changes)
     except (TypeError, ValueError, AttributeError, zlib.error) as error:
         raise UsageError(f"this row is no snapshot: {error}") from error
+
+
+def _compared(value: Mapping[str, Any]) -> Compared:
+    columns = tuple(
+        Column(
+            row["routing"],
+            tuple(row["pieces"]),
+            None if row["receipt"] is None else TurnReceipt(**row["receipt"]),
+        )
+        for row in value["columns"]
+    )
+    return Compared(**{**value, "columns": columns})
 
 
 def _frozen(value: Any) -> Any:

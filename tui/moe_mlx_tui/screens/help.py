@@ -29,6 +29,7 @@ CHAT = (
     ("F2, /model", "run another model, the conversation is kept"),
     ("Ctrl+O", "settings: cap, routing, sampling, system prompt, eviction"),
     ("Ctrl+G", "map in or out"),
+    ("/compare", "two routings on the last message, side by side"),
     ("F4, /theatre", "map over the whole screen, the answer below; Esc returns"),
     ("Ctrl+P", "palette: everything, also: expert cache 37%"),
     ("Tab", "next part of the screen"),

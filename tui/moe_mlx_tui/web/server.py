@@ -42,7 +42,8 @@ def serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="moe-mlx-") as folder:
         path = Path(folder) / "engine"
         engine = Engine(args)
-        shared = SharedEngine(engine, path)
+        may_load = gate.here or args.any_model
+        shared = SharedEngine(engine, path, may_load=may_load)
         engine.listeners.append(shared.wake)
         home = str(data_folder()) if args.share_sessions else ""
         options = TabOptions(
@@ -53,6 +54,7 @@ def serve(args: argparse.Namespace) -> int:
             system=args.system_prompt or "",
             ascii=args.ascii,
             theme=args.theme,
+            models=may_load,
         )
         site = Site(gate, Seats(Path(folder) / "tabs", args.tabs), options)
         engine.start()

@@ -36,6 +36,7 @@ def main() -> int:
         home=Path(options.home),
         plain=options.ascii,
         theme_name=options.theme,
+        models=options.models,
     )
 
     def ended(snapshot: Snapshot) -> None:

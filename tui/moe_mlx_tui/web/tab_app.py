@@ -30,6 +30,7 @@ TOUCHES = {
     "palette": "command_palette",
     "sessions": "sessions",
     "settings": "settings",
+    "model": "models",
     **{f"cap {share}%": f"cap('{share}%')" for share in (25, 50, 75)},
 }
 _LINKS = ("http://", "https://", "mailto:")
@@ -51,13 +52,21 @@ class TabApp(ChatApp):
         kept: Folder of what a reload brings back.
         hang_up: Called when the server's pipe ends.
         fresh: The conversation where nothing was kept.
+        models: Whether other models may be chosen from here.
         options: As of `ChatApp`.
     """
 
     def __init__(
-        self, source: Source, *, kept: Path, hang_up: Callable[[], None], fresh: Conversation, **options: Any
+        self,
+        source: Source,
+        *,
+        kept: Path,
+        hang_up: Callable[[], None],
+        fresh: Conversation,
+        models: bool = True,
+        **options: Any,
     ) -> None:
-        self.kept, self.hang_up = kept, hang_up
+        self.kept, self.hang_up, self.models = kept, hang_up, models
         talk, self._draft = fresh, ""
         with contextlib.suppress(MoeMlxError):
             talk = load(kept / "talk.json")
@@ -76,6 +85,16 @@ class TabApp(ChatApp):
         """Passes events on, but for the blur that textual's driver begins with where the browser has focus already."""
         if not (isinstance(event, events.AppBlur) and getattr(self._driver, "has_focus", False)):
             await super().on_event(event)
+
+    def action_models(self, wanted: str = "") -> None:
+        """Lists the models, where the owner lets this browser choose."""
+        if self.models:
+            super().action_models(wanted)
+        else:
+            self.notify(
+                "Which model runs is its owner's choice: `moe-mlx chat --web --any-model` leaves it to every browser.",
+                severity="warning",
+            )
 
     async def begin(self) -> None:
         """Shows what was said, and what was being typed, before a reload."""

@@ -22,6 +22,7 @@ class TabOptions:
         system: The system prompt.
         ascii: Whether the map is drawn with plain characters.
         theme: Name of the theme, or None.
+        models: Whether other models may be chosen.
     """
 
     engine: str
@@ -31,6 +32,7 @@ class TabOptions:
     system: str = ""
     ascii: bool = False
     theme: str | None = None
+    models: bool = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> TabOptions:

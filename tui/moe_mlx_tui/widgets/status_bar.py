@@ -7,6 +7,7 @@ from textual.widget import Widget
 
 from moe_mlx.conversation.context import NEAR
 from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, EMPTY, FAILED, IDLE, LOADING, PREFILL, Snapshot
+from moe_mlx_tui.widgets.hint import hint
 
 #: phase -> sign, colour; the phase itself is always written too.
 _PHASES = {
@@ -38,7 +39,7 @@ class StatusBar(Widget):
         """Takes in a snapshot, and the tokens of the conversation that is shown."""
         self._snapshot, self._used = snapshot, context
         line = self._fit(snapshot)
-        if line != self._line:
+        if not line.is_same(self._line):
             self._line = line
             self.refresh()
 
@@ -59,9 +60,9 @@ class StatusBar(Widget):
                 left.append(self._meter(now.model.context))
             left.append(Content(f"cap {now.cap_share:.0%}"))
             left.append(Content(now.routing))
-        keys = "Esc stop  " if now.busy and now.phase != LOADING else ""
-        right = Content.styled(f"{keys}^P palette  ^G map  ? help ", "$foreground-muted")
-        short = Content.styled(f"{keys}^P palette ", "$foreground-muted")
+        stop = [hint("Esc stop", "stop")] if now.busy and now.phase != LOADING else []
+        keys = [*stop, hint("^P palette", "command_palette"), hint("^G map", "swap_map"), hint("? help", "help")]
+        right, short = (Content.assemble(Content("  ").join(some), " ") for some in (keys, keys[:-2]))
         room = self.size.width
         for least in (5, 4) if self._used else (4,):  # the meter goes after the keys
             for tail in (right, short, Content("")):

@@ -10,7 +10,10 @@ from textual.widgets import Static
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.engine.snapshot import EMPTY, FAILED, LOADING, ModelFacts, Snapshot
+from moe_mlx_tui.widgets.hint import hint
 from moe_mlx_tui.widgets.samples import OF_DEMO, OF_OTHERS, Samples
+
+KEY = "bold $primary"
 
 
 class Welcome(Vertical):
@@ -44,7 +47,7 @@ class Welcome(Vertical):
                 )
             )
         elif snapshot.phase == EMPTY:
-            parts += [("F2", "bold $primary"), ("  lists the models; none is loaded yet", "$foreground-muted")]
+            parts += [hint("F2", "models", KEY), ("  lists the models; none is loaded yet", "$foreground-muted")]
         elif snapshot.phase == LOADING or snapshot.model is None:
             parts.append((snapshot.activity or "loading", "$foreground-muted"))
         else:
@@ -67,12 +70,13 @@ class Welcome(Vertical):
             ("Routing: ", "$foreground-muted"),
             snapshot.routing,
             "\n\n",
-            ("Ctrl+P", "bold $primary"),
+            hint("Ctrl+P", "command_palette", KEY),
             ("  everything that can be done; try ", "$foreground-muted"),
-            "expert cache 25%\n",
-            ("Ctrl+G", "bold $primary"),
+            hint("expert cache 25%", "cap('25%')", "$foreground"),
+            "\n",
+            hint("Ctrl+G", "swap_map", KEY),
             ("  the map, on a narrow screen\n", "$foreground-muted"),
-            ("?     ", "bold $primary"),
+            hint("?     ", "help", KEY),
             ("  keys", "$foreground-muted"),
             "\n\n",
             ("Tab", "bold $primary"),
