@@ -107,7 +107,9 @@ def make_checkpoint(
     return folder
 
 
-def tiny_checkpoint(family: str, folder: Path, *, quantization: dict[str, Any] | None = None, seed: int = 0) -> Path:
+def tiny_checkpoint(
+    family: str, folder: Path, *, quantization: dict[str, Any] | None = None, seed: int = 0, **overrides: Any
+) -> Path:
     """Makes a tiny random float32 checkpoint that `mlx_lm.load` accepts, tokenizer and chat template included.
 
     Args:
@@ -115,10 +117,11 @@ def tiny_checkpoint(family: str, folder: Path, *, quantization: dict[str, Any] |
         folder: Where to write; made if missing.
         quantization: As `quantize` of `make_checkpoint`, such as `AFFINE4`; none keeps float32.
         seed: Of the weights.
+        overrides: Entries of the config to change.
     """
     if quantization is not None and family in UNQUANTISED:
         pytest.skip(f"{family} takes no quantisation but its own")
-    make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=_fill_constants)
+    make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=_fill_constants, **overrides)
     return folder
 
 

@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from moe_mlx.commands.grid_arguments import add_grid_arguments
+from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import DECODE_WAYS
+from moe_mlx.routing.names import DECODE_WAYS, EXACT, LIGHTS
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.given import check_whole
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", default=DEMO, help="a text file, a .jsonl file with a text a line, or demo (default: %(default)s)")
     add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
     add_grid_arguments(parser)
+    add_light_arguments(parser)
     add("--limit-tokens", type=int, metavar="N", help="score at most N tokens")
     add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -69,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
     tasks = [] if wanted == "none" else spread(read_tasks(wanted), args.limit_tasks)
 
     from moe_mlx.evaluation.progress import Progress
-    from moe_mlx.evaluation.results import Report
+    from moe_mlx.evaluation.results import Report, verdict_of
     from moe_mlx.evaluation.run import Evaluation
     from moe_mlx.evaluation.scoring import PROTOCOL
     from moe_mlx.evaluation.table import results_table, write_csv
+    from moe_mlx.history.verdicts import keep_verdicts
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.loading.loader import load
     from moe_mlx.store.identity import identity_of
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     if not runtime.layers.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
         family = runtime.config.get("model_type", "this family")
         raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
+    if runtime.layers.why_waits and any(setting.light != EXACT for setting in settings):
+        raise UsageError(f"--light has no effect on this model: {runtime.layers.why_waits}")
     documents = encode(texts, tokenizer, args.limit_tokens)
     scored = sum(len(document) - 1 for document in documents)
     name = Path(args.model).name
@@ -115,6 +119,11 @@ def run(args: argparse.Namespace) -> int:
     keys = [setting.key for setting in settings]
     rows = [report.rows[key] for key in keys]
     assert report.reference is not None
+    if judged := [verdict_of(row) for row in rows if row.light in LIGHTS and row.light != EXACT]:
+        try:
+            keep_verdicts(report.model, judged)
+        except (OSError, RuntimeError) as error:
+            print(f"what was found of light experts is not kept: {error}", file=sys.stderr)
     if args.csv is not None:
         write_csv(args.csv, report.reference, rows)
     if args.plot is not None:

@@ -30,15 +30,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
-    print(render(("family", "router", "exact", "cache-aware", "remark"), list(map(_cells, rows)), left=5))
+    print(render(("family", "router", "exact", "cache-aware", "late", "remark"), list(map(_cells, rows)), left=6))
     print(f"\n{len(rows)} families. {FOOTNOTE}")
     return 0
 
 
-def _cells(row: RouterFamily) -> tuple[str, str, str, str, str]:
+def _cells(row: RouterFamily) -> tuple[str, ...]:
     exact = "tested" if row.exact_tested else "as bytes"
     if not row.cache_aware:
         cache_aware = "exact only"
     else:
         cache_aware = "tested" if row.cache_aware_tested else "one block"
-    return row.family, row.kind, exact, cache_aware, row.note
+    late = "yes" if row.late else f"no: {row.why_waits}"
+    return row.family, row.kind, exact, cache_aware, late, row.note

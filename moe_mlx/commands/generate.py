@@ -115,6 +115,8 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "discarded_steps": answer.discarded_steps,
         "routing": runtime.routing.routing,
         "route_lambda": runtime.routing.route_lambda,
+        "light": runtime.routing.light,
+        "light_beyond": runtime.routing.light_beyond,
         "warmed": runtime.warmed,
         "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
@@ -140,6 +142,8 @@ def describe(session: Session, answer: Answer) -> str:
         f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
         runtime.routing.describe(),
     ]
+    if decode.late:
+        parts.append(f"late {decode.late_share:.1%} (weight {decode.late_weight:.2f})")
     if runtime.io_way != "cached":
         parts.append(f"io {runtime.io_way}")
     if answer.receipt.warmed:

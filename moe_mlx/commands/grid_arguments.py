@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
-from moe_mlx.routing.names import EVALUATED
+from moe_mlx.routing.names import EVALUATED, EVALUATED_LIGHTS
+
+
+def add_light_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the lists that say what absent light experts do."""
+    add = parser.add_argument
+    add(
+        "--light",
+        metavar="NAMES",
+        help=f"among {', '.join(EVALUATED_LIGHTS)}; the last leaves them out and is offered nowhere (default: exact)",
+    )
+    add("--light-beyond", metavar="B", help="shares of a token's weight before a light expert (default: as generate)")
+    add("--light-distance", metavar="D", help="layers later that late outputs are added (default: as generate)")
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,15 @@ import argparse
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.planning.slot_share import SHARES
-from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
+from moe_mlx.routing.names import (
+    DECODE_WAYS,
+    DEFAULT_BEYOND,
+    DEFAULT_DISTANCE,
+    DEFAULT_ROUTING,
+    EXACT,
+    LIGHTS,
+    POLICIES,
+)
 from moe_mlx.store.access import CACHED, IOS
 
 
@@ -69,6 +77,27 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     routing.add_argument("--route-top-j", type=int, metavar="J", help="true top experts that are never displaced")
     routing.add_argument("--route-max-rank", type=int, metavar="M", help="max-rank: residents stand in from the top M")
     routing.add_argument("--route-mass", type=float, metavar="P", help="cumulative: ... from the top that hold mass P")
+    light = parser.add_argument_group("light experts (decode only; prompts are always exact)")
+    light.add_argument(
+        "--light",
+        choices=LIGHTS,
+        default=EXACT,
+        help="what an absent expert of little weight does: exact waits for it; late reads it while the next layer "
+        "computes and adds its output there, with its own weight. What that costs a model, `moe-mlx eval --light` says "
+        "(default: exact)",
+    )
+    light.add_argument(
+        "--light-beyond",
+        type=float,
+        metavar="B",
+        help=f"share of a token's weight that lies before an expert of little weight (default: {DEFAULT_BEYOND})",
+    )
+    light.add_argument(
+        "--light-distance",
+        type=int,
+        metavar="D",
+        help=f"how many MoE layers later a late output is added (default: {DEFAULT_DISTANCE})",
+    )
 
 
 def add_readers_argument(parser: argparse._ActionsContainer) -> None:

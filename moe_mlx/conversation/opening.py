@@ -38,14 +38,23 @@ def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
             if getattr(args, option, None) == value:
                 raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
         return {}
-    unhurried = args.idle and args.routing == "exact"
+    unhurried = args.idle and args.routing == "exact" and args.light == "exact"
     warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
     return {"history": args.history or "auto", "warm": warm, "share": args.share}
 
 
 def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the routing that was asked for, as `moe_mlx.load` takes it; what was not given keeps its default."""
-    names = ("routing", "route_lambda", "route_top_j", "route_max_rank", "route_mass")
+    names = (
+        "routing",
+        "route_lambda",
+        "route_top_j",
+        "route_max_rank",
+        "route_mass",
+        "light",
+        "light_beyond",
+        "light_distance",
+    )
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 

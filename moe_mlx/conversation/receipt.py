@@ -80,6 +80,11 @@ class Receipt(PhaseTotals):
             parts.append(
                 f"prefetched {self.hinted:,} ({self.hint_hits:,} used, {show_bytes(self.wasted_bytes)} for nothing)"
             )
+        if self.late:
+            parts.append(
+                f"late {self.late:,} of {self.hits + self.misses:,} (weight {self.late_weight:.2f}, "
+                f"{self.waits_saved:,} waits saved)"
+            )
         if (steps := self.tokens + self.discarded_steps) and self.waits:
             crossed, named = (self.read_backs, "read-backs") if self.read_backs else (self.crossings, "crossings")
             parts.append(f"{crossed / steps:g} {named} a token")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-_NANOSECONDS = 10**9
+_BILLION = 10**9
 
 
 def hit_rate(hits: int, misses: int) -> float:
@@ -46,9 +46,9 @@ class ChoiceShares:
         return swapped_share(self.swapped, self.hits, self.misses)
 
 
-def _seconds(event_field: str) -> Any:
-    """Declares seconds that an event logs as nanoseconds, under another name."""
-    return field(default=0.0, metadata={"event_field": event_field, "per": _NANOSECONDS})
+def _scaled(event_field: str) -> Any:
+    """Declares seconds, or shares, that an event logs in billionths, under another name."""
+    return field(default=0.0, metadata={"event_field": event_field, "per": _BILLION})
 
 
 def _not_in_rows(default: float) -> Any:
@@ -76,6 +76,11 @@ class PhaseTotals(ChoiceShares):
         hinted: Guessed experts whose read was begun.
         hint_hits: Misses that were served by one; they are misses all the same, and in `bytes_read`.
         wasted_bytes: Bytes prefetched that no step used; beside `bytes_read`.
+        late: Misses of light experts whose output was added a layer later; they are misses all the same.
+        late_weight: Their share of the token's weight in their layer, summed.
+        read_waits: Times a layer waited for reads before it went on: one per layer and step with misses that were not
+            late.
+        waits_saved: Times a layer did not have to, because all its misses were late.
     """
 
     steps: int = _not_in_rows(0)
@@ -84,15 +89,19 @@ class PhaseTotals(ChoiceShares):
     misses: int = 0
     swapped: int = 0
     bytes_read: int = 0
-    wait_seconds: float = _seconds("wait_ns")
+    wait_seconds: float = _scaled("wait_ns")
     read_backs: int = 0
     weight_moved: float = _not_in_rows(0.0)
     choices: int = 0
     waits: int = 0
-    host_seconds: float = _seconds("host_ns")
+    host_seconds: float = _scaled("host_ns")
     hinted: int = 0
     hint_hits: int = 0
     wasted_bytes: int = 0
+    late: int = 0
+    late_weight: float = _scaled("late_weight_ppb")
+    read_waits: int = 0
+    waits_saved: int = 0
 
     @property
     def hint_precision(self) -> float:
@@ -105,13 +114,18 @@ class PhaseTotals(ChoiceShares):
         return self.hint_hits / self.misses if self.misses else 0.0
 
     @property
+    def late_share(self) -> float:
+        """Late uses as a share of hits and misses; 0 where nothing was chosen."""
+        return swapped_share(self.late, self.hits, self.misses)
+
+    @property
     def disk_bytes(self) -> int:
         """All bytes the readers were asked for: for misses, and for wrong guesses."""
         return self.bytes_read + self.wasted_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """Returns every counter and the shares of them, under the names that scripts read."""
-        shares = ("hit_rate", "swapped_share", "hint_precision", "hint_recall")
+        shares = ("hit_rate", "swapped_share", "hint_precision", "hint_recall", "late_share")
         return {name: getattr(self, name) for name in (*NAMES, *shares)}
 
     def __add__(self, other: PhaseTotals) -> PhaseTotals:

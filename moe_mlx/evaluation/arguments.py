@@ -14,7 +14,7 @@ from moe_mlx.evaluation.setting import (
     sweep_ranks,
 )
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
-from moe_mlx.routing.names import EVALUATED
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 from moe_mlx.system.given import split_list
 
@@ -47,6 +47,9 @@ def checked_grid(args: Any) -> Grid:
         masses=masses or (SWEEP_MASSES if args.sweep else (DEFAULT_MASS,)),
         kept=kept,
         top_j=args.route_top_j,
+        lights=listed(getattr(args, "light", None), "--light", str) or (EXACT,),
+        beyonds=listed(getattr(args, "light_beyond", None), "--light-beyond", float) or (DEFAULT_BEYOND,),
+        distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),
     )
     grid.settings(top_k=2)  # checks every name and number
     return grid

@@ -10,6 +10,8 @@ from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import Setting
+from moe_mlx.history.verdicts import Verdict
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, EXACT
 from moe_mlx.system.whole_files import write_whole
 
 FORMAT, VERSION = "moe-mlx eval", 1
@@ -39,6 +41,14 @@ class Row:
         accuracy: Exact match on the tasks; None without tasks.
         task_miss_rate: Miss rate of the decode steps while answering them.
         tasks: Tasks answered.
+        light: What absent light experts did.
+        beyond: Share of a token's weight before a light expert.
+        distance: Layers later that late outputs were added.
+        kl_error: Standard error of `kl`.
+        blocking: Misses a token that a layer waited for.
+        waits: Layers a token that waited for reads.
+        late: Late uses a token.
+        late_weight: Their share of the weight of all chosen experts.
     """
 
     cache: str
@@ -60,11 +70,27 @@ class Row:
     accuracy: float | None = None
     task_miss_rate: float | None = None
     tasks: int = 0
+    light: str = EXACT
+    beyond: float = DEFAULT_BEYOND
+    distance: int = DEFAULT_DISTANCE
+    kl_error: float = 0.0
+    blocking: float = 0.0
+    waits: float = 0.0
+    late: float = 0.0
+    late_weight: float = 0.0
 
     @property
     def setting(self) -> Setting:
         """The setting of this row."""
-        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict)
+        light = (self.light, self.beyond, self.distance)
+        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light)
+
+
+def verdict_of(row: Row) -> Verdict:
+    """Returns what a row says of its light mode, to be kept with the model."""
+    policy = row.routing if row.value is None else f"{row.routing} {row.value:g}"
+    light = (row.light, row.beyond, row.distance)
+    return Verdict(*light, policy, row.cache, row.tokens, row.kl, row.ppl_change, row.agreement)
 
 
 @dataclass

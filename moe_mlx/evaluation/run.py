@@ -95,6 +95,7 @@ class Evaluation:
         runtime.set_routing(**asdict(setting.settings()))
         if setting.routing == "pruned":
             runtime.route_by(setting.policy)
+        runtime.light_by(setting.light_rule)
         runtime.reset()
 
     def _recorder(self, keep_scores: bool) -> Recorder:
@@ -171,6 +172,14 @@ class Evaluation:
             accuracy=right,
             task_miss_rate=task_misses,
             tasks=0 if right is None else len(self.tasks),
+            light=setting.light,
+            beyond=setting.beyond,
+            distance=setting.distance,
+            kl_error=found.kl_error,
+            blocking=(totals.misses - totals.late) / max(1, totals.tokens),
+            waits=totals.read_waits / max(1, totals.tokens),
+            late=totals.late / max(1, totals.tokens),
+            late_weight=totals.late_weight / max(1, totals.tokens * len(self.runtime.layers)),
         )
 
     def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:

@@ -36,6 +36,7 @@ class Score:
         agreement: Share of tokens at which both find the same token likeliest.
         ppl_change: Perplexity against the reference's, minus 1.
         ppl_error: Standard error of `ppl_change`, from the paired differences of the tokens.
+        kl_error: Standard error of `kl`.
     """
 
     nll: NDArray[np.float64]
@@ -43,6 +44,7 @@ class Score:
     agreement: float
     ppl_change: float
     ppl_error: float
+    kl_error: float = 0.0
 
     @property
     def ppl(self) -> float:
@@ -82,18 +84,23 @@ def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], refere
 def score(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> Score:
     """Scores a model under its current routing; arguments as in `score_reference`."""
     nll = np.zeros_like(reference.nll)
-    kl, agreed = 0.0, 0
+    kls, agreed = np.zeros_like(reference.nll), 0
     for place, (logp, following) in enumerate(next_tokens(model, documents)):
         exact = mx.array(reference.rows[place])
         divergence = divergence_of(exact, logp)
         same = mx.argmax(exact) == mx.argmax(logp)
         mx.eval(logp, divergence, same)
         nll[place] = -logp[following].item()
-        kl += divergence.item()
+        kls[place] = divergence.item()
         agreed += bool(same.item())
         tick(place + 1)
     differences = nll - reference.nll
     tokens = nll.size
     change = float(np.expm1(differences.mean()))
-    error = float((1 + change) * differences.std(ddof=1) / np.sqrt(tokens)) if tokens > 1 else 0.0
-    return Score(nll, kl / tokens, agreed / tokens, change, error)
+    error = (1 + change) * _standard_error(differences)
+    return Score(nll, float(kls.mean()), agreed / tokens, change, error, _standard_error(kls))
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Returns that of the mean of what each token gave; 0 where there is but one."""
+    return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else 0.0

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.contenders import make_any
 from moe_mlx.evaluation.pruned import Pruned
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
-from moe_mlx.routing.names import EVALUATED
+from moe_mlx.routing.light import LightRule
+from moe_mlx.routing.names import (
+    DEFAULT_BEYOND,
+    DEFAULT_DISTANCE,
+    EVALUATED,
+    EVALUATED_LIGHTS,
+    EXACT,
+    LATE,
+)
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
-from moe_mlx.system.given import is_whole
+from moe_mlx.system.given import check_choice, is_whole
 
 #: What can be evaluated: what can be run, a baseline, and the offline optimum (a replay of the exact run).
 SWEEP_LAMBDAS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -31,6 +40,9 @@ class Setting:
         value: lambda, M, p or k', by policy; None where the policy has no parameter, or M is the policy's own.
         top_j: J; None for the model's default.
         evict: The runtime's or, in a replay, a contender's name; under "belady" of no effect.
+        light: What absent light experts do, one of `EVALUATED_LIGHTS`.
+        beyond: Share of a token's weight before a light expert.
+        distance: Layers later that a late output is added.
     """
 
     cache: str
@@ -38,14 +50,24 @@ class Setting:
     value: float | None = None
     top_j: int | None = None
     evict: str = DEFAULT_EVICTION
+    light: str = EXACT
+    beyond: float = DEFAULT_BEYOND
+    distance: int = DEFAULT_DISTANCE
 
     def __post_init__(self) -> None:
+        check_choice("light", self.light, EVALUATED_LIGHTS)
         if self.routing not in EVALUATED:
             raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
         if self.routing == "pruned" and not is_whole(self.value):
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
         make_any(self.evict)
         self.settings()
+        LightRule(self.light, self.beyond, self.distance)
+
+    @property
+    def light_rule(self) -> LightRule:
+        """What absent light experts do."""
+        return LightRule(self.light, self.beyond, self.distance)
 
     def settings(self) -> RoutingSettings:
         """Returns the runtime's settings; exact where the policy is none of the runtime's.
@@ -74,8 +96,10 @@ class Setting:
 
     @property
     def describe(self) -> str:
-        """The policy with its parameter, without the cap: "cache-prior 0.1"."""
-        return self.routing if self.value is None else f"{self.routing} {self.value:g}"
+        """The policy with its parameter and what light experts do, without the cap: "cache-prior 0.1"."""
+        policy = self.routing if self.value is None else f"{self.routing} {self.value:g}"
+        light = self.light_rule.describe()
+        return f"{policy}, {light}" if light else policy
 
     @property
     def key(self) -> str:
@@ -97,6 +121,9 @@ class Grid:
         masses: p of Cumulative.
         kept: k' of Pruned; empty: every k' from 1 to k - 1.
         top_j: J, the same for all policies.
+        lights: What absent light experts do; other than "exact" with every policy that runs.
+        beyonds: Shares of a token's weight before a light expert.
+        distances: Layers later that late outputs are added.
     """
 
     caches: Sequence[str] = ("50%",)
@@ -107,6 +134,9 @@ class Grid:
     masses: Sequence[float] = (DEFAULT_MASS,)
     kept: Sequence[int] = ()
     top_j: int | None = None
+    lights: Sequence[str] = (EXACT,)
+    beyonds: Sequence[float] = (DEFAULT_BEYOND,)
+    distances: Sequence[int] = (DEFAULT_DISTANCE,)
 
     def settings(self, top_k: int) -> list[Setting]:
         """Returns every setting once, cap by cap, in the order asked for.
@@ -122,9 +152,16 @@ class Grid:
             for routing in self.routings:
                 for value in self._values(routing, top_k):
                     for evict in self.evictions[:1] if routing == "belady" else self.evictions:
-                        setting = Setting(cache, routing, value, self.top_j, evict)
-                        found.setdefault(setting.key, setting)
+                        for light in self._lights(routing):
+                            setting = Setting(cache, routing, value, self.top_j, evict, *light)
+                            found.setdefault(setting.key, setting)
         return list(found.values())
+
+    def _lights(self, routing: str) -> Iterator[tuple[str, float, int]]:
+        for light in (EXACT,) if routing in ("belady", "pruned") else self.lights:
+            beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
+            for beyond, distance in product(beyonds, self.distances if light == LATE else (DEFAULT_DISTANCE,)):
+                yield light, beyond, distance
 
     def _values(self, routing: str, top_k: int) -> Iterator[float | None]:
         if routing == "cache-prior":

@@ -8,27 +8,32 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from moe_mlx.evaluation.results import Row
+from moe_mlx.routing.names import EXACT
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
 
 _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token", "swapped", "stay")
+#: A token: misses that were waited for, layers that waited, late uses, and their share of the weight.
+_LIGHT = ("blocking", "waits", "late", "weight")
 
 
-def show_row(row: Row, *, tasks: bool) -> list[str]:
-    """Returns the cells of one row."""
+def show_row(row: Row, *, tasks: bool, light: bool = False) -> list[str]:
+    """Returns the cells of one row; with `light`, what late experts did among them."""
     cells = [
         row.cache,
         row.setting.describe,
         "-" if row.routing == "belady" else row.evict,
         f"{row.ppl:.3f}",
         f"{row.ppl_change:+.2%} ±{row.ppl_error:.2%}" if row.kl or row.ppl_change else "0",
-        f"{row.kl:.4f}",
+        f"{row.kl:.4f}" if not (light and row.kl) else f"{row.kl:.5f} ±{row.kl_error:.5f}",
         f"{row.agreement:.1%}",
         f"{row.miss_rate:.1%}",
         show_bytes(row.bytes_per_token),
         f"{row.swapped:.1%}",
         f"{row.lifetime:.0f}",
     ]
+    if light:
+        cells += [f"{row.blocking:.2f}", f"{row.waits:.2f}", f"{row.late:.2f}", f"{row.late_weight:.1%}"]
     if tasks:
         cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
     return cells
@@ -36,9 +41,10 @@ def show_row(row: Row, *, tasks: bool) -> list[str]:
 
 def results_table(reference: Row, rows: Iterable[Row]) -> str:
     """Returns the table of an evaluation, the fully resident run first."""
-    tasks = reference.accuracy is not None
-    head = [*_HEAD, "accuracy"] if tasks else [*_HEAD]
-    return render(head, [show_row(row, tasks=tasks) for row in (reference, *rows)], left=2)
+    tasks, shown = reference.accuracy is not None, [reference, *rows]
+    light = any(row.light != EXACT for row in shown)
+    head = [*_HEAD, *(_LIGHT if light else ()), *(("accuracy",) if tasks else ())]
+    return render(head, [show_row(row, tasks=tasks, light=light) for row in shown], left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import mlx.core as mx
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStep:
+    """What one decode step in the graph gives; each shaped as the model's own choice but for its last axis.
+
+    Attributes:
+        chosen: `[..., k]`, the chosen experts.
+        slots: `[..., k]`, their slots.
+        split: Where experts may be late: which are there `[..., k]`, and the places of the late ones `[..., R]`.
+        late_slots: `[..., R]`, of what an earlier layer owes to this step, if it does.
+    """
+
+    chosen: mx.array
+    slots: mx.array
+    split: tuple[mx.array, mx.array] | None = None
+    late_slots: mx.array | None = None
 
 
 class GraphDecode(Protocol):
@@ -14,16 +32,13 @@ class GraphDecode(Protocol):
     def ready(self) -> bool:
         """Whether the next step can run in the graph, as the layer is now."""
 
-    def step(self, exact: mx.array, **router: mx.array | None) -> tuple[mx.array, mx.array]:
+    def step(self, exact: mx.array, **router: mx.array | None) -> GraphStep:
         """Adds one decode step to the graph.
 
         Args:
             exact: The model's own choice, one row.
-            **router: `scores`, `raw`, `weigh` and `weights` as for `CappedSwitch.select`; none of them where the
-                choice stands as it is.
-
-        Returns:
-            The chosen experts and their slots, shaped as `exact`.
+            **router: `scores`, `raw`, `weigh`, `weights` and `shares` as for `CappedSwitch.select`; none of them where
+                the choice stands as it is.
 
         Raises:
             ExpertReadError: an earlier step failed and nothing has raised that yet.

@@ -13,10 +13,12 @@ import numpy as np
 from moe_mlx.counts.event_log import DECODE, EventLog
 from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
 from moe_mlx.expert_cache.graph import GraphDecode
+from moe_mlx.expert_cache.lateness import Lateness
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.expert_cache.steps import DecodeEvent, StepCounter
+from moe_mlx.routing.light import NONE_LATE, Late
 from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
 from moe_mlx.store import ExpertLayer
 
@@ -53,6 +55,7 @@ class LayerCache:
         #: The MoE layer after this one, and what this layer's router said of the layer before's input; for a recorder.
         self.next_layer: LayerCache | None = None
         self.guess_scores: mx.array | None = None
+        self.lateness = Lateness(self)
         self.native: GraphDecode | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self._event = threading.RLock()
@@ -60,8 +63,8 @@ class LayerCache:
 
     @property
     def lossy(self) -> bool:
-        """Whether the policy may change a choice."""
-        return not self.policy.lossless and not self.full
+        """Whether what is resident may change a decode step: a policy's choice, or who is late."""
+        return (not self.policy.lossless or self.lateness.on) and not self.full
 
     @property
     def wants_scores(self) -> bool:
@@ -146,31 +149,44 @@ class LayerCache:
         if self.wants_scores:
             self.table.eviction.observe(self.table, raw.tolist())
 
-    def decode(self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float) -> list[int]:
-        """Brings one token's experts in.
+    def decode(
+        self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float, late: Late = NONE_LATE
+    ) -> list[int]:
+        """Brings one token's experts in, then those that an earlier layer of the same call has left behind.
 
         Args:
             experts: The chosen, in computing order; may repeat.
             touch_order: The same, distinct, the heaviest first.
             swapped: How many of them exact routing would not have chosen.
             moved: Exact router weight of the displaced.
+            late: Those whose reads a later layer waits for.
 
         Returns:
-            The slots of `experts`.
+            The slots of `experts`; of late ones the heaviest expert's.
 
         Raises:
             ExpertReadError: a read failed. The table is consistent, the failed slot empty.
         """
+        awaited = 0
         with self.event():
             started = time.perf_counter_ns()
             admission = self.table.begin(touch_order)
             host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
-            bytes_read = waited = 0
+            waited = 0
+            behind = [placement for placement in admission.misses if placement.expert in late.experts]
             if admission.misses:
                 self.bank.wait_for_queued()
-                bytes_read, waited = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
-        self.table.count(touch_order, [placement.expert for placement in admission.misses])
+                ahead = [placement for placement in admission.misses if placement.expert not in late.experts]
+                awaited = len(ahead)
+                reads = self.pool.start(self.spec.index, self.table, self.bank, [*ahead, *behind])
+                waited = reads.finish(awaited) if ahead else 0
+            slot_of = self.table.slot_of
+            heaviest = slot_of[touch_order[0]] if touch_order else 0
+            if self.lateness.may_owe:
+                self.lateness.reading(reads if behind else None, behind, heaviest)
+        self.table.count(touch_order, [placement.expert for placement in admission.misses], late.experts)
         hits, misses = len(admission.hits), len(admission.misses)
+        waited += self.lateness.await_earlier()
         self.log.write(
             self.counter.step,
             DECODE,
@@ -178,16 +194,20 @@ class LayerCache:
             hits=hits,
             misses=misses,
             swapped=swapped,
-            bytes_read=bytes_read,
+            bytes_read=misses * self.spec.expert_nbytes,
             wait_ns=waited,
             read_backs=1,
             choices=hits + misses,
             waits=1,
             host_ns=host,
+            late=len(late.experts),
+            late_weight_ppb=int(late.weight * 1e9),
+            read_waits=int(awaited > 0),
+            waits_saved=int(misses > 0 and not awaited),
             weight_moved=moved,
         )
-        slot_of = self.table.slot_of
-        return [slot_of[expert] if expert < len(slot_of) else 0 for expert in experts]
+        place = {expert: heaviest for expert in late.experts}
+        return [place.get(expert, slot_of[expert]) if expert < self.table.experts else 0 for expert in experts]
 
     def fill(self, experts: Sequence[int]) -> int:
         """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
@@ -215,6 +235,7 @@ class LayerCache:
         """Empties residency, running range and counts; of a layer that holds all its experts the latter two."""
         self.spans.clear()
         self.selected = self.observed = self.scores_to_come = None
+        self.lateness.clear()
         if self.full:
             self.table.reset_range()
             self.table.reset_counts()

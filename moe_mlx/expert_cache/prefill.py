@@ -124,6 +124,7 @@ def visit(cache: LayerCache, x: mx.array, indices: mx.array, way: Pass) -> mx.ar
         wait_ns=waited,
         read_backs=0 if way.again else 1,
         choices=0 if way.again else int(chunk.counts.sum()),
+        read_waits=int(chunk.needed.size > hits),
     )
     return y
 

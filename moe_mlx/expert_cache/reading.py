@@ -73,9 +73,15 @@ class Reads:
             self._ended.wait_for(lambda: not self._writing, self._limit)
             for slot in self._writing:
                 self._table.quarantine(slot)
+        for placement, _ in self._running:
+            if self._table.owner[placement.slot] < 0 and self._table.used[placement.slot] != QUARANTINED:
+                self._table.forget(placement.slot)
 
-    def finish(self) -> int:
-        """Waits for all reads, commits what arrived whole, forgets the rest.
+    def finish(self, first: int | None = None) -> int:
+        """Waits for reads, commits what arrived whole, forgets the rest.
+
+        Args:
+            first: How many of those that are left, the first ones; by default all.
 
         Returns:
             Nanoseconds that the caller stood still.
@@ -86,7 +92,8 @@ class Reads:
         """
         started = time.perf_counter_ns()
         failure: BaseException | None = None
-        futures = [future for _, future in self._running]
+        running = self._running[:first]
+        futures = [future for _, future in running]
         if wait(futures, timeout=self._limit).not_done:
             for future in futures:
                 future.cancel()
@@ -94,7 +101,7 @@ class Reads:
                 self._open = False
                 for slot in self._writing:
                     self._table.quarantine(slot)
-        for placement, future in self._running:
+        for placement, future in running:
             if future.cancelled() or not future.done() or isinstance(future.exception(), CancelledError):
                 error: BaseException | None = self._stalled(placement)
             elif (error := future.exception()) is None:
@@ -103,8 +110,9 @@ class Reads:
             if error is not None and self._table.used[placement.slot] != QUARANTINED:
                 self._table.forget(placement.slot)
             failure = failure or error
-        self._running.clear()
-        self._table.unfinished = None
+        del self._running[: len(running)]
+        if not self._running:
+            self._table.unfinished = None
         if failure is not None:
             raise failure
         return time.perf_counter_ns() - started

@@ -16,6 +16,7 @@ from moe_mlx.counts.event_log import DECODE, PREFILL
 from moe_mlx.expert_cache.gradient import run_for_gradient
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
+from moe_mlx.routing.light import Late
 
 #: Rows of a batch whose decode step may run in the graph.
 MOST_ROWS = 8
@@ -95,7 +96,7 @@ class CappedSwitch(nn.Module):
         elif native is not None:
             cache.counter.enter(cache.spec.index)
             raw, cache.scores_to_come = cache.scores_to_come, None
-            slots = native.step(indices, raw=raw)[1]
+            slots = native.step(indices, raw=raw).slots
         else:
             cache.claim()
             cache.counter.enter(cache.spec.index)
@@ -110,6 +111,7 @@ class CappedSwitch(nn.Module):
             cache.bank.wait_for_queued()
         y = inner(x, slots, *args, **kwargs)
         cache.bank.using(y)
+        cache.lateness.entered(x, args, kwargs)
         return y
 
     def _set_training_mode(self, mode: bool) -> None:
@@ -194,6 +196,7 @@ class CappedSwitch(nn.Module):
         raw: mx.array | None = None,
         weigh: mx.array | None = None,
         weights: mx.array | None = None,
+        shares: mx.array | None = None,
     ) -> mx.array:
         """Routes one token by the layer's policy and brings its experts in.
 
@@ -203,6 +206,7 @@ class CappedSwitch(nn.Module):
             raw: `[..., E]`, the scores before groups were masked, where that differs.
             weigh: `[..., E]`, what the model weighs by, where that orders experts differently from `scores`.
             weights: `[..., k]`, the model's weights of `exact`; for the count of weight moved.
+            shares: `[..., E]`, what each expert would weigh, up to a common factor; where experts may be late.
 
         Returns:
             `[..., k]`: `exact` itself where the set is unchanged, else the chosen experts by descending score. To be
@@ -211,21 +215,35 @@ class CappedSwitch(nn.Module):
         cache = self.cache
         cache.counter.enter(cache.spec.index)
         if (native := cache.in_graph) is not None:
-            cache.selected = native.step(exact, scores=scores, raw=raw, weigh=weigh, weights=weights)
-            return cache.selected[0]
+            taken = native.step(exact, scores=scores, raw=raw, weigh=weigh, weights=weights, shares=shares)
+            cache.selected = taken.chosen, taken.slots
+            cache.lateness.take(taken.split, taken.late_slots)
+            return taken.chosen
         cache.claim()
-        given = {"scores": scores, "raw": raw, "weigh": weigh, "weights": weights}
+        given = {"scores": scores, "raw": raw, "weigh": weigh, "weights": weights, "shares": shares}
         wide = {name: part.astype(mx.float32) for name, part in given.items() if part is not None}
         mx.eval(wide, exact, cache.spans)
         rows = {name: np.array(part).reshape(-1) for name, part in wide.items()}
         z = rows["scores"]
         z_raw, z_weigh, own = rows.get("raw", z), rows.get("weigh", z), rows.get("weights")
+        shared = rows["shares"].tolist() if shares is not None else None
         experts: list[int] = exact.reshape(-1).tolist()
         choice = cache.choose(z, experts, z_raw)
         order = cache.stored(sorted(choice.experts, key=lambda expert: (-z_weigh[expert], expert)))
         moved = 0.0 if own is None else float(sum(own[experts.index(lost)] for lost in choice.displaced))
         cache.record(z, z_raw, z_weigh, experts, order)
-        slots = cache.decode(choice.experts, order, choice.swapped, moved)
+        late = cache.lateness.pick(order, shared)
+        slots = cache.decode(choice.experts, order, choice.swapped, moved, late)
         chosen = exact if choice.experts is experts else self._slots(choice.experts, exact)
         cache.selected = (chosen, self._slots(slots, exact))
+        cache.lateness.take(
+            None if shared is None else self._split(choice.experts, (order or choice.experts)[0], late, exact),
+            None if cache.lateness.expected() is None else self._slots(cache.lateness.earlier_slots, exact),
+        )
         return chosen
+
+    def _split(self, experts: list[int], heaviest: int, late: Late, like: mx.array) -> tuple[mx.array, mx.array]:
+        """Returns which experts are there, and the places of the late ones; the heaviest fills up the rows."""
+        places = [experts.index(expert) for expert in late.experts]
+        places += [experts.index(heaviest)] * (self.cache.lateness.rows - len(places))
+        return self._slots([expert not in late.experts for expert in experts], like), self._slots(places, like)

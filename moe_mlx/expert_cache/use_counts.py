@@ -25,9 +25,10 @@ class UseCounts:
         last: `[E]`, stamp of its last use, whether or not it has a slot; 0 before the first.
         distances: `[E + 1]`: decode uses by how many other experts came between the use and the one before it; the last
             entry counts first uses. With S slots under LRU, entries from S on are misses.
+        lates: `[E]`, decode steps whose output the expert joined a layer later.
     """
 
-    COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances")
+    COUNTS: ClassVar[tuple[str, ...]] = ("uses", "reads", "rows", "last", "distances", "lates")
 
     def __init__(self, experts: int, state: TableState) -> None:
         self.experts, self.state = experts, state
@@ -36,9 +37,16 @@ class UseCounts:
         self.rows = array("q", [0]) * experts
         self.last = array("q", [0]) * experts
         self.distances = array("q", [0]) * (experts + 1)
+        self.lates = array("q", [0]) * experts
 
-    def count(self, chosen: Sequence[int], missed: Iterable[int]) -> None:
-        """Counts one decode step that went through: its distinct experts in touch order, and those it had to read."""
+    def count(self, chosen: Sequence[int], missed: Iterable[int], late: Iterable[int] = ()) -> None:
+        """Counts one decode step that went through.
+
+        Args:
+            chosen: Its distinct experts in touch order.
+            missed: Those it had to read.
+            late: Those of them that a later layer waited for.
+        """
         ranked = sorted(self.last)
         for expert in chosen:
             self.uses[expert] += 1
@@ -47,6 +55,8 @@ class UseCounts:
         self.stamp(chosen)
         for expert in missed:
             self.reads[expert] += 1
+        for expert in late:
+            self.lates[expert] += 1
 
     def stamp(self, experts: Iterable[int]) -> None:
         """Notes a use of experts that `distances` are measured from, the first becoming the oldest."""

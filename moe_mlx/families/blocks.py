@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from moe_mlx.families import combine
+from moe_mlx.families import combine, late
 from moe_mlx.families.logits import linear, matrix, normed, softcapped, tempered, wide_input, wide_matrix
 from moe_mlx.families.odd_routers import MuseSpark, SparseMixer
 from moe_mlx.families.routers import Groups, Router, Scored, TopKSoftmax, last
@@ -31,6 +31,8 @@ class Site:
         mixin: "module:class" under `moe_mlx.families` of a block that is replaced in every call; by default,
             `mixins:RoutedGate` or `mixins:RoutedBlock`, for decode steps under a lossy policy only.
         why: Why there is no router.
+        add_late: How late experts' outputs are added a layer later; None where they cannot be.
+        why_waits: Why they cannot.
     """
 
     block: str
@@ -43,6 +45,8 @@ class Site:
     combine: combine.Combine = combine.weighed
     mixin: str = ""
     why: str = ""
+    add_late: late.AddLate | None = late.bare
+    why_waits: str = ""
 
 
 #: DeepSeek-V3 and all that follow it.
@@ -101,6 +105,7 @@ SITES: dict[str, Site] = {
         Scored(linear("gate"), "top_k", bias="expert_bias", norm="norm_topk_prob", cast=True),
         switch="experts",
         combine=combine.coefficient,
+        add_late=late.routed_share,
     ),
     "afmoe": Site(
         "AfmoeMoE",
@@ -115,6 +120,8 @@ SITES: dict[str, Site] = {
         ),
         switch="experts",
         combine=combine.shared,
+        add_late=None,
+        why_waits="a norm stands between its block and the residual",
     ),
     "bailing_hybrid": Site("SparseMoeBlock", replace(_BAILING, groups=Groups(fill=-mx.inf), add=1e-20), gate="gate"),
     "bailing_moe": Site("BailingMoeSparseMoeBlock", replace(_BAILING, pick=last, add=1e-20), gate="gate"),
@@ -164,6 +171,8 @@ SITES: dict[str, Site] = {
         ),
         switch="experts.switch_mlp",
         gate="gate",
+        add_late=None,
+        why_waits="hyper-connections weigh each layer's output their own way",
     ),
     "dots1": Site("Dots1MoE", _V3, switch="experts", gate="gate"),
     "ernie4_5_moe": Site(
@@ -177,6 +186,8 @@ SITES: dict[str, Site] = {
         TopKSoftmax(normed, "config.top_k_experts", last, lambda z: mx.softmax(z, axis=-1), scale="per_expert_scale"),
         switch="experts.switch_glu",
         gate="router",
+        add_late=None,
+        why_waits="a norm stands between its experts and the residual",
     ),
     "glm4_moe": Site("MoE", _V3, gate="gate"),
     "glm4_moe_lite": Site("Glm4MoeLiteMoE", _V3_EPS, gate="gate"),
@@ -190,7 +201,12 @@ SITES: dict[str, Site] = {
     "hunyuan": Site("MoeBlock", replace(_SOFTMAX, norm=False), combine=combine.mixed_shared),
     "jamba": Site("JambaSparseMoeBlock", replace(_MIXTRAL, logits=linear("router"))),
     "kimi_k3": Site(
-        "KimiK3SparseMoE", replace(_KIMI, cast=True), enter=combine.kimi_latent, combine=combine.latent_shared
+        "KimiK3SparseMoE",
+        replace(_KIMI, cast=True),
+        enter=combine.kimi_latent,
+        combine=combine.latent_shared,
+        add_late=None,
+        why_waits="its experts' sum is normed",
     ),
     "kimi_linear": Site(
         "KimiSparseMoE",
@@ -201,6 +217,7 @@ SITES: dict[str, Site] = {
         "MoE",
         Scored(softcapped, "top_k", activation="@score_func", bias="e_score_correction_bias"),
         gate="gate",
+        add_late=late.scaled,
     ),
     "lfm2_moe": Site(
         "Lfm2MoeSparseMoeBlock",
@@ -216,7 +233,14 @@ SITES: dict[str, Site] = {
             cast=True,
         ),
     ),
-    "llama4": Site("MoE", None, switch="experts", why="top-1: one expert a token, nothing to trade"),
+    "llama4": Site(
+        "MoE",
+        None,
+        switch="experts",
+        why="top-1: one expert a token, nothing to trade",
+        add_late=None,
+        why_waits="top-1: one expert a token, and the heaviest is waited for",
+    ),
     "longcat_flash": Site("LongcatFlashMoE", _LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
     "mellum": Site("MellumSparseMoeBlock", _SOFTMAX_LAST),
     "mimo_v2_flash": Site("MoE", _V3_EPS, gate="gate"),
@@ -241,10 +265,23 @@ SITES: dict[str, Site] = {
         combine=combine.shared,
     ),
     "mixtral": Site("MixtralSparseMoeBlock", _MIXTRAL),
-    "muse_spark": Site("MoE", MuseSpark(), switch="experts", enter=combine.muse_latent, combine=combine.muse_spark),
-    "nemotron_h": Site("NemotronHMoE", _V3_EPS, gate="gate"),
+    "muse_spark": Site(
+        "MoE",
+        MuseSpark(),
+        switch="experts",
+        enter=combine.muse_latent,
+        combine=combine.muse_spark,
+        add_late=None,
+        why_waits="its residual is gated, layer by layer",
+    ),
+    "nemotron_h": Site("NemotronHMoE", _V3_EPS, gate="gate", add_late=late.latent_up),
     "olmoe": Site("OlmoeSparseMoeBlock", _SOFTMAX, flat=True),
-    "phimoe": Site("PhiMoESparseMoeBlock", SparseMixer()),
+    "phimoe": Site(
+        "PhiMoESparseMoeBlock",
+        SparseMixer(),
+        add_late=None,
+        why_waits="each expert is weighed in a band of its own, so none is light",
+    ),
     "phixtral": Site("MOE", _MIXTRAL),
     "qwen2_moe": Site("Qwen2MoeSparseMoeBlock", replace(_SOFTMAX, norm=False), combine=combine.gated_shared),
     "qwen3_moe": Site("Qwen3MoeSparseMoeBlock", _SOFTMAX_LAST, combine=combine.weighed_like),

@@ -1,7 +1,8 @@
-"""The mixins that stand in front of mlx-lm's classes: decode steps under a lossy policy are theirs, nothing else is."""
+"""The mixins that stand in front of mlx-lm's classes: lossy decode steps are theirs, nothing else is."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -34,14 +35,25 @@ class Routing:
         return False
 
     def choose(self, module: Any, x: mx.array) -> tuple[mx.array, mx.array]:
-        """Returns the chosen experts `[..., k]`, to be passed to the switch as they are, and the model's weights."""
+        """Returns the chosen experts `[..., k]`, to be passed to the switch as they are, and the model's weights.
+
+        Late experts weigh 0 here; what they weigh joins a later block's output.
+        """
         router = self.router
         ranking = router.ranking(module, x)
         weights = router.weights(module, x, ranking, ranking.exact)
+        lateness = self.switch.cache.lateness
         chosen = self.switch.select(
-            ranking.scores, ranking.exact, raw=ranking.raw, weigh=_order(ranking), weights=weights
+            ranking.scores,
+            ranking.exact,
+            raw=ranking.raw,
+            weigh=_order(ranking),
+            weights=weights,
+            shares=router.shares(ranking) if lateness.may_owe else None,
         )
-        return chosen, weights if chosen is ranking.exact else router.weights(module, x, ranking, chosen)
+        if chosen is not ranking.exact:
+            weights = router.weights(module, x, ranking, chosen)
+        return chosen, lateness.part(weights)
 
 
 def _order(ranking: Ranking) -> mx.array | None:
@@ -73,3 +85,12 @@ class RoutedBlock:
         y = attribute(self, site.switch)(site.enter(self, h), chosen)
         out: mx.array = site.combine(self, h, y, weights)
         return out.reshape(x.shape) if site.flat else out
+
+
+class LateBlock:
+    """For a block whose output is added to the residual: adds what an earlier layer's late experts give."""
+
+    def __call__(self: Any, x: mx.array) -> mx.array:
+        """Computes `[..., D]`."""
+        out: mx.array = super().__call__(x)  # type: ignore[misc]
+        return self.lateness.join(out, partial(self.added_late, self, x))

@@ -50,6 +50,10 @@ class SparseMixer:
             masked = mx.put_along_axis(masked, own, mx.array(-mx.inf, z.dtype), axis=-1)
         return mx.concatenate(weights, axis=-1)
 
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`: each is weighed within its own band, so there is nothing common."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class MuseSpark:
@@ -94,3 +98,7 @@ class MuseSpark:
         """See `Router.weights`."""
         weights = mx.take_along_axis(ranking.weighed, chosen, axis=-1)
         return weights / (weights.sum(axis=-1, keepdims=True) + module.score_eps) * module.route_scale
+
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`: the bare scores."""
+        return ranking.weighed

@@ -47,6 +47,8 @@ class RouterFamily:
         cache_aware: Whether it can be routed by a policy.
         exact_tested: Whether the tests run it capped, bit for bit against mlx-lm.
         cache_aware_tested: Whether the tests route the whole model by policies.
+        late: Whether its light experts may be late.
+        why_waits: Why not.
         note: Why not, or what else is to be said.
     """
 
@@ -56,6 +58,8 @@ class RouterFamily:
     cache_aware: bool
     exact_tested: bool
     cache_aware_tested: bool
+    late: bool
+    why_waits: str = ""
     note: str = ""
 
 
@@ -75,6 +79,8 @@ def families() -> list[RouterFamily]:
                 site.router is not None,
                 not reason,
                 site.router is not None and not reason,
+                site.add_late is not None,
+                site.why_waits,
                 reason or site.why or NOTES.get(family, ""),
             )
         )
@@ -111,8 +117,10 @@ def make_routable(model: nn.Module, path: str) -> bool:
         site = site_of(block) if isinstance(block, nn.Module) else None
         if site is None or site.switch != ".".join(names[depth:]):
             continue
+        switch = _at(model, names)
+        switch.cache.lateness.why_waits = site.why_waits
         if site.router is not None:
-            _route(block, site, _at(model, names))
+            _route(block, site, switch)
         return True
     return False
 
@@ -124,7 +132,7 @@ def _at(holder: Any, names: list[str]) -> Any:
 
 
 def _route(block: nn.Module, site: Site, switch: Any) -> None:
-    from moe_mlx.families.mixins import Routing
+    from moe_mlx.families.mixins import LateBlock, Routing
 
     routed = getattr(block, site.gate) if site.gate else block
     file, _, name = (site.mixin or f"mixins:{'RoutedGate' if site.gate else 'RoutedBlock'}").partition(":")
@@ -132,5 +140,9 @@ def _route(block: nn.Module, site: Site, switch: Any) -> None:
     own = type(routed)
     routed.__class__ = type(f"Routed{own.__name__}", (mixin, own), {"__module__": own.__module__})
     routed.routing = Routing(site, switch)
+    if site.add_late is not None:
+        kind = type(block)
+        block.__class__ = type(f"Late{kind.__name__}", (LateBlock, kind), {"__module__": kind.__module__})
+        block.lateness, block.added_late = switch.cache.lateness, site.add_late
     assert site.router is not None
     switch.cache.router = partial(site.router.observed, getattr(routed, site.reads) if site.reads else routed)

@@ -61,6 +61,9 @@ class Router(Protocol):
     def weights(self, module: Any, x: mx.array, ranking: Ranking, chosen: mx.array) -> mx.array:
         """Returns `[..., k]`: the model's own weights of `chosen`, from the original scores."""
 
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """Returns `[..., E]`: each expert's weight up to a factor that is common to all; None where there is none."""
+
 
 def first(scores: mx.array, k: int) -> mx.array:
     """Returns the top-k the way most families pick them."""
@@ -108,6 +111,10 @@ class TopKSoftmax:
         """See `Router.weights`."""
         weights = self.softmax(mx.take_along_axis(ranking.weighed, chosen, axis=-1))
         return weights if self.scale is None else weights * attribute(module, self.scale)[chosen]
+
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`: a softmax over all experts keeps the proportions of one over the chosen."""
+        return None if self.scale else mx.softmax(ranking.weighed, axis=-1, precise=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,3 +245,7 @@ class Scored:
         if self.scale is not None:
             weights = weights * attribute(module, self.scale)
         return weights.astype(x.dtype) if self.cast else weights
+
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`: the bare scores."""
+        return ranking.weighed

@@ -45,6 +45,7 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
         layers.append(cache)
     cached = CachedLayers(layers, source, pool, ledger, counter, routed=routed)
     cached.route_by(options.routing.policy)
+    cached.light_by(options.routing.light_rule)
     if options.adapter_path is not None:
         apply_adapters(model, options.adapter_path, [spec.path for spec in source.layers])
     return cached

@@ -17,6 +17,7 @@ from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.native.bridge import NativeDecode
+from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
@@ -86,8 +87,13 @@ class CachedLayers(Sequence[LayerCache]):
         return all(cache.full for cache in self)
 
     @property
+    def why_waits(self) -> str:
+        """Why every expert is waited for even where light ones may be late; "" where there is no reason."""
+        return next((cache.lateness.why_waits for cache in self if cache.lateness.why_waits), "")
+
+    @property
     def lossy(self) -> bool:
-        """Whether some layer's policy may change a choice."""
+        """Whether what is resident may change a decode step of some layer."""
         return any(cache.lossy for cache in self)
 
     def drain(self) -> None:
@@ -155,6 +161,17 @@ class CachedLayers(Sequence[LayerCache]):
             self.drain()
             for cache in self:
                 cache.policy = policy_of(cache.spec.top_k, cache.spec.experts)
+
+    def light_by(self, rule: LightRule) -> None:
+        """Changes what absent light experts do, between tokens; nothing where `why_waits` says why."""
+        with self.lock:
+            self.drain()
+            rule = LightRule() if self.why_waits else rule
+            for place, cache in enumerate(self):
+                before, after = place - rule.distance, place + rule.distance
+                earlier = self[before] if before >= 0 and not rule.waits else None
+                later = self[after] if after < len(self) and not rule.waits else None
+                cache.lateness.link(rule, earlier, later)
 
     def evict_by(self, name: str) -> None:
         """Changes which expert gives way, between tokens; a layer where that is another one starts empty.

@@ -18,6 +18,7 @@ from moe_mlx.loading.assembling import assemble, read_resident
 from moe_mlx.loading.attachment import attach
 from moe_mlx.loading.decode_way import choose_decode
 from moe_mlx.loading.kv_room import kv_room
+from moe_mlx.loading.light_remark import light_remark
 from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
@@ -29,7 +30,7 @@ from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA
-from moe_mlx.routing.names import DEFAULT_ROUTING
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_ROUTING, EXACT
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.demo import DEMO
@@ -45,6 +46,9 @@ def load(
     route_top_j: int | None = None,
     route_max_rank: int | None = None,
     route_mass: float = DEFAULT_MASS,
+    light: str = EXACT,
+    light_beyond: float = DEFAULT_BEYOND,
+    light_distance: int = DEFAULT_DISTANCE,
     evict: str = DEFAULT_EVICTION,
     decode: str = "auto",
     prefetch: str = "auto",
@@ -78,6 +82,10 @@ def load(
         route_top_j: True top experts that are never displaced.
         route_max_rank: M of Max-Rank.
         route_mass: p of Cumulative, in [0, 1].
+        light: "exact" waits for every expert at decode. "late" does not wait for an absent one of little weight: its
+            output is added a layer later, with its own weight and from its own layer's input. Prompts are exact.
+        light_beyond: Share of a token's weight that lies before an expert of little weight, in [0, 1].
+        light_distance: How many MoE layers later a late expert's output is added.
         evict: "lru" or "lfu".
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
@@ -121,7 +129,16 @@ def load(
     options = Options(
         path_or_repo=path_or_repo,
         expert_cache=expert_cache,
-        routing=RoutingSettings(routing, route_lambda, route_top_j, route_max_rank, route_mass),
+        routing=RoutingSettings(
+            routing,
+            route_lambda,
+            route_top_j,
+            route_max_rank,
+            route_mass,
+            light,
+            light_beyond,
+            light_distance,
+        ),
         evict=evict,
         decode=decode,
         prefetch=prefetch,
@@ -227,7 +244,9 @@ def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) ->
         family = runtime.config.get("model_type", "this family")
         remark(f"{family}: this model's router is not known, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
-        remark(f"{runtime.routing.describe()} cannot change any choice here, so this is exact routing")
+        remark(f"{runtime.routing.describe_policy()} cannot change any choice here, so this is exact routing")
+    if line := light_remark(runtime):
+        remark(line)
     if runtime.evict == "router" and not runtime.layers.routed and not whole:
         remark("this model's router is not known, so --evict router empties the least recently used slot")
     if opened.source.in_place and not is_demo(opened.folder) and not whole:

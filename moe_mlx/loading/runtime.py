@@ -20,6 +20,7 @@ from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.resizing import Sizing
 from moe_mlx.planning.budget import MemoryPlan
 from moe_mlx.planning.prefetch import Prefetch
+from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import RoutingSettings
@@ -178,6 +179,7 @@ class Runtime:
         settings = replace(self.routing, **changes)
         with self.layers.lock:
             self.layers.route_by(settings.policy)
+            self.layers.light_by(settings.light_rule)
             self.routing = settings
         return settings
 
@@ -188,6 +190,10 @@ class Runtime:
             policy_of: Gives a layer's policy, from its top_k and its number of experts.
         """
         self.layers.route_by(policy_of)
+
+    def light_by(self, rule: LightRule) -> None:
+        """Treats light experts as no setting does, until the next `set_routing`; for measurements."""
+        self.layers.light_by(rule)
 
     def set_eviction(self, evict: str) -> None:
         """Changes which expert gives way, between tokens; layers where that is another one start empty.

@@ -22,6 +22,7 @@ import mlx.core as mx
 from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.graph import GraphStep
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.expert_cache.steps import StepCounter
@@ -154,6 +155,7 @@ class NativeDecode:
         self.reader.close()  # files may be put right before the next step: it opens them anew
         self.drop_guesses()
         for native in self.layers:
+            native.reclaim()
             native.cache.bank.abandon()
         return ExpertReadError(layer, expert, Path(path), reason)
 
@@ -198,7 +200,7 @@ class NativeLayer:
             self._policy = self.decode.module.Policy(**numbers._asdict()) if numbers is not None and known else None
         return self._policy is not None
 
-    def step(self, exact: mx.array, **router: mx.array | None) -> tuple[mx.array, mx.array]:
+    def step(self, exact: mx.array, **router: mx.array | None) -> GraphStep:
         """See `GraphDecode.step`."""
         cache = self.cache
         self.decode.check()
@@ -212,16 +214,28 @@ class NativeLayer:
         next_layer = None
         if next_scores is not None and (to_come := self.next_layer) is not None and to_come.ready:
             next_layer = (to_come._current(), to_come._policy, to_come.guesses)
-        chosen, slots = handle.decode(
+        lateness = cache.lateness
+        rows, left = lateness.rows if lateness.may_owe else 0, lateness.expected() is not None
+        taken = handle.decode(
             cache.counter.step,
             self._policy,
             exact,
             **router,
             next_scores=next_scores,
             next=next_layer,
+            late_rows=rows,
+            late_beyond=lateness.rule.beyond,
+            earlier=self._left_by(lateness.earlier) if left else None,
             after=cache.bank.queued,
         )
-        return chosen, slots
+        chosen, slots, *more = taken
+        split = (more[0], more[1]) if rows else None
+        return GraphStep(chosen, slots, split, more[-1] if left else None)
+
+    def _left_by(self, earlier: LayerCache | None) -> tuple[Any, int]:
+        """Returns the handle of the layer whose late experts join this one's output, and how many rows it has left."""
+        assert earlier is not None and isinstance(earlier.native, NativeLayer)
+        return earlier.native._current(), earlier.lateness.rows
 
     def rows(self, chosen: mx.array) -> mx.array:
         """See `GraphDecode.rows`."""

@@ -31,6 +31,8 @@ UNITS = (
     "core/reader.cpp",
     "core/prefetcher.cpp",
     "core/guess.cpp",
+    "core/late.cpp",
+    "core/late_layer.cpp",
     "core/layer.cpp",
     "core/rows.cpp",
     "fetch.cpp",

@@ -10,8 +10,8 @@
 namespace moe {
 namespace {
 
-// The rows of a step, in this order: the model's choice, scores, raw, weigh, weights, the next layer's scores.
-constexpr int kRows = 6;
+// The rows of a step, in this order; each is there or not.
+enum Row { kExact, kScores, kRaw, kWeigh, kWeights, kShares, kNextScores, kRows };
 
 // Where a row lies; MLX keeps the buffer alive until the work after ours on the stream.
 struct View {
@@ -55,6 +55,22 @@ struct Job {
   std::weak_ptr<Bound> next;
   Policy next_policy;
   int next_guesses;
+  LateStep late;
+  Row shares = kShares;  // which row holds them: often one that is there anyway
+
+  // The results in one array: k chosen and their slots; k and `rows` where experts may be late; `earlier_rows`.
+  int width_of_results() const {
+    const int k = sizes[kExact];
+    return 2 * k + (late.light.rows ? k + late.light.rows : 0) + (late.earlier ? late.earlier_rows : 0);
+  }
+
+  std::vector<int> parts() const {  // where each of them ends but the last
+    const int k = sizes[kExact];
+    std::vector<int> ends{k};
+    if (late.light.rows) ends.insert(ends.end(), {2 * k, 3 * k});
+    if (late.earlier) ends.push_back(late.light.rows ? 3 * k + late.light.rows : 2 * k);
+    return ends;
+  }
 
   std::vector<View> views(const std::vector<mx::array>& in) const {
     std::vector<View> found;
@@ -67,27 +83,33 @@ struct Job {
     return found;
   }
 
-  void run(const std::vector<View>& views, int k, int* experts, int* slots) const {
+  void run(const std::vector<View>& views, int* results) const {
+    const int k = sizes[kExact];
+    Taken taken{results, results + k};
+    int* next_part = results + 2 * k;
+    if (late.light.rows) taken.here = next_part, taken.places = next_part + k, next_part += k + late.light.rows;
+    if (late.earlier) taken.late_slots = next_part;
     ModelStreams& streams = *bound->streams;
     // Work that is queued behind a failed step still runs: it must find slot numbers that exist.
-    std::fill(experts, experts + k, 0);
-    std::fill(slots, slots + k, 0);
+    std::fill(results, results + width_of_results(), 0);
     if (streams.fault.failed(epoch)) throw std::runtime_error(streams.text(*streams.fault.first()));
     const std::vector<int> exact = views[0].ints(k);
     std::vector<float> rows[kRows];
     size_t view = 1;
     for (int i = 1; i < kRows; i++)
       if (sizes[i]) rows[i] = views[view++].floats(sizes[i]);
-    const auto row = [&](int i) { return sizes[i] ? rows[i].data() : nullptr; };
+    const auto row = [&](Row which) { return sizes[which] ? rows[which].data() : nullptr; };
+    const Token token{row(kScores), row(kRaw), row(kWeigh), row(kWeights), row(shares), exact.data(), k, width};
     try {
-      bound->layer->decode(step, policy, {row(1), row(2), row(3), row(4), exact.data(), k, width}, experts, slots);
+      bound->layer->decode(step, policy, token,
+                           {late.light, late.earlier ? late.earlier->layer.get() : nullptr, late.earlier_rows}, taken);
     } catch (const ReadError& error) {
       streams.fault.raise(epoch, step, error);
       throw std::runtime_error(streams.text(error));
     }
     // Only now: this layer's own misses are in, and the disk is free while the layer computes.
-    const auto there = sizes[5] ? next.lock() : nullptr;
-    if (there) there->layer->prefetch(next_policy, rows[5].data(), sizes[5], next_guesses);
+    const auto there = sizes[kNextScores] ? next.lock() : nullptr;
+    if (there) there->layer->prefetch(next_policy, rows[kNextScores].data(), sizes[kNextScores], next_guesses);
   }
 };
 
@@ -97,11 +119,9 @@ class Fetch : public mx::Primitive {
 
   void eval_cpu(const std::vector<mx::array>& in, std::vector<mx::array>& out) override {
     out[0].set_data(mx::allocator::malloc(out[0].nbytes()));
-    const int k = job_.sizes[0];
-    int* experts = out[0].data<int>();
     // The output's memory must outlive the task even if nobody takes it.
-    mx::scheduler::enqueue(stream(), [job = job_, views = job_.views(in), k, experts, slots = experts + k,
-                                      kept = out[0].data_shared_ptr()] { job.run(views, k, experts, slots); });
+    mx::scheduler::enqueue(stream(), [job = job_, views = job_.views(in), results = out[0].data<int>(),
+                                      kept = out[0].data_shared_ptr()] { job.run(views, results); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -218,7 +238,7 @@ mx::Stream fetch_stream(ModelStreams& streams) {
 
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
                               const mx::array& exact, const Router& router, const NextLayer& next,
-                              const std::optional<mx::array>& after) {
+                              const LateStep& late, const std::optional<mx::array>& after) {
   const auto model = mx::default_stream(mx::default_device());
   const auto stream = fetch_stream(*bound->streams);
   const auto type = exact.dtype() == mx::int32 ? mx::int32 : mx::uint32;
@@ -226,25 +246,30 @@ std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step,
   if (exact.ndim() == 0 || exact.shape(-1) != k) throw std::invalid_argument("moe-mlx: indices are not one row");
   const int m = next.scores ? next.scores->shape(-1) : 0;
   Job job{bound, bound->streams->fault.epoch(), step, policy, n, {k}, stream != model, next.bound, next.policy,
-          next.guesses};
+          next.guesses, late};
   std::vector<mx::array> inputs{exact.dtype() == type ? exact : mx::astype(exact, type)};
-  const auto add = [&](int place, const std::optional<mx::array>& row, int size, const char* name) {
+  const auto add = [&](Row place, const std::optional<mx::array>& row, int size, const char* name) {
     if (!row) return;
     inputs.push_back(as_row(*row, size, name));
     job.sizes[place] = size;
   };
-  add(1, router.scores, n, "scores");
-  add(2, router.raw, n, "raw");
-  add(3, router.weigh, n, "weigh");
-  add(4, router.weights, k, "weights");
-  add(5, next.scores, m, "the next layer's scores");
+  add(kScores, router.scores, n, "scores");
+  add(kRaw, router.raw, n, "raw");
+  add(kWeigh, router.weigh, n, "weigh");
+  add(kWeights, router.weights, k, "weights");
+  const auto same = [&](const std::optional<mx::array>& row) { return row && router.shares->id() == row->id(); };
+  if (router.shares && same(router.weigh)) job.shares = kWeigh;
+  else if (router.shares && same(router.scores)) job.shares = kScores;
+  else add(kShares, router.shares, n, "shares");
+  add(kNextScores, next.scores, m, "the next layer's scores");
   if (job.packed) inputs = {pack(inputs)};
   if (after && !after->is_available()) inputs.push_back(*after);
   auto shape = exact.shape();
-  shape.back() = 2 * k;
+  shape.back() = job.width_of_results();
+  const auto parts = job.parts();
   auto primitive = std::make_shared<Fetch>(stream, std::move(job));
   // One array back, and one operation of the model's that waits for it.
-  return mx::split(mx::array(std::move(shape), type, primitive, std::move(inputs)), 2, -1);
+  return mx::split(mx::array(std::move(shape), type, primitive, std::move(inputs)), {parts.begin(), parts.end()}, -1);
 }
 
 Crossings crossings(const std::vector<mx::array>& outputs) {

@@ -45,7 +45,14 @@ struct Bound {
 };
 
 struct Router {
-  std::optional<mx::array> scores, raw, weigh, weights;
+  std::optional<mx::array> scores, raw, weigh, weights, shares;
+};
+
+// What may be late in a step, and which layer has left how many rows to it. That layer's bank is read after this step.
+struct LateStep {
+  Light light;
+  std::shared_ptr<Bound> earlier;
+  int earlier_rows = 0;
 };
 
 // The layer to prefetch for, what its own router makes of this layer's input, and how many of its experts to guess. It is
@@ -57,12 +64,13 @@ struct NextLayer {
   int guesses = 0;
 };
 
-// Returns the chosen experts and their slots, both shaped as `exact`. Where the fetch has another stream than the model,
-// one array goes there and one comes back. `after` is what has to be computed before slots may be rewritten: the layer's
-// previous output.
+// Returns the chosen experts and their slots, both shaped as `exact`; where some may be late, who is there and the places
+// of the late ones; where an earlier layer has left some, their slots. Where the fetch has another stream than the model,
+// one array goes there and one comes back. `after` is what has to be computed before slots may be rewritten: what read the
+// layer's bank last.
 std::vector<mx::array> decode(const std::shared_ptr<Bound>& bound, int64_t step, const Policy& policy,
                               const mx::array& exact, const Router& router, const NextLayer& next,
-                              const std::optional<mx::array>& after);
+                              const LateStep& late, const std::optional<mx::array>& after);
 
 // The stream of the fetches of this model's next step; it and the model's own are noted, to be drained.
 mx::Stream fetch_stream(ModelStreams& streams);

@@ -212,18 +212,24 @@ NB_MODULE(_moe_mlx_native, m) {
       .def("decode", [](Layer& self, int64_t step, const moe::Policy& policy, const mlx::core::array& exact,
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
-                        std::optional<mlx::core::array> next_scores, nb::object next,
+                        std::optional<mlx::core::array> shares, std::optional<mlx::core::array> next_scores,
+                        nb::object next, int late_rows, double late_beyond, nb::object earlier,
                         std::optional<mlx::core::array> after) {
         moe::NextLayer layer;
         if (next_scores && !next.is_none()) {  // (its handle, its policy, how many experts to guess)
           const auto of = nb::cast<nb::tuple>(next);
           layer = {next_scores, nb::cast<Layer&>(of[0]).bound, nb::cast<moe::Policy&>(of[1]), nb::cast<int>(of[2])};
         }
-        auto out = moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights}, layer, after);
-        return nb::make_tuple(out[0], out[1]);
+        moe::LateStep late{{late_rows, late_beyond}};
+        if (!earlier.is_none()) {  // (its handle, how many rows it has left)
+          const auto of = nb::cast<nb::tuple>(earlier);
+          late.earlier = nb::cast<Layer&>(of[0]).bound, late.earlier_rows = nb::cast<int>(of[1]);
+        }
+        return moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights, shares}, layer, late, after);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
-         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "next_scores"_a.none() = nb::none(),
-         "next"_a.none() = nb::none(), "after"_a.none() = nb::none())
+         "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "shares"_a.none() = nb::none(),
+         "next_scores"_a.none() = nb::none(), "next"_a.none() = nb::none(), "late_rows"_a = 0, "late_beyond"_a = 0.0,
+         "earlier"_a.none() = nb::none(), "after"_a.none() = nb::none())
       .def("rows", [](Layer& self, int64_t step, const mlx::core::array& chosen,
                       std::optional<mlx::core::array> after) { return moe::fetch_rows(self.bound, step, chosen, after); },
            "step"_a, "chosen"_a, "after"_a.none() = nb::none());

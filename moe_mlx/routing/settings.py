@@ -1,4 +1,4 @@
-"""The routing a user asks for, checked once, turned into one policy per layer."""
+"""The routing a user asks for, checked once, turned into one policy per layer and a rule for light experts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from moe_mlx.errors import UsageError
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
-from moe_mlx.routing.names import DEFAULT_ROUTING, POLICIES
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_ROUTING, EXACT, LIGHTS, POLICIES
 from moe_mlx.routing.policy import RoutingPolicy, check_top_j
 from moe_mlx.system.given import check_choice, check_whole
 
@@ -20,7 +21,7 @@ DEFAULT_MASS = 0.7
 
 @dataclass(frozen=True, slots=True)
 class RoutingSettings:
-    """What to choose experts by at decode. Prompts are always routed exactly.
+    """What to choose experts by at decode, and who is waited for. Prompts are always exact.
 
     Attributes:
         routing: One of `POLICIES`.
@@ -28,6 +29,9 @@ class RoutingSettings:
         route_top_j: True top experts never displaced; None: 1 for top-2 models, 2 otherwise.
         route_max_rank: M of Max-Rank; None: twice the model's top-k.
         route_mass: p of Cumulative, in [0, 1].
+        light: What absent experts of little weight do, one of `LIGHTS`.
+        light_beyond: Share of a token's weight that lies before an expert of little weight, in [0, 1].
+        light_distance: How many MoE layers later a late expert's output is added.
     """
 
     routing: str = DEFAULT_ROUTING
@@ -35,6 +39,9 @@ class RoutingSettings:
     route_top_j: int | None = None
     route_max_rank: int | None = None
     route_mass: float = DEFAULT_MASS
+    light: str = EXACT
+    light_beyond: float = DEFAULT_BEYOND
+    light_distance: int = DEFAULT_DISTANCE
 
     def __post_init__(self) -> None:
         check_choice("routing", self.routing, POLICIES)
@@ -44,6 +51,18 @@ class RoutingSettings:
         check_top_j(self.route_top_j, 1)
         if self.route_max_rank is not None:
             check_whole("route_max_rank", self.route_max_rank, of="experts")
+        check_choice("light", self.light, LIGHTS)
+        LightRule(self.light, self.light_beyond, self.light_distance)
+
+    @property
+    def light_rule(self) -> LightRule:
+        """What absent light experts do."""
+        return LightRule(self.light, float(self.light_beyond), self.light_distance)
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers are the model's own, whatever is resident."""
+        return self.routing == "exact" and self.light_rule.waits
 
     def policy(self, top_k: int, experts: int) -> RoutingPolicy:
         """Returns the policy for a layer of `experts` experts of which the model takes `top_k`."""
@@ -61,6 +80,11 @@ class RoutingSettings:
 
     def describe(self) -> str:
         """Returns one short line, as the status line shows it."""
+        light = self.light_rule.describe()
+        return self.describe_policy() + (f", {light}" if light else "")
+
+    def describe_policy(self) -> str:
+        """Returns the same of the policy alone."""
         if self.routing == "cache-prior":
             return f"cache-prior lambda {self.route_lambda:g}"
         if self.routing == "max-rank":

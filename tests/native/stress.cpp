@@ -34,7 +34,7 @@ struct Bytes {
 };
 
 struct Head {
-  int experts, width, slots, k, kind, top_j, max_rank, evict, raw, weigh, scores, steps, verify, tensors;
+  int experts, width, slots, k, kind, top_j, max_rank, evict, raw, weigh, scores, steps, late_rows, verify, tensors;
 };
 
 [[noreturn]] void differ(int step, const char* what) {
@@ -44,7 +44,7 @@ struct Head {
 
 template <typename T>
 void same(const std::vector<T>& mine, const std::vector<T>& theirs, int step, const char* what) {
-  if (mine.size() != theirs.size() || std::memcmp(mine.data(), theirs.data(), mine.size() * sizeof(T)))
+  if (mine.size() != theirs.size() || (!mine.empty() && std::memcmp(mine.data(), theirs.data(), mine.size() * sizeof(T))))
     differ(step, what);
 }
 
@@ -62,7 +62,7 @@ std::vector<float> guess(std::mt19937& random, int width, const std::vector<int>
 // One block: a layer, its steps and what they must lead to. Takes its own copy of the bytes.
 void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& folder, size_t* end) {
   const Head h = in.take<Head>(1)[0];
-  const auto numbers = in.take<double>(6);  // lambda, mass; growth, keep, share, gain
+  const auto numbers = in.take<double>(7);  // lambda, mass; growth, keep, share, gain; beyond
   const auto sizes = in.take<int64_t>(size_t(h.tensors));
   Shelf shelf;
   shelf.layer = 7, shelf.experts = h.experts, shelf.tensor_nbytes = sizes;
@@ -80,7 +80,7 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   TableState state{0, 0, 0, 1, 0, 0};
   std::vector<Event> rows(EventLog::kRows);
   std::vector<int64_t> uses(size_t(h.experts)), reads(size_t(h.experts)), last(size_t(h.experts)),
-      distances(size_t(h.experts) + 1);
+      distances(size_t(h.experts) + 1), lates(size_t(h.experts));
   std::vector<double> heat(size_t(h.experts)), moved(EventLog::kRows);
   auto memory = std::make_shared<std::vector<std::vector<char>>>();
   std::vector<char*> blocks;
@@ -88,7 +88,8 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   const int64_t nbytes = shelf.expert_nbytes();
   const Eviction evict{Eviction::Kind(h.evict), numbers[2], numbers[3], numbers[4], numbers[5]};
   Table table{h.experts,   h.slots,     evict,        &state,      slot_of.data(),  owner.data(),
-              used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data()};
+              used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data(),
+              nullptr, lates.data()};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
   const auto prefetcher = std::make_shared<Prefetcher>(reader, 2, 3, nbytes);
   layer.use(prefetcher);
@@ -103,22 +104,31 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   });
   std::mt19937 random(unsigned(h.experts));
   const Policy policy{Kind(h.kind), float(numbers[0]), h.top_j, h.max_rank, numbers[1]};
-  const size_t k = size_t(h.k);
+  const size_t k = size_t(h.k), late_rows = size_t(h.late_rows);
+  const auto check_slot = [&](int step, int expert, int slot) {
+    const unsigned char* whole_expert = contents.data() + expert * nbytes;
+    for (size_t t = 0; t < sizes.size(); whole_expert += sizes[t++])
+      if (std::memcmp(blocks[t] + slot * sizes[t], whole_expert, size_t(sizes[t]))) differ(step, "a slot's bytes");
+  };
   for (int step = 0; step < h.steps; step++) {
     const auto scores = in.take<float>(h.scores ? size_t(h.width) : 0), raw = in.take<float>(h.raw ? size_t(h.width) : 0);
     const auto weigh = in.take<float>(h.weigh ? size_t(h.width) : 0), weights = in.take<float>(h.scores ? k : 0);
     const auto exact = in.take<int>(k), failed = in.take<int>(1), want_experts = in.take<int>(k), want_slots = in.take<int>(k);
-    const auto want_row = in.take<int64_t>(4);
+    const auto shares = in.take<float>(late_rows ? size_t(h.width) : 0);
+    const auto want_here = in.take<int>(late_rows ? k : 0), want_places = in.take<int>(late_rows);
+    const auto joined = in.take<int>(1), late_failed = in.take<int>(1), want_late_slots = in.take<int>(late_rows);
+    const auto want_row = in.take<int64_t>(8);
     const auto want_moved = in.take<double>(1);
     if (random() % 4) {
       layer.prefetch(policy, guess(random, h.width, exact).data(), h.width, h.k + int(random() % 3));
       if (random() % 2) std::this_thread::yield();
     }
     const auto some = [](const std::vector<float>& row) { return row.empty() ? nullptr : row.data(); };
-    std::vector<int> experts(k), slots(k);
+    std::vector<int> experts(k), slots(k), here(want_here.size()), places(late_rows), late_slots(late_rows);
     try {
-      layer.decode(step, policy, {some(scores), some(raw), some(weigh), some(weights), exact.data(), h.k, h.width},
-                   experts.data(), slots.data());
+      const Token token{some(scores), some(raw), some(weigh), some(weights), some(shares), exact.data(), h.k, h.width};
+      layer.decode(step, policy, token, {{h.late_rows, numbers[6]}},
+                   {experts.data(), slots.data(), late_rows ? here.data() : nullptr, places.data()});
       if (failed[0] >= 0) differ(step, "an error that did not come");
     } catch (const ReadError& error) {
       if (error.expert != failed[0]) differ(step, error.what());
@@ -126,22 +136,35 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     }
     same(experts, want_experts, step, "the choice");
     same(slots, want_slots, step, "the slots");
+    same(here, want_here, step, "who is there");
+    same(places, want_places, step, "the places of the late");
     const Event& row = rows[size_t((written[0] - 1) % EventLog::kRows)];
-    same<int64_t>({row.hits, row.misses, row.swapped, row.bytes_read}, want_row, step, "the counters");
+    same<int64_t>({row.hits, row.misses, row.swapped, row.bytes_read, row.late, row.late_weight_ppb, row.read_waits,
+                   row.waits_saved},
+                  want_row, step, "the counters");
     if (row.hint_hits < 0 || row.hint_hits > row.misses || row.hinted < row.hint_hits ||
         row.wasted_bytes > (row.hinted - row.hint_hits) * nbytes)
       differ(step, "what was guessed does not add up: it");
     guesses_used += row.hint_hits;
     same<double>({moved[size_t((written[0] - 1) % EventLog::kRows)]}, want_moved, step, "the weight moved");
     for (size_t i = 0; i < k; i++) {
-      if (experts[i] >= h.experts) continue;
-      const unsigned char* whole_expert = contents.data() + experts[i] * nbytes;
-      for (size_t t = 0; t < sizes.size(); whole_expert += sizes[t++])
-        if (std::memcmp(blocks[t] + slots[i] * sizes[t], whole_expert, size_t(sizes[t]))) differ(step, "a slot's bytes");
+      if (experts[i] < h.experts && (here.empty() || here[i])) check_slot(step, experts[i], slots[i]);
     }
+    if (!joined[0]) continue;  // the next step drops what is late, or the end does
+    if (random() % 2) std::this_thread::yield();
+    try {
+      layer.join(step, h.late_rows, late_slots.data());
+      if (late_failed[0] >= 0) differ(step, "a late error that did not come");
+    } catch (const ReadError& error) {
+      if (error.expert != late_failed[0]) differ(step, error.what());
+      continue;
+    }
+    same(late_slots, want_late_slots, step, "the slots of the late");
+    for (size_t i = 0; i < size_t(row.late); i++) check_slot(step, experts[size_t(places[i])], late_slots[i]);
   }
   over = true;
   meddler.join();
+  layer.reclaim();
   layer.prefetch(policy, guess(random, h.width, {}).data(), h.width, h.k);  // and leaves them to themselves
   same(slot_of, in.take<int32_t>(slot_of.size()), h.steps, "slot_of");
   same(owner, in.take<int32_t>(owner.size()), h.steps, "owner");
@@ -153,6 +176,7 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   same(reads, in.take<int64_t>(reads.size()), h.steps, "reads");
   same(last, in.take<int64_t>(last.size()), h.steps, "last");
   same(distances, in.take<int64_t>(distances.size()), h.steps, "distances");
+  same(lates, in.take<int64_t>(lates.size()), h.steps, "lates");
   *end = in.at;
 }
 

@@ -7,10 +7,11 @@ from typing import BinaryIO
 import numpy as np
 
 from moe_mlx.expert_cache.eviction import EVICTIONS, make_eviction
-from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.expert_cache.residency import Placement, ResidencyTable
 from moe_mlx.native.binding import eviction_numbers, policy_numbers
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
+from moe_mlx.routing.light import pick_late, rows_for
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import choose, finite_range
 from moe_mlx.store import digest
@@ -52,19 +53,25 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
     verify = random.random() < 0.5
     kind, lam, _, rank, mass = policy_numbers(policy)
     numbers = eviction_numbers(evict)
-    head = [experts, width, slots, k, kind, top_j, rank, numbers.kind, has_raw, has_weigh, has_scores, steps]
+    late_rows = rows_for(k) if has_scores and random.random() < 0.7 else 0
+    late = (late_rows, float(random.random()))
+    head = [experts, width, slots, k, kind, top_j, rank, numbers.kind, has_raw, has_weigh, has_scores, steps, late_rows]
     file.write(np.array([*head, verify, len(SIZES)], dtype=np.int32).tobytes())
-    file.write(np.array([lam, mass, *numbers[1:]]).tobytes())
+    file.write(np.array([lam, mass, *numbers[1:], late[1]]).tobytes())
     file.write(np.array(SIZES, dtype=np.int64).tobytes())
     if verify:
         file.write(b"".join(bytes.fromhex(digest.of([contents[expert].tobytes()])) for expert in range(experts)))
     file.write(contents[:experts].tobytes())
     table = ResidencyTable(experts, slots, evict)
     coarse = random.random() < 0.3  # many equal scores: ties
+    dropped: list[Placement] = []
     for _ in range(steps):
-        _step(file, random, table, policy, width, k, missing, (has_scores, has_raw, has_weigh), coarse)
+        _drop(table, dropped)
+        has = (has_scores, has_raw, has_weigh)
+        dropped = _step(file, random, table, policy, width, k, missing, has, late, coarse)
+    _drop(table, dropped)
     state = (table.slot_of, table.owner, table.used, table.heat, table.state)
-    for memory in (*state, table.uses, table.reads, table.last, table.distances):
+    for memory in (*state, table.uses, table.reads, table.last, table.distances, table.lates):
         file.write(memory.tobytes())
 
 
@@ -85,8 +92,10 @@ def _step(
     k: int,
     missing: set[int],
     has: tuple[bool, bool, bool],
+    late_rule: tuple[int, float],
     coarse: bool,
-) -> None:
+) -> list[Placement]:
+    """Writes one step and returns the late experts that nobody waits for."""
     has_scores, has_raw, has_weigh = has
     z = _row(random, width, coarse)
     raw, weigh = (_row(random, width, coarse) if there else z for there in (has_raw, has_weigh))
@@ -109,21 +118,55 @@ def _step(
         order, swapped, moved = list(dict.fromkeys(chosen)), 0, 0.0
     if table.eviction.uses_scores and (has_scores or has_raw):
         table.eviction.observe(table, raw.tolist())
-    admission = table.begin([expert for expert in order if expert < table.experts])
+    rows, beyond_share = late_rule
+    shares = random.random(width).astype(np.float32)
+    if rows:  # as a router's weights would: the heavier first
+        shares[order] = np.sort(shares[order])[::-1]
+    stored = [expert for expert in order if expert < table.experts]
+    late = pick_late(stored, shares.tolist(), table.slot_of, beyond_share, rows)
+    admission = table.begin(stored)
+    behind = [placement for placement in admission.misses if placement.expert in late.experts]
+    ahead = [placement for placement in admission.misses if placement.expert not in late.experts]
+    failed = _read(table, ahead, missing)
+    if failed < 0:
+        table.count(stored, [placement.expert for placement in admission.misses], late.experts)
+    else:
+        _drop(table, behind)
+        behind = []
+    heaviest = table.slot_of[stored[0]] if stored else 0
+    there = [0 if expert in late.experts else 1 for expert in chosen]
+    filler = chosen.index(stored[0]) if stored else 0
+    places = [chosen.index(expert) for expert in late.experts] + [filler] * (rows - len(late.experts))
+    slots = [heaviest if not here else table.slot_of[e] if e < table.experts else 0
+             for e, here in zip(chosen, there, strict=True)]  # fmt: skip
+    late_slots = [placement.slot for placement in behind] + [heaviest] * (rows - len(behind))
+    joined = rows > 0 and random.random() < 0.9
+    late_failed = _read(table, behind, missing) if joined else -1
+    read = len(admission.misses) * sum(SIZES)
+    file.write(array("i", [*exact, failed, *chosen, *slots]).tobytes())
+    if rows:
+        file.write(shares.tobytes())
+        file.write(array("i", [*there, *places]).tobytes())
+    file.write(array("i", [joined, late_failed, *late_slots]).tobytes())
+    waits = (len(ahead) > 0, bool(admission.misses) and not ahead)
+    counted = (len(late.experts), int(late.weight * 1e9), *waits)
+    file.write(array("q", [len(admission.hits), len(admission.misses), swapped, read, *counted]).tobytes())
+    file.write(array("d", [moved]).tobytes())
+    return [] if joined else behind
+
+
+def _read(table: ResidencyTable, misses: list[Placement], missing: set[int]) -> int:
+    """Reads experts; returns the first that is missing, -1 where none is."""
     failed = -1
-    for placement in admission.misses:
+    for placement in misses:
         if placement.expert in missing:
             table.forget(placement.slot)
             failed = placement.expert if failed < 0 else failed
         else:
             table.commit(placement)
-    if failed < 0:
-        table.count(
-            [expert for expert in order if expert < table.experts],
-            [placement.expert for placement in admission.misses],
-        )
-    slots = [table.slot_of[expert] if expert < table.experts else 0 for expert in chosen]
-    read = len(admission.misses) * sum(SIZES)
-    file.write(array("i", [*exact, failed, *chosen, *slots]).tobytes())
-    file.write(array("q", [len(admission.hits), len(admission.misses), swapped, read]).tobytes())
-    file.write(array("d", [moved]).tobytes())
+    return failed
+
+
+def _drop(table: ResidencyTable, misses: list[Placement]) -> None:
+    for placement in misses:
+        table.forget(placement.slot)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from moe_mlx.routing.names import POLICIES
+from moe_mlx.routing.names import EXACT, LIGHTS, POLICIES
 from moe_mlx_tui.engine.orders import Source
 
 #: Caps that are offered; any other may be typed.
@@ -58,12 +58,19 @@ def entries(app: PaletteApp) -> Iterator[Entry]:
                 "choose experts this way from the next token on",
                 partial(app.set_routing, routing=routing),
             )
+        for light in LIGHTS:
+            yield Entry(
+                f"light experts {light}",
+                "wait for absent ones of little weight" if light == EXACT else "let them join one layer later",
+                partial(app.set_routing, light=light),
+            )
 
 
 #: What may be typed with a value: pattern, what it says, how it is called.
 _VALUES: tuple[tuple[str, str, str], ...] = (
     (r"(?:expert )?cache\s+(\d\S*|auto)", "expert cache {}", "set_cap"),
     (r"(?:route )?lambda\s+([\d.]+)", "cache-prior strength {}", "route_lambda"),
+    (r"light (?:experts )?beyond\s+([\d.]+)", "light experts beyond {} of a token's weight", "light_beyond"),
     (r"temp(?:erature)?\s+([\d.]+)", "temperature {}", "temp"),
     (r"max tokens\s+(\d+)", "at most {} tokens an answer", "max_tokens"),
 )
@@ -80,8 +87,8 @@ def typed(app: PaletteApp, query: str) -> Iterator[Entry]:
             call: Callable[[], Any]
             if kind == "set_cap":
                 call = partial(app.set_cap, value)
-            elif kind == "route_lambda":
-                call = partial(app.set_routing, route_lambda=float(value))
+            elif kind in ("route_lambda", "light_beyond"):
+                call = partial(app.set_routing, **{kind: float(value)})
             else:
                 call = partial(app.set_sampling, **{kind: int(value) if kind == "max_tokens" else float(value)})
         except ValueError:

@@ -23,7 +23,11 @@ namespace moe {
   FIELD(host_ns)                \
   FIELD(hinted)                 \
   FIELD(hint_hits)              \
-  FIELD(wasted_bytes)
+  FIELD(wasted_bytes)           \
+  FIELD(late)                   \
+  FIELD(late_weight_ppb)        \
+  FIELD(read_waits)             \
+  FIELD(waits_saved)
 
 struct Event {
 #define FIELD(name) int64_t name = 0;

@@ -11,6 +11,10 @@ enum Phase { kDecode = 1 };
 
 }  // namespace
 
+Deadline::Deadline(double seconds) : until_(now_ns() + int64_t(seconds * 1e9)) {}
+
+double Deadline::left() const { return std::max(0.0, double(until_ - now_ns()) / 1e9); }
+
 Layer::Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, EventLog log, std::vector<char*> memory,
              std::shared_ptr<void> owner)
     : reader_(std::move(reader)), table_(std::move(table)), log_(log), memory_(std::move(memory)),
@@ -46,6 +50,7 @@ void Layer::give_back() {
 
 void Layer::reclaim() {
   std::lock_guard lock(mutex_);
+  drop_late();
   give_back();
 }
 
@@ -77,9 +82,8 @@ void Layer::commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<
   }
 }
 
-bool Layer::take_staged(int miss, double seconds, Errors& errors) {
+bool Layer::take_staged(int miss, const std::shared_ptr<Staged>& staged, double seconds, Errors& errors) {
   const auto& [expert, slot] = misses_[miss];
-  const auto staged = guess_.find(expert);
   const auto state = guess_.wait(staged, seconds);
   if (state == Staged::failed) return false;
   if (state == Staged::running) {  // a demand read would hang on the same disk; nothing writes to the slot
@@ -91,49 +95,60 @@ bool Layer::take_staged(int miss, double seconds, Errors& errors) {
   for (size_t t = 0; t < memory_.size(); from += shelf_->tensor_nbytes[t++])
     std::memcpy(memory_[t] + slot * shelf_->tensor_nbytes[t], from, size_t(shelf_->tensor_nbytes[t]));
   table_.commit(misses_[miss]);
-  guess_.served(staged);
   return true;
 }
 
-// All that must be read is asked for at once; what is staged is copied meanwhile.
-int64_t Layer::read_missing() {
-  Errors errors(misses_.size());
-  std::vector<int> demanded, staged, again;
-  for (int i = 0; i < int(misses_.size()); i++) (guess_.find(misses_[i].expert) ? staged : demanded).push_back(i);
-  const auto batch = batch_of(demanded);
-  if (staged.empty()) {
-    reader_->read(batch, stall_seconds);
-  } else {
-    reader_->start(batch);
-    const int64_t started = now_ns();
-    for (int i : staged)
-      if (!take_staged(i, std::max(0.0, stall_seconds - double(now_ns() - started) / 1e9), errors)) again.push_back(i);
-    reader_->finish(batch, stall_seconds);
-  }
-  commit_reads(batch, demanded, errors);
-  if (!again.empty()) {
-    const auto second = batch_of(again);
-    reader_->read(second, stall_seconds);
-    commit_reads(second, again, errors);
-  }
-  for (const auto& error : errors) {
-    if (!error) continue;
-    guess_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
-    throw ReadError(*error);
-  }
-  return int64_t(misses_.size()) * shelf_->expert_nbytes();
+void Layer::read_now(const std::vector<int>& misses, Errors& errors) {
+  if (misses.empty()) return;
+  const auto batch = batch_of(misses);
+  reader_->read(batch, stall_seconds);
+  commit_reads(batch, misses, errors);
 }
 
-int Layer::admit(int64_t& waited, int64_t& bytes) {
+void Layer::throw_first(const Errors& errors) {
+  for (const auto& error : errors)
+    if (error) throw ReadError(*error);
+}
+
+// All that must be read is asked for at once, what may be late after what may not; what is staged is copied meanwhile.
+void Layer::read_missing(int64_t step, const Light& light) {
+  Errors errors(misses_.size());
+  std::vector<int> demanded, staged, again;
+  for (int i = 0; i < int(misses_.size()); i++)
+    if (!late_choice_.has(misses_[i].expert)) (guess_.find(misses_[i].expert) ? staged : demanded).push_back(i);
+  const auto batch = batch_of(demanded);
+  reader_->start(batch);
+  start_late(step, light);
+  const Deadline deadline(stall_seconds);
+  for (int i : staged) {
+    const auto there = guess_.find(misses_[i].expert);
+    if (!take_staged(i, there, deadline.left(), errors)) again.push_back(i);
+    else if (!errors[i]) guess_.served(there);
+  }
+  reader_->finish(batch, stall_seconds);
+  commit_reads(batch, demanded, errors);
+  read_now(again, errors);
+  try {
+    throw_first(errors);
+  } catch (const ReadError&) {
+    guess_.forget();  // the step leaves no row in the log, and so no guess of its in the next one's
+    drop_late();
+    throw;
+  }
+}
+
+int Layer::admit(int64_t step, const Light& light, int64_t& waited) {
   int hits = 0;
   try {
     hits = table_.begin(touched_, misses_);
   } catch (const std::length_error& error) {
     throw ReadError(shelf_->layer, touched_.front(), shelf_->files[0].path, error.what());
   }
-  if (!misses_.empty()) {
+  if (misses_.empty()) {
+    start_late(step, light);
+  } else {
     const int64_t from = now_ns();
-    bytes = read_missing();
+    read_missing(step, light);
     waited = now_ns() - from;
   }
   return hits;
@@ -160,7 +175,8 @@ void Layer::drop_guess() {
   guess_.forget();
 }
 
-void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots) {
+void Layer::decode(int64_t step, const Policy& policy, const Token& token, const Lateness& lateness,
+                   const Taken& taken) {
   std::lock_guard lock(mutex_);  // streams of two threads may meet here; the graph orders them, this keeps them safe
   const int64_t started = now_ns();
   guess_.drop_waiting();
@@ -169,23 +185,44 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, int* 
       throw std::out_of_range("expert " + std::to_string(token.exact[i]));
   if (token.width && token.width < table_.experts)
     throw std::out_of_range("scores of " + std::to_string(token.width) + " experts");
+  if (late_.step != LateReads::kNone) drop_late();  // of a call that was broken off
   if (!stalled_.empty()) give_back();
   choose(token, policy);
+  late_choice_.pick(lateness.light, touched_, token.shares, table_.slot_of);
   float moved = 0;
   if (token.weights)
     for (int place : choice_.displaced) moved += token.weights[place];
-  int64_t waited = 0, bytes = 0;
-  const int hits = admit(waited, bytes);
-  table_.count(touched_, misses_);
+  int64_t waited = 0;
+  const int hits = admit(step, lateness.light, waited);
+  table_.count(touched_, misses_, late_choice_.experts);
+  late_.heaviest = touched_.empty() ? 0 : table_.slot_of[touched_.front()];
   for (int i = 0; i < token.k; i++) {
-    experts[i] = choice_.experts[i];
-    slots[i] = experts[i] < table_.experts ? table_.slot_of[experts[i]] : 0;
+    const int expert = taken.experts[i] = choice_.experts[i];
+    const bool late = late_choice_.has(expert);
+    taken.slots[i] = late ? late_.heaviest : expert < table_.experts ? table_.slot_of[expert] : 0;
+    if (taken.here) taken.here[i] = !late;
+  }
+  const auto place_of = [this](int expert) {
+    return int(std::find(choice_.experts.begin(), choice_.experts.end(), expert) - choice_.experts.begin());
+  };
+  for (int row = 0; taken.places && row < lateness.light.rows; row++)
+    taken.places[row] = row < int(late_choice_.experts.size()) ? place_of(late_choice_.experts[size_t(row)])
+                        : touched_.empty()                     ? 0
+                                                               : place_of(touched_.front());
+  if (lateness.earlier) {
+    const int64_t from = now_ns();
+    lateness.earlier->join(step, lateness.earlier_rows, taken.late_slots);
+    waited += now_ns() - from;
   }
   Event event;
+  event.late = int64_t(late_choice_.experts.size());
+  event.late_weight_ppb = int64_t(late_choice_.weight * 1e9);
+  event.read_waits = int64_t(misses_.size()) > event.late;
+  event.waits_saved = !misses_.empty() && !event.read_waits;
   event.step = step, event.phase = kDecode, event.tokens = 1;
   event.hits = hits, event.misses = int64_t(misses_.size());
   event.swapped = int64_t(choice_.displaced.size());
-  event.bytes_read = bytes, event.wait_ns = waited;
+  event.bytes_read = event.misses * shelf_->expert_nbytes(), event.wait_ns = waited;
   event.choices = event.hits + event.misses, event.waits = 1;
   guess_.drop();
   event.host_ns = now_ns() - started - waited;

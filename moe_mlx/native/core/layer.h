@@ -10,6 +10,7 @@
 
 #include "event.h"
 #include "guess.h"
+#include "late.h"
 #include "policy.h"
 #include "reader.h"
 #include "table.h"
@@ -23,6 +24,7 @@ struct Token {
   const float* raw = nullptr;      // before groups were masked; else scores
   const float* weigh = nullptr;    // what the model weighs by; else scores
   const float* weights = nullptr;  // of `exact`, for the weight moved
+  const float* shares = nullptr;   // what each expert would weigh, up to a common factor; where some may be late
   const int* exact = nullptr;
   int k = 0;
   int width = 0;  // of the scores, or of `raw` alone
@@ -56,6 +58,35 @@ class Fault {
   std::atomic<int64_t> epoch_{0}, failed_{-1}, step_{-1};
 };
 
+// Where a step's results go. With `here`, late experts are 0 there and get the heaviest expert's slot; `places` says which
+// they are, and `late_slots` where those are that an earlier layer has left to this step.
+struct Taken {
+  int* experts;
+  int* slots;
+  int* here = nullptr;        // k
+  int* places = nullptr;      // as many as may be late
+  int* late_slots = nullptr;  // as many as may be late in the earlier layer
+};
+
+class Layer;
+
+// What may be late in a step, and which layer has left late experts to it.
+struct Lateness {
+  Light light;
+  Layer* earlier = nullptr;
+  int earlier_rows = 0;
+};
+
+// Time that several waits share.
+class Deadline {
+ public:
+  explicit Deadline(double seconds);
+  double left() const;
+
+ private:
+  const int64_t until_;
+};
+
 class Layer {
  public:
   // memory: one block a tensor, slot after slot, kept by `owner`.
@@ -64,14 +95,17 @@ class Layer {
 
   // Writes the chosen experts in computing order and their slots; what is not stored (longcat's identity experts, whose
   // numbers come after the stored ones) gets slot 0. Throws ReadError: a read failed, its slot is empty, the others of
-  // the step are in.
-  void decode(int64_t step, const Policy& policy, const Token& token, int* experts, int* slots);
+  // the step are in; or a late one of the earlier layer failed.
+  void decode(int64_t step, const Policy& policy, const Token& token, const Lateness& lateness, const Taken& taken);
+  // For a later layer's step: waits for the late experts of this layer's step of that number. Throws ReadError.
+  void join(int64_t step, int rows, int* slots);
 
   // The same for several rows at once, each with the model's own choice of `k`, all of which fit into the slots together:
   // a batch's decode step, counted as any call of more than one row. Writes their slots.
   void rows(int64_t step, const int* chosen, int count, int k, int* slots);
 
-  // Gives back the slots of stalled reads that have ended since: before another reader of the table goes on.
+  // Gives back the slots of stalled reads that have ended since, and of late ones that nobody waits for: before another
+  // reader of the table goes on.
   void reclaim();
 
   // Before the first step: what prefetches its experts.
@@ -86,12 +120,18 @@ class Layer {
  private:
   using Errors = std::vector<std::optional<ReadError>>;
   void choose(const Token& token, const Policy& policy);
-  int admit(int64_t& waited, int64_t& bytes);  // brings in `touched_`; returns the hits
-  int64_t read_missing();                      // returns their bytes
+  // Brings in `touched_`, of which `late_choice_` may be late; returns the hits.
+  int admit(int64_t step, const Light& light, int64_t& waited);
+  void read_missing(int64_t step, const Light& light);
+  void read_now(const std::vector<int>& misses, Errors& errors);
+  static void throw_first(const Errors& errors);
+  void start_late(int64_t step, const Light& light);
+  void drop_late();
   std::shared_ptr<Batch> batch_of(const std::vector<int>& misses) const;
   // Makes slots of what was read whole; the rest is forgotten, or quarantined while it is still being read.
   void commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);
-  bool take_staged(int miss, double seconds, Errors& errors);  // false: it has to be read on demand
+  // Waits for what is staged and copies it; false: it has to be read on demand.
+  bool take_staged(int miss, const std::shared_ptr<Staged>& staged, double seconds, Errors& errors);
   void give_back();
 
   std::mutex mutex_;
@@ -106,6 +146,8 @@ class Layer {
   Choice choice_;
   std::vector<int> touched_;
   std::vector<Placement> misses_;
+  LateChoice late_choice_;
+  LateReads late_;
   struct Stalled {
     std::shared_ptr<Batch> batch;
     int place, slot;

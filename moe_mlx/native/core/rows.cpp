@@ -24,20 +24,23 @@ void Layer::rows(int64_t step, const int* chosen, int count, int k, int* slots) 
     if (chosen[i] < 0) throw std::out_of_range("expert " + std::to_string(chosen[i]));
     if (chosen[i] < table_.experts) uses[chosen[i]]++, real++;
   }
+  if (late_.step != LateReads::kNone) drop_late();  // of a call that was broken off
   if (!stalled_.empty()) give_back();
   touched_.clear();
   for (int e = 0; e < table_.experts; e++)
     if (uses[e]) touched_.push_back(e);
   std::stable_sort(touched_.begin(), touched_.end(), [&](int a, int b) { return uses[a] < uses[b]; });
-  int64_t waited = 0, bytes = 0;
-  const int hits = admit(waited, bytes);
+  late_choice_.clear();
+  int64_t waited = 0;
+  const int hits = admit(step, {}, waited);
   for (const int e : touched_) table_.rows[e] += uses[e];
   table_.stamp(touched_);
   for (int i = 0; i < choices; i++) slots[i] = chosen[i] < table_.experts ? table_.slot_of[chosen[i]] : 0;
   Event event;
   event.step = step, event.phase = kPrefill, event.tokens = count;
   event.hits = hits, event.misses = int64_t(misses_.size());
-  event.bytes_read = bytes, event.wait_ns = waited;
+  event.bytes_read = event.misses * shelf_->expert_nbytes(), event.wait_ns = waited;
+  event.read_waits = event.misses > 0;
   event.choices = real, event.waits = 1;
   guess_.drop();
   event.host_ns = now_ns() - started - waited;

@@ -45,7 +45,8 @@ constexpr const char* type_code<double>() { return "d"; }
   FIELD(int64_t, reads)         \
   FIELD(int64_t, last)          \
   FIELD(int64_t, distances)     \
-  FIELD(int64_t, rows)
+  FIELD(int64_t, rows)          \
+  FIELD(int64_t, lates)
 
 struct TableState {
 #define FIELD(type, name) type name;
@@ -71,8 +72,8 @@ struct Table {
   static constexpr int64_t kQuarantined = int64_t(1) << 62;  // a clock no event reaches
   std::vector<int64_t> stamps = {};  // scratch of begin
 
-  // One decode step that went through: what it used, in touch order, and what it had to read for that.
-  void count(const std::vector<int>& chosen, const std::vector<Placement>& misses) {
+  // One decode step that went through: what it used, in touch order, what it had to read for that, and what of that late.
+  void count(const std::vector<int>& chosen, const std::vector<Placement>& misses, const std::vector<int>& late) {
     for (const int e : chosen) {
       uses[e] += 1;
       const int64_t before = last[e];
@@ -80,6 +81,7 @@ struct Table {
     }
     stamp(chosen);
     for (const Placement& miss : misses) reads[miss.expert] += 1;
+    for (const int e : late) lates[e] += 1;
   }
 
   // A use that distances are measured from, the first becoming the oldest.

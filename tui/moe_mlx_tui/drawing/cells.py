@@ -14,7 +14,9 @@ HELD = 7
 EVICTED = 8
 USED = 9
 ARRIVED = 10
-STATES = 11
+#: Just read, and so light that its output was added a layer later.
+LATE = 11
+STATES = 12
 
 #: The bits of a state, and the flag of an expert that is resident at fewer bits a weight than its file has.
 STATE_BITS, COARSE = 0x0F, 0x10
@@ -41,6 +43,7 @@ def describe(cell: int) -> str:
             EVICTED: "just evicted",
             USED: "used by this token",
             ARRIVED: "just read",
+            LATE: "just read, added a layer late",
             HELD: "held whole",
         }[state]
     return f"{words}, coarse" if cell & COARSE else words

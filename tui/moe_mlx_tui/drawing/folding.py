@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mlx_tui.drawing.cells import ARRIVED, HELD, NEWEST, OLDEST, STATE_BITS
+from moe_mlx_tui.drawing.cells import ARRIVED, HELD, LATE, NEWEST, OLDEST, STATE_BITS
 from moe_mlx_tui.drawing.drawings import ASCII, BRAILLE, CELLS, HALF, Drawing
 from moe_mlx_tui.drawing.painting import BLANK, Grid, Painting, paint, resident
 
@@ -65,7 +65,8 @@ def _shaded(grid: Grid, columns: int, rows: int, plain: bool) -> Painting:
     ages = sums(np.where(held, np.clip(states, OLDEST, NEWEST), 0)) // np.maximum(1, there)
     cells = np.where(there > 0, np.maximum(ages, OLDEST), 0)
     cells = np.where(sums(held & (states == HELD)) > 0, HELD, cells)
-    cells = np.where(sums(states == ARRIVED) > 0, ARRIVED, cells)
+    for state in (ARRIVED, LATE):
+        cells = np.where(sums(states == state) > 0, state, cells)
     shades = np.array([ord(shade) for shade in (_PLAIN_SHADES if plain else _SHADES)], dtype=np.uint32)
     characters = shades[-(-there * (len(shades) - 1) // known)]
 

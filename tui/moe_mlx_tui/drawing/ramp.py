@@ -49,6 +49,7 @@ LOOKS = (
     Look("evicted", "✕✕", "xx", 203, 161, "strike"),
     Look("in use", "◆◇", "@&", 230, 52, "bold"),
     Look("just read", "▲△", "+=", 86, 30, "underline"),
+    Look("late", "▼▽", "*~", 177, 90, "underline2"),
 )
 assert len(LOOKS) == STATES
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, USED
+from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, LATE, NEWEST, USED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,7 @@ class CellSampler:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._before: NDArray[np.bool_] | None = None
+        self._lates: NDArray[np.int64] | None = None
 
     def sample(self) -> dict[str, bytes]:
         """Returns `cells`, `slots`, `uses` and `reads` of a `Snapshot`."""
@@ -33,7 +34,10 @@ class CellSampler:
         if self._before is not None and self._before.size == resident.size:
             cells[resident & ~self._before & (cells != HELD)] = ARRIVED
             cells[self._before & ~resident] = EVICTED
-        self._before = resident
+        lates = self._whole("lates")
+        if self._lates is not None and self._lates.size == lates.size:
+            cells[resident & (lates > self._lates)] = LATE
+        self._before, self._lates = resident, lates
         return {
             "cells": cells.tobytes(),
             "slots": slots.astype("<u2").tobytes(),
@@ -42,8 +46,12 @@ class CellSampler:
         }
 
     def _counts(self, name: str) -> bytes:
-        whole = [np.frombuffer(getattr(cache.table, name), dtype=np.int64) for cache in self.runtime.layers]
-        return np.concatenate(whole).astype("<u4").tobytes()
+        return self._whole(name).astype("<u4").tobytes()
+
+    def _whole(self, name: str) -> NDArray[np.int64]:
+        """Returns a copy of one count of every expert, layer after layer."""
+        layers = self.runtime.layers
+        return np.concatenate([np.frombuffer(getattr(cache.table, name), dtype=np.int64) for cache in layers])
 
     @staticmethod
     def _layer(table: ResidencyTable, top_k: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -222,6 +222,10 @@ class Engine:
             if order.routing:
                 before = session.runtime.routing.describe()
                 session.runtime.set_routing(**order.routing)
+                from moe_mlx.loading.light_remark import light_remark
+
+                if "light" in order.routing and (line := light_remark(session.runtime)):
+                    self._publish(remark=line)
                 vars(self.args).update(order.routing)
                 if session.runtime.routing.describe() != before:
                     self._leave_store(session)

@@ -110,6 +110,7 @@ class TurnReceipt:
     prompt_bytes_read: int
     wait_seconds: float
     routing: str
+    late_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

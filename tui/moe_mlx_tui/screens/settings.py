@@ -17,7 +17,7 @@ from textual.widgets import Button, Input, Label, Select, Static, TextArea
 from moe_mlx.conversation.opening import OFF, store_place
 from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.planning.prefetch import PREFETCHES
-from moe_mlx.routing.names import DECODE_WAYS, POLICIES
+from moe_mlx.routing.names import DECODE_WAYS, LIGHTS, POLICIES
 from moe_mlx_tui.engine.orders import Configure, Load
 from moe_mlx_tui.engine.snapshot import Settings
 
@@ -56,6 +56,7 @@ ROUTING = (
     Field("route_top_j", "never displace top", True, "experts of each token", "auto"),
     Field("route_max_rank", "stand-ins from top", True, "max-rank: how many", "auto"),
     Field("route_mass", "stand-ins from mass", False, "cumulative: 0 to 1"),
+    Field("light_beyond", "light beyond", False, "of a token's weight, 0 to 1"),
 )
 SAMPLING = (
     Field("max_tokens", "longest answer", True, "tokens; -1 no limit"),
@@ -66,7 +67,10 @@ SAMPLING = (
     Field("repetition_penalty", "repetition penalty", False, "above 1 repeats less", "none"),
     Field("seed", "seed", True, "the same answer again", "none"),
 )
-POLICY = Choice("routing", "routing", tuple(POLICIES), "exact, or prefer what is in memory")
+POLICIES_OF_DECODE = (
+    Choice("routing", "routing", tuple(POLICIES), "exact, or prefer what is in memory"),
+    Choice("light", "light experts", LIGHTS, "wait for absent ones, or one layer late"),
+)
 #: What a loaded model cannot change.
 LOADING = (
     Choice("evict", "gives way first", tuple(EVICTIONS), "loads the model anew"),
@@ -106,7 +110,8 @@ class SettingsScreen(ModalScreen[Chosen | None]):
         with VerticalScroll(classes="dialog settings") as box:
             box.border_title = "settings"
             yield from self._row("expert_cache", "memory for experts", self._cap, "50%, 4GB or auto")
-            yield from self._select(POLICY)
+            for choice in POLICIES_OF_DECODE:
+                yield from self._select(choice)
             yield from self._fields(ROUTING)
             yield self._head("answers")
             yield from self._fields(SAMPLING)
@@ -164,7 +169,8 @@ class SettingsScreen(ModalScreen[Chosen | None]):
             self.query_one("#complaint", Static).update(Content.styled(str(error), "$error"))
             self.query_one(f"#{error.field.name}", Input).focus()
             return
-        routing |= self._picked(POLICY)
+        for choice in POLICIES_OF_DECODE:
+            routing |= self._picked(choice)
         loading: dict[str, Any] = {}
         for choice in LOADING:
             loading |= self._picked(choice)
@@ -196,7 +202,7 @@ class SettingsScreen(ModalScreen[Chosen | None]):
         return found
 
     def _picked(self, choice: Choice) -> dict[str, Any]:
-        if choice is not POLICY and choice.name not in self._values:
+        if choice not in POLICIES_OF_DECODE and choice.name not in self._values:
             return {}
         picked = self.query_one(f"#{choice.name}", Select).value
         return {} if picked == self._values.get(choice.name) else {choice.name: picked}

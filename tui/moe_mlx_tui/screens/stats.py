@@ -30,6 +30,8 @@ def rows_of(totals: PhaseTotals) -> list[tuple[str, str]]:
         ("waited for reads", f"{totals.wait_seconds:,.2f} s"),
         ("read-backs", f"{totals.read_backs:,}"),
     ]
+    if totals.late:
+        rows.append(("late", f"{totals.late:,} ({totals.late_share:.1%}), {totals.waits_saved:,} waits saved"))
     if totals.hinted:
         rows.append(("prefetched", f"{totals.hinted:,}, {totals.hint_hits:,} of them used"))
     return rows

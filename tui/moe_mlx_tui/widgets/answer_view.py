@@ -155,6 +155,8 @@ def receipt_line(receipt: TurnReceipt) -> Content:
         f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
         f"waited {receipt.wait_seconds:.2f} s",
     ]
+    if receipt.late_share:
+        words.insert(4, f"late {receipt.late_share:.1%}")
     line = Content.styled(" · ".join(words), "$foreground-muted")
     if finish:
         line = Content.assemble(line, (finish, "$warning"))

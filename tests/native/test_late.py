@@ -1,0 +1,261 @@
+"""Late experts in the graph and by read-back: the same logits, tables and counters, whatever comes in between."""
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlx_lm.models.cache import make_prompt_cache
+
+import moe_mlx
+from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.eviction import EVICTIONS
+from moe_mlx.routing.light import LightRule
+from tests.checkpoints import AFFINE4, tiny_checkpoint
+from tests.damage import flip
+from tests.native.conftest import counts, loaded, state
+from tests.native.runs import POLICIES, same, talk
+
+COUNTED = ("late", "late_weight", "read_waits", "waits_saved")
+FAMILIES = (
+    "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "ernie4_5_moe", "longcat_flash", "qwen3_next", "granitemoe",
+    "laguna", "nemotron_h", "Klear", "dbrx", "phimoe",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of five layers whose tokens take six of sixteen experts."""
+    from moe_mlx_convert import convert
+
+    folder = tmp_path_factory.mktemp("deep")
+    tiny_checkpoint("qwen3_moe", folder / "model", quantization=AFFINE4, num_hidden_layers=5, num_experts_per_tok=6)
+    convert(folder / "model", folder / "store")
+    return folder / "store"
+
+
+def outcome(model: Any, runtime: Any, turns: int = 1) -> tuple[Any, ...]:
+    outputs = talk(model, turns)
+    totals = runtime.stats.decode
+    return outputs, state(runtime), counts(runtime), tuple(getattr(totals, name) for name in COUNTED)
+
+
+def assert_alike(left: tuple[Any, ...], right: tuple[Any, ...]) -> None:
+    assert same(left[0], right[0])
+    assert left[1:] == right[1:]
+
+
+@pytest.mark.parametrize("evict", list(EVICTIONS))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_and_eviction(native: Any, deep: Path, policy: str, evict: str):
+    for cap, beyond in (("37.5%", 0.6), ("75%", 0.2)):
+        options = {**POLICIES[policy], "evict": evict, "light": "late", "light_beyond": beyond}
+        runs = []
+        for way in ("native", "readback"):
+            model, _, runtime = loaded(deep, way, cap, **options)
+            runs.append(outcome(model, runtime, 2))
+            assert sum(sum(cache.table.lates) for cache in runtime.layers) == runs[-1][3][0]
+        assert_alike(*runs)
+        assert runs[0][3][0] > 0 or policy == "strong", "nobody was late: the comparison says nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(native: Any, tiny: Callable[..., Path], family: str):
+    folder = tiny(family, quantized=family != "gpt_oss", store=False)
+    runs = []
+    for way in ("native", "readback"):
+        model, _, runtime = loaded(folder, way, "37.5%", routing="exact", light="late", light_beyond=0.0)
+        runs.append(outcome(model, runtime))
+    assert_alike(*runs)
+    assert (runs[0][3][0] > 0) == (family != "phimoe")
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("talk"), st.integers(1, 4)),
+    st.tuples(st.just("resize"), st.sampled_from(["37.5%", "50%", "75%", "100%"])),
+    st.tuples(st.just("light"), st.tuples(st.sampled_from(["late", "exact", "dropped"]), st.floats(0, 1))),
+    st.tuples(st.just("distance"), st.integers(1, 5)),
+    st.tuples(st.just("policy"), st.sampled_from(list(POLICIES))),
+    st.tuples(st.just("evict"), st.sampled_from(list(EVICTIONS))),
+    st.tuples(st.just("reset"), st.none()),
+    st.tuples(st.just("unused"), st.none()),
+    st.tuples(st.just("switch"), st.none()),
+    st.tuples(st.just("broken off"), st.integers(0, 4)),
+    st.tuples(st.just("prompt"), st.integers(2, 30)),
+)
+
+
+class Pair:
+    """One model that decodes both ways in turn and one that reads back, told the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.models = [loaded(folder, way, "50%", light="late", prefetch="on" if way == "native" else "off")
+                       for way in ("native", "readback")]  # fmt: skip
+
+    def begin(self) -> None:
+        for _, _, runtime in self.models:
+            runtime.use_decode("native" if runtime.layers.native is not None else "readback")
+            runtime.resize("50%")
+            runtime.set_eviction("lru")
+            runtime.set_routing(routing="exact", light="late", light_beyond=0.6, light_distance=1)
+            runtime.reset()
+        self.caches = [make_prompt_cache(model) for model, _, _ in self.models]
+        self.chance = random.Random(7)
+
+    def apply(self, change: str, value: Any) -> None:
+        tokens = [self.chance.randrange(5, 90) for _ in range(30)]
+        for place, (model, _, runtime) in enumerate(self.models):
+            cache = self.caches[place]
+            if change == "talk":
+                for token in tokens[: 3 * value]:
+                    mx.async_eval(model(mx.array([[token]]), cache=cache))
+            elif change == "prompt":
+                mx.eval(model(mx.array([tokens[:value]]), cache=cache))
+            elif change == "resize":
+                runtime.resize(value)
+            elif change == "light":
+                runtime.light_by(LightRule(*value, runtime.layers[0].lateness.rule.distance))
+            elif change == "distance":
+                rule = runtime.layers[0].lateness.rule
+                runtime.light_by(LightRule(rule.mode, rule.beyond, value))
+            elif change == "policy":
+                rule = runtime.layers[0].lateness.rule
+                runtime.set_routing(**POLICIES[value])
+                runtime.light_by(rule)
+            elif change == "evict":
+                runtime.set_eviction(value)
+            elif change == "reset":
+                runtime.reset()
+            elif change == "unused":
+                model(mx.array([[tokens[0]]]), cache=make_prompt_cache(model))
+                runtime.drain()
+            elif change == "switch" and runtime.layers.native is not None:
+                runtime.use_decode("readback" if runtime.decode_way == "native" else "native")
+            elif change == "broken off":
+                self._break_off(model, runtime, value, tokens[0])
+
+    @staticmethod
+    def _break_off(model: Any, runtime: Any, layer: int, token: int) -> None:
+        """An interrupt in a layer's attention: what the layers before it owe is taken by nobody."""
+        attention = model.model.layers[layer].self_attn
+        kind = type(attention)
+        attention.__class__ = type("Interrupted", (kind,), {"__call__": _interrupted})
+        try:
+            model(mx.array([[token]]), cache=make_prompt_cache(model))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            attention.__class__ = kind
+        runtime.drain()
+        runtime.layers.counter.begin_anew()
+
+    def alike(self) -> bool:
+        cache = self.caches
+        ends = [mx.array([[11]])] * 2
+        left, right = (model(end, cache=own) for (model, _, _), end, own in zip(self.models, ends, cache, strict=True))
+        tables = [state(runtime) for _, _, runtime in self.models]
+        for _, _, runtime in self.models:
+            runtime.layers.ledger.collect(closing=True)
+        totals = [runtime.stats.decode for _, _, runtime in self.models]
+        told = [[getattr(one, name) for name in ("hits", "misses", "swapped", *COUNTED)] for one in totals]
+        return bool(mx.array_equal(left, right)) and tables[0] == tables[1] and told[0] == told[1]
+
+
+def _interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def pair(native: Any, deep: Path) -> Pair:
+    return Pair(deep)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CHANGES, min_size=1, max_size=10))
+def test_whatever_comes_in_between(pair: Pair, changes: list[tuple[str, Any]]):
+    pair.begin()
+    for change, value in changes:
+        pair.apply(change, value)
+        assert pair.alike(), (change, value)
+
+
+def test_residency_decides_and_the_disk_s_speed_does_not(native: Any, deep: Path, monkeypatch: pytest.MonkeyPatch):
+    def slowed(runtime: Any) -> None:
+        read, chance = runtime.source.read_into, random.Random(1)
+
+        def slow(*args: Any) -> int:
+            time.sleep(chance.choice([0, 0, 0.002]))
+            return int(read(*args))
+
+        monkeypatch.setattr(runtime.source, "read_into", slow)
+
+    runs = []
+    for way, readers in (("native", 1), ("native", 8), ("readback", 1), ("readback", 8)):
+        model, _, runtime = loaded(deep, way, "50%", light="late", light_beyond=0.3, readers=readers)
+        if way == "readback":
+            slowed(runtime)
+        runs.append(outcome(model, runtime))
+    for run in runs[1:]:
+        assert_alike(runs[0], run)
+
+
+def first_late(folder: Path, layer: int) -> tuple[int, list[int]]:
+    """An expert of a layer whose very first read is late, and the tokens up to that step."""
+    model, _, runtime = loaded(folder, "readback", **LATE)
+    table, cache = runtime.layers[layer].table, make_prompt_cache(model)
+    for token in range(5, 90):
+        mx.eval(model(mx.array([[token]]), cache=cache))
+        for expert in range(table.experts):
+            if table.lates[expert] and table.reads[expert] == 1:
+                return expert, list(range(5, token + 1))
+    raise AssertionError("nobody was late")
+
+
+LATE: dict[str, Any] = {"cap": "37.5%", "routing": "exact", "light": "late", "light_beyond": 0.0}
+
+
+@pytest.mark.parametrize("way", ["native", "readback"])
+def test_a_late_read_that_fails_is_told_by_its_own_name(native: Any, tmp_path: Path, deep: Path, way: str):
+    """An expert of the second layer is damaged: the third waits for it, the answer ends, the next one is right."""
+    shutil.copytree(deep, tmp_path / "store")
+    expert, tokens = first_late(deep, 1)
+    model, _, runtime = loaded(tmp_path / "store", way, **LATE)
+    damaged = runtime.source.byte_ranges(1, expert)[0].path
+    flip(damaged)
+    cache = make_prompt_cache(model)
+    for token in tokens[:-1]:
+        mx.eval(model(mx.array([[token]]), cache=cache))
+    with pytest.raises(ExpertReadError) as caught:
+        mx.eval(model(mx.array([[tokens[-1]]]), cache=cache))
+    assert (caught.value.layer, caught.value.expert, caught.value.path) == (2, expert, damaged), (
+        "the first layer is dense"
+    )
+    runtime.layers.ledger.collect(closing=True)
+    last = moe_mlx.stats(model).records[-1]
+    ran = [hits + misses > 0 for hits, misses in zip(last.layer_hits, last.layer_misses, strict=True)]
+    assert ran == [True, True, False, False], "the row of the layer that waited is the first that is missing"
+    for one in runtime.layers:
+        one.table.check()
+    assert runtime.layers[1].table.slot_of[expert] < 0
+    flip(damaged)
+    reference, _, other = loaded(deep, "readback", **LATE)
+    for each in (runtime, other):
+        each.end_turn()
+        each.reset()
+    assert same(talk(model, 1), talk(reference, 1))
+
+
+def test_a_step_is_counted_whole(native: Any, deep: Path):
+    model, _, runtime = loaded(deep, "native", "50%", light="late")
+    talk(model, 1)
+    records = moe_mlx.stats(model).records
+    assert all(record.complete for record in records)
+    totals = runtime.stats.decode
+    assert totals.read_waits + totals.waits_saved <= totals.waits
+    assert totals.late <= totals.misses and 0 < totals.late_weight < totals.late
