@@ -96,7 +96,7 @@ def test_where_nothing_can_be_late_the_answer_is_exact(checkpoint: Path, late: A
     assert moe_mlx.stats(model).decode.late == 0
 
 
-def test_prompts_batches_and_audits_are_exact(checkpoint: Path, late: Any):
+def test_prompts_and_batches_are_exact(checkpoint: Path, late: Any):
     model, reference = late(checkpoint), load_model(checkpoint)[0]
     for rows in (np.arange(24).reshape(1, 24), np.arange(8).reshape(4, 2), np.arange(3).reshape(3, 1)):
         tokens = mx.array(rows + 5)
