@@ -88,6 +88,7 @@ class Ordeal:
                 said = json.loads(text)["choices"][0]["message"]["content"]
             self.count("compared")
             if said != self.expected[question]:
+                self.count("wrong answers")
                 self.fault(f"{question} -> {said!r}, not {self.expected[question]!r}")
             return
         self.allowed(status, text)
@@ -223,10 +224,11 @@ def run(minutes: float, clients: int, decode: str, seed: int) -> dict[str, Any]:
         "minutes": minutes,
         "clients": clients,
         "decode": decode,
+        "wrong answers": 0,
         **dict(sorted(ordeal.counts.items())),
         "deaths": int(dead),
-        "wrong": len(ordeal.wrong),
-        "first_wrong": ordeal.wrong[:5],
+        "faults": len(ordeal.wrong),
+        "first_faults": ordeal.wrong[:20],
         "health": health,
         "peak_bytes": peak,
         "empty_bytes": empty,
@@ -244,7 +246,7 @@ def main() -> int:
     args = parser.parse_args()
     found = run(args.minutes, args.clients, args.decode, args.seed)
     print(json.dumps(found, indent=2))
-    return int(bool(found["deaths"] or found["wrong"] or not found["within_plan"]))
+    return int(bool(found["deaths"] or found["faults"] or not found["within_plan"]))
 
 
 if __name__ == "__main__":
