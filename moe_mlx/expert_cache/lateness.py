@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
@@ -18,9 +18,11 @@ from moe_mlx.routing.light import NONE_LATE, Late, LightRule, pick_late, rows_fo
 from moe_mlx.routing.names import DROPPED
 
 if TYPE_CHECKING:
-    from moe_mlx.expert_cache.layer import LayerCache
     from moe_mlx.expert_cache.reading import Reads
-    from moe_mlx.expert_cache.residency import Placement
+    from moe_mlx.expert_cache.residency import Placement, ResidencyTable
+    from moe_mlx.expert_cache.slots import SlotBank
+    from moe_mlx.expert_cache.steps import StepCounter
+    from moe_mlx.store import ExpertLayer
 
 
 @dataclass(slots=True)
@@ -44,6 +46,26 @@ class Owed:
     finish: Callable[[mx.array], mx.array] | None = None
 
 
+class LateLayer(Protocol):
+    """What lateness asks of a layer; `layer.LayerCache` is one."""
+
+    spec: ExpertLayer
+    table: ResidencyTable
+    bank: SlotBank
+    counter: StepCounter
+    inner: Any
+    full: bool
+    lateness: Lateness
+
+    @property
+    def native(self) -> object | None:
+        """What runs the layer's decode steps in the graph; None while decode reads back."""
+
+    @property
+    def in_graph(self) -> object | None:
+        """The same, where the next step can run there."""
+
+
 class Lateness:
     """One layer's part in it, as the one that owes and as the one that adds.
 
@@ -58,19 +80,19 @@ class Lateness:
             `[..., k]`, and the late ones' places among them `[..., R]`.
     """
 
-    def __init__(self, cache: LayerCache) -> None:
+    def __init__(self, cache: LateLayer) -> None:
         self._cache = cache
         self.rule = LightRule()
         self.why_waits = "this model's router is not known"
-        self.earlier: LayerCache | None = None
-        self.later: LayerCache | None = None
+        self.earlier: LateLayer | None = None
+        self.later: LateLayer | None = None
         self.owed: Owed | None = None
-        self.due: tuple[LayerCache, Owed, mx.array] | None = None
+        self.due: tuple[LateLayer, Owed, mx.array] | None = None
         self.split: tuple[mx.array, mx.array] | None = None
         self._reads: Reads | None = None
         self._slots: list[int] = []
 
-    def link(self, rule: LightRule, earlier: LayerCache | None, later: LayerCache | None) -> None:
+    def link(self, rule: LightRule, earlier: LateLayer | None, later: LateLayer | None) -> None:
         """Puts a rule in force between two model calls."""
         self.rule, self.earlier, self.later = rule, earlier, later
         self.clear()
@@ -181,7 +203,7 @@ class Lateness:
         return out if due is None else out + late_output(*due).reshape(out.shape).astype(out.dtype)
 
 
-def late_output(cache: LayerCache, owed: Owed, slots: mx.array) -> mx.array:
+def late_output(cache: LateLayer, owed: Owed, slots: mx.array) -> mx.array:
     """Returns `[..., D]`: what a layer's block would have added for its late experts.
 
     Args:

@@ -23,6 +23,7 @@ from moe_mlx.counts.event_log import EventLog
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.graph import GraphStep
+from moe_mlx.expert_cache.lateness import LateLayer
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.expert_cache.steps import StepCounter
@@ -232,7 +233,7 @@ class NativeLayer:
         split = (more[0], more[1]) if rows else None
         return GraphStep(chosen, slots, split, more[-1] if left else None)
 
-    def _left_by(self, earlier: LayerCache | None) -> tuple[Any, int]:
+    def _left_by(self, earlier: LateLayer | None) -> tuple[Any, int]:
         """Returns the handle of the layer whose late experts join this one's output, and how many rows it has left."""
         assert earlier is not None and isinstance(earlier.native, NativeLayer)
         return earlier.native._current(), earlier.lateness.rows

@@ -137,8 +137,10 @@ def _step(
     there = [0 if expert in late.experts else 1 for expert in chosen]
     filler = chosen.index(stored[0]) if stored else 0
     places = [chosen.index(expert) for expert in late.experts] + [filler] * (rows - len(late.experts))
-    slots = [heaviest if not here else table.slot_of[e] if e < table.experts else 0
-             for e, here in zip(chosen, there, strict=True)]  # fmt: skip
+    slots = [
+        heaviest if not here else table.slot_of[e] if e < table.experts else 0
+        for e, here in zip(chosen, there, strict=True)
+    ]
     late_slots = [placement.slot for placement in behind] + [heaviest] * (rows - len(behind))
     joined = rows > 0 and random.random() < 0.9
     late_failed = _read(table, behind, missing) if joined else -1

@@ -24,9 +24,20 @@ from tests.native.runs import POLICIES, same, talk
 
 COUNTED = ("late", "late_weight", "read_waits", "waits_saved")
 FAMILIES = (
-    "mixtral", "deepseek_v3", "gpt_oss", "olmoe", "ernie4_5_moe", "longcat_flash", "qwen3_next", "granitemoe",
-    "laguna", "nemotron_h", "Klear", "dbrx", "phimoe",
-)  # fmt: skip
+    "mixtral",
+    "deepseek_v3",
+    "gpt_oss",
+    "olmoe",
+    "ernie4_5_moe",
+    "longcat_flash",
+    "qwen3_next",
+    "granitemoe",
+    "laguna",
+    "nemotron_h",
+    "Klear",
+    "dbrx",
+    "phimoe",
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +106,10 @@ class Pair:
     """One model that decodes both ways in turn and one that reads back, told the same."""
 
     def __init__(self, folder: Path) -> None:
-        self.models = [loaded(folder, way, "50%", light="late", prefetch="on" if way == "native" else "off")
-                       for way in ("native", "readback")]  # fmt: skip
+        self.models = [
+            loaded(folder, way, "50%", light="late", prefetch="on" if way == "native" else "off")
+            for way in ("native", "readback")
+        ]
 
     def begin(self) -> None:
         for _, _, runtime in self.models:
