@@ -52,8 +52,8 @@ class Choice:
 
 
 ROUTING = (
-    Field("route_lambda", "cache preference", False, "cache-prior: 0 to 1; 0 is exact routing"),
-    Field("route_top_j", "never displace top", True, "experts of each token", "auto"),
+    Field("route_lambda", "cache preference", False, "cache-prior: 0 is exact, 1 most"),
+    Field("route_top_j", "never displace top", True, "experts a token", "auto"),
     Field("route_max_rank", "stand-ins from top", True, "max-rank: how many", "auto"),
     Field("route_mass", "stand-ins from mass", False, "cumulative: 0 to 1"),
     Field("light_beyond", "light beyond", False, "of a token's weight, 0 to 1"),
@@ -65,18 +65,18 @@ SAMPLING = (
     Field("min_p", "least likely (min-p)", False, "0 to 1, a share of the likeliest"),
     Field("top_k", "likeliest (top-k)", True, "tokens to draw from; 0 is all"),
     Field("repetition_penalty", "repetition penalty", False, "above 1 repeats less", "none"),
-    Field("seed", "seed", True, "the same answer again", "none"),
+    Field("seed", "seed", True, "the same again", "none"),
 )
 POLICIES_OF_DECODE = (
-    Choice("routing", "routing", tuple(POLICIES), "exact, or prefer what is in memory"),
-    Choice("light", "light experts", LIGHTS, "wait for absent ones, or one layer late"),
+    Choice("routing", "routing", tuple(POLICIES), "exact, or what memory holds"),
+    Choice("light", "light experts", LIGHTS, "wait, or join one layer late"),
 )
 #: What a loaded model cannot change.
 LOADING = (
     Choice("evict", "gives way first", tuple(EVICTIONS), "loads the model anew"),
-    Choice("decode", "decode", DECODE_WAYS, "in the graph or read back; loads anew"),
+    Choice("decode", "decode", DECODE_WAYS, "graph or read back; loads anew"),
     Choice("prefetch", "read ahead", PREFETCHES, "loads the model anew"),
-    Choice("prompt_store", "prompts on disk", (OFF, "auto"), "read once, kept between runs; loads anew"),
+    Choice("prompt_store", "prompts on disk", (OFF, "auto"), "keeps prompts; loads anew"),
 )
 
 

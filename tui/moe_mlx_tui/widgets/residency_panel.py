@@ -86,6 +86,8 @@ class ResidencyPanel(Vertical):
         if (shown := self.map.in_view) is None:
             return ""
         layers, experts = shown
+        if not layers or not experts:  # the map has no room yet: the panel is sized before it
+            return ""
         return f"layers {layers[0]}-{layers[-1]}, experts {experts[0]}-{experts[-1]} · "
 
     def pointed(self) -> Content:
