@@ -1,6 +1,6 @@
-"""Decode in the graph against read-backs, bit for bit: every policy under every eviction. Run by `check_arm` on arm64.
+"""Decode in the graph against read-backs, bit for bit: every policy, eviction and way with light experts.
 
-Prints one line a case and a last one with the counts; exit code 1 where a bit differs.
+Run by `check_arm` on arm64. Prints one line a case and a last one with the counts; exit code 1 where a bit differs.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
+from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.native import build
+from moe_mlx.routing.names import LIGHTS, POLICIES
 
-POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
-EVICTIONS = ("lru", "lfu", "router")
+#: Where these are 0, a comparison says nothing.
+COUNTED = ("tokens", "misses", "swapped", "late")
 PROMPT = (1, 7, 3, 20, 5, 9, 2, 11)
 
 
-def decoded(policy: str, evict: str, way: str, tokens: int) -> list[bytes]:
-    """Returns every step's logits, then every layer's table, as they came."""
-    model, _ = moe_mlx.load("demo", expert_cache="25%", routing=policy, evict=evict, decode=way, say=lambda line: None)
+def decoded(policy: str, evict: str, light: str, way: str, tokens: int) -> tuple[list[bytes], list[int]]:
+    """Returns every step's logits and every layer's table as they came, and the totals of `COUNTED`."""
+    model, _ = moe_mlx.load(
+        "demo", expert_cache="25%", routing=policy, evict=evict, light=light, decode=way, say=lambda line: None
+    )
     runtime = moe_mlx.runtime_of(model)
     assert runtime.decode_way == way, runtime.decode_reason
     cache, token, found = make_prompt_cache(model), mx.array([PROMPT]), []
@@ -35,9 +39,10 @@ def decoded(policy: str, evict: str, way: str, tokens: int) -> list[bytes]:
         token = mx.argmax(logits, axis=-1)[None]
     runtime.drain()
     for layer in runtime.layers:
-        found += [getattr(layer.table, name).tobytes() for name in ("slot_of", "owner", *ResidencyTable.COUNTS)]
+        found += [getattr(layer.table, name).tobytes() for name in (*ResidencyTable.ARRAYS, "state")]
+    totals = [getattr(runtime.stats.decode, name) for name in COUNTED]
     runtime.close()
-    return found
+    return found, totals
 
 
 def main() -> int:
@@ -49,12 +54,14 @@ def main() -> int:
     mx.set_default_device(mx.cpu)
     build.PATIENCE_SECONDS = args.patience
     build.load_native(lambda line: print(line, flush=True))
-    cases, differ = 0, 0
-    for policy, evict in product(POLICIES, EVICTIONS):
-        ours, theirs = (decoded(policy, evict, way, args.tokens) for way in ("native", "readback"))
+    cases, differ, sums = 0, 0, [0] * len(COUNTED)
+    for policy, evict, light in product(POLICIES, EVICTIONS, LIGHTS):
+        ours, theirs = (decoded(policy, evict, light, way, args.tokens) for way in ("native", "readback"))
         cases, differ = cases + 1, differ + (ours != theirs)
-        print(f"{policy}, {evict}: {'DIFFERS' if ours != theirs else 'equal'}", flush=True)
-    print(f"{platform.machine()}: {cases} cases of {args.tokens} tokens, {differ} differ")
+        sums = [total + more for total, more in zip(sums, ours[1], strict=True)]
+        print(f"{policy}, {evict}, light {light}: {'DIFFERS' if ours != theirs else 'equal'}", flush=True)
+    counted = ", ".join(f"{total} {name}" for total, name in zip(sums, COUNTED, strict=True))
+    print(f"{platform.machine()}: {cases} cases of {args.tokens} tokens, {differ} differ; in the graph {counted}")
     return 1 if differ else 0
 
 

@@ -59,6 +59,8 @@ def emulated(folder: Path) -> tuple[list[str], dict[str, str]]:
         NotCheckedError: a package cannot be had.
     """
     root, site = _once(folder / "root", _unpack_system), _once(folder / "site", _install_wheels)
+    programs, scratch = _once(folder / "bin", _name_compiler), folder / "tmp"
+    scratch.mkdir(exist_ok=True)
     paths = [ROOT, ROOT / "convert", ROOT / "tui", site]
     own = {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -68,6 +70,9 @@ def emulated(folder: Path) -> tuple[list[str], dict[str, str]]:
         "MOE_MLX_HISTORY": "off",
         # A program of this machine, which the emulated build starts as it is.
         "CXX": f"aarch64-linux-gnu-g++ -idirafter {root}/usr/include",
+        # MLX compiles with `g++`, and keeps what it made in the temporary folder: not in the one of this machine's MLX.
+        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
+        "TMPDIR": str(scratch),
         "OPENBLAS_NUM_THREADS": "1",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OPENBLAS_"))}
@@ -116,6 +121,11 @@ def _install_wheels(folder: Path) -> None:
             *("-c", str(ROOT / "constraints.txt"), *WHEELS),
         ]
     )
+
+
+def _name_compiler(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "g++").symlink_to(str(shutil.which("aarch64-linux-gnu-g++")))
 
 
 def _run(command: list[str]) -> None:

@@ -1,5 +1,6 @@
 """What `make check-arm` says where a tool or a package cannot be had, and where a case differs."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,11 +32,30 @@ def test_packages_that_cannot_be_had_are_no_pass_and_leave_nothing(
     assert list((tmp_path / "cache/arm64").iterdir()) == []
 
 
+def test_what_the_emulated_mlx_compiles_is_for_arm64_and_apart_from_this_machine_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    tools, folder = tmp_path / "bin", tmp_path / "arm64"
+    for made in (tools, folder / "root", folder / "site"):
+        made.mkdir(parents=True)
+    for name in ("aarch64-linux-gnu-g++", "g++"):
+        (tools / name).write_text("")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    _, environment = check_arm.emulated(folder)
+    found = shutil.which("g++", path=environment["PATH"])
+    assert found is not None and Path(found).resolve() == tools / "aarch64-linux-gnu-g++"
+    assert Path(environment["TMPDIR"]).is_relative_to(folder) and Path(environment["TMPDIR"]).is_dir()
+
+
 def test_a_difference_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(arm_cases.build, "load_native", lambda say: None)
-    monkeypatch.setattr(
-        arm_cases, "decoded", lambda policy, evict, way, tokens: [way == "native" and policy == "exact"]
-    )
+
+    def decoded(policy: str, evict: str, light: str, way: str, tokens: int) -> tuple[list[bytes], list[int]]:
+        return [b"1" if (policy, way) == ("exact", "native") else b"2"], [tokens, 3, 2, light == "late"]
+
+    monkeypatch.setattr(arm_cases, "decoded", decoded)
     monkeypatch.setattr(sys, "argv", ["arm_cases"])
     assert arm_cases.main() == 1
-    assert "12 cases of 24 tokens, 3 differ" in capsys.readouterr().out
+    told = "24 cases of 24 tokens, 6 differ; in the graph 576 tokens, 72 misses, 48 swapped, 12 late"
+    assert told in capsys.readouterr().out
