@@ -10,7 +10,10 @@ from unittest import mock
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.qwen3_moe import Qwen3MoeSparseMoeBlock
+
+import moe_mlx
 
 
 class LateOracle:
@@ -79,3 +82,14 @@ class LateOracle:
         """Lets mlx-lm's block compute this."""
         with mock.patch.object(Qwen3MoeSparseMoeBlock, "__call__", self._of_block()):
             yield
+
+
+def first_late(model: Any, index: int) -> tuple[int, list[int]]:
+    """Returns an expert of MoE layer `index` whose very first read is late, and the tokens up to that step."""
+    table, cache = moe_mlx.runtime_of(model).layers[index].table, make_prompt_cache(model)
+    for token in range(5, 90):
+        mx.eval(model(mx.array([[token]]), cache=cache))
+        for expert in range(table.experts):
+            if table.lates[expert] and table.reads[expert] == 1:
+                return expert, list(range(5, token + 1))
+    raise AssertionError("nobody was late")

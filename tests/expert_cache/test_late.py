@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from mlx_lm.utils import load_model
 
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.residency import QUARANTINED
+from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.routing.light import LightRule
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import flip
-from tests.expert_cache.late_oracle import LateOracle
+from tests.expert_cache.late_oracle import LateOracle, first_late
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,73 @@ def test_an_error_names_the_layer_that_was_late(tmp_path: Path, checkpoint: Path
     moe_mlx.reset(model)
     moe_mlx.runtime_of(model).set_routing(light="exact")
     assert close(turns(model), turns(load_model(checkpoint)[0]))
+
+
+class Held:
+    """Reads of one expert that hang until they are let go."""
+
+    def __init__(self, runtime: Any, index: int, expert: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.release, self.begun, read = threading.Event(), threading.Event(), runtime.source.read_into
+
+        def held(layer: int, which: int, buffers: Any) -> int:
+            if (layer, which) == (index, expert):
+                self.begun.set()
+                assert self.release.wait(30)
+            return int(read(layer, which, buffers))
+
+        monkeypatch.setattr(runtime.source, "read_into", held)
+
+
+def test_a_late_read_that_stalls_is_told_by_its_own_name(checkpoint: Path, late: Any, monkeypatch: Any):
+    """The third layer waits for the second's past the limit; the slot comes back with the read."""
+    expert, tokens = first_late(late(checkpoint, light_beyond=0.0), 1)
+    model, reference = (late(checkpoint, light_beyond=0.0) for _ in range(2))
+    runtime, cache = moe_mlx.runtime_of(model), make_prompt_cache(model)
+    for token in tokens[:-1]:
+        mx.eval(model(mx.array([[token]]), cache=cache))
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.05)
+    held = Held(runtime, 1, expert, monkeypatch)
+    with pytest.raises(ExpertReadError, match=r"no answer from the disk in 0\.05 s") as caught:
+        mx.eval(model(mx.array([[tokens[-1]]]), cache=cache))
+    spec, where = runtime.layers[1].spec, runtime.source.byte_ranges(1, expert)[0].path
+    assert (caught.value.layer, caught.value.expert, caught.value.path) == (spec.layer, expert, where)
+    table = runtime.layers[1].table
+    assert table.slot_of[expert] < 0 and list(table.used).count(QUARANTINED) == 1
+    held.release.set()
+    runtime.layers.pool.wait_idle()
+    runtime.reset()
+    table.check()
+    assert QUARANTINED not in table.used
+    assert all(mx.array_equal(a, b) for a, b in zip(turns(model), turns(reference), strict=True))
+
+
+def test_pressure_shrinks_the_cache_while_a_late_read_is_under_way(checkpoint: Path, late: Any, monkeypatch: Any):
+    """A call is broken off between the layer that owes and the one that waits; its read still hangs at the resize."""
+    expert, tokens = first_late(late(checkpoint, "75%", light_beyond=0.0), 1)
+    model, reference = (late(checkpoint, "75%", light_beyond=0.0) for _ in range(2))
+    runtime, cache = moe_mlx.runtime_of(model), make_prompt_cache(model)
+    for token in tokens[:-1]:
+        mx.eval(model(mx.array([[token]]), cache=cache))
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.05)
+    held = Held(runtime, 1, expert, monkeypatch)
+    with monkeypatch.context() as broken:
+        broken.setattr(model.model.layers[runtime.layers[2].spec.layer], "self_attn", _Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            model(mx.array([[tokens[-1]]]), cache=cache)
+    assert held.begun.wait(30), "no late read was under way"
+    said: list[str] = []
+    before = runtime.slots_per_layer
+    PressureWatch(runtime, said.append, lambda: True, lambda: 1000.0).between_tokens()
+    assert runtime.slots_per_layer < before and "memory pressure" in said[0]
+    held.release.set()
+    runtime.layers.pool.wait_idle()
+    moe_mlx.runtime_of(reference).resize(runtime.expert_cache_bytes)
+    for each in (runtime, moe_mlx.runtime_of(reference)):
+        each.reset()
+        for layer in each.layers:
+            layer.table.check()
+    assert runtime.slots_per_layer == moe_mlx.runtime_of(reference).slots_per_layer
+    assert all(mx.array_equal(a, b) for a, b in zip(turns(model), turns(reference), strict=True))
 
 
 def test_live_changes(checkpoint: Path, late: Any):

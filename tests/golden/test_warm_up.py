@@ -115,33 +115,37 @@ def test_the_hottest_are_the_last_to_give_way(talk: Open, tmp_path: Path, evict:
         assert cache.table.hottest() == layer.hottest()[: cache.table.slots]
 
 
-def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Path):
+@pytest.mark.parametrize("light", ["exact", "late"])
+def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Path, light: str):
     remembered(talk, tmp_path / "history")
     found = []
     for way in ("native", "readback"):
-        session = talk(decode="auto" if way == "native" else way, history=tmp_path / "history", warm="on")
+        decode = "auto" if way == "native" else way
+        session = talk(decode=decode, history=tmp_path / "history", warm="on", light=light, light_beyond=0.3)
         if session.runtime.decode_way != way:
             pytest.skip(f"no in-graph decode here: {session.runtime.decode_reason}")
         session.runtime.history = None
         tables = [cache.table for cache in session.runtime.layers]
         names = ("slot_of", "used", "state", *tables[0].COUNTS)
         found.append((ask(session), [getattr(table, name).tobytes() for table in tables for name in names]))
+        assert (session.last.decode.late > 0) == (light == "late")
     assert found[0] == found[1]
 
 
-def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open, tmp_path: Path):
+@pytest.mark.parametrize("lossy", [{"routing": "cache-prior", "route_lambda": 0.5}, {"light": "late"}])
+def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open, tmp_path: Path, lossy: dict[str, Any]):
     path = remembered(talk, tmp_path / "history")
     kept = path.read_bytes()
     answers = []
     for _ in range(2):
-        session = talk(history=tmp_path / "history", warm="on", routing="cache-prior", route_lambda=0.5)
+        session = talk(history=tmp_path / "history", warm="on", **lossy)
         assert not session.runtime.warmup.pending, "whole, before the first answer"
         assert session.runtime.warmed == sum(session.runtime.slots_per_layer)
         answers.append((ask(session, "Tell me a story about a fox."), session.last.decode.misses))
         session.runtime.close()
         path.write_bytes(kept)
     assert answers[0] == answers[1]
-    assert not talk(history=tmp_path / "history", warm="idle", routing="cache-prior").runtime.warmup.pending
+    assert not talk(history=tmp_path / "history", warm="idle", **lossy).runtime.warmup.pending
 
 
 def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path, said: list[str]):
@@ -163,10 +167,13 @@ def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path,
     assert said[-1] == f"warmed {other.runtime.warmed} experts from history"
 
 
-def test_a_policy_that_turns_lossy_ends_the_idle_warm_up(talk: Open, tmp_path: Path, said: list[str]):
+@pytest.mark.parametrize("lossy", [{"routing": "cache-prior"}, {"light": "late"}])
+def test_a_policy_that_turns_lossy_ends_the_idle_warm_up(
+    talk: Open, tmp_path: Path, said: list[str], lossy: dict[str, Any]
+):
     remembered(talk, tmp_path / "history")
     runtime = talk(history=tmp_path / "history", warm="idle").runtime
-    runtime.set_routing(routing="cache-prior")
+    runtime.set_routing(**lossy)
     runtime.warm_while_idle(lambda: False, said.append)
     assert (runtime.warmed, runtime.warmup.pending) == (0, False)
 

@@ -48,6 +48,26 @@ def test_one_array_each_way_per_capped_layer(
         mx.eval(logits)
 
 
+@pytest.mark.parametrize("distance", [1, 2])
+@pytest.mark.parametrize("prefetch", ["off", "on"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "gpt_oss"])
+def test_late_experts_cross_by_the_same_two_arrays(
+    native: Any, tiny: Callable[..., Path], family: str, prefetch: str, distance: int
+):
+    """Who is there, the places of the late ones and the slots of an earlier layer's ride in the fetch's one result."""
+    light = {"light": "late", "light_beyond": 0.0, "light_distance": distance}
+    model, _, runtime = loaded(tiny(family), "native", "50%", routing="exact", prefetch=prefetch, **light)
+    runtime.layers.native.streams.apart = True
+    cache = make_prompt_cache(model)
+    for token in TOKENS:
+        logits = model(mx.array([[token]]), cache=cache)
+        assert runtime.layers.native.crossings([logits]) == (len(runtime.layers), len(runtime.layers))
+        mx.eval(logits)
+    runtime.drain()
+    runtime.layers.ledger.collect(closing=True)
+    assert len(runtime.layers) <= distance or runtime.stats.decode.late > 0, "nobody was late: the count says nothing"
+
+
 def test_bench_counts_them_and_leaves_the_stream_as_it_was(native: Any, tiny: Callable[..., Path]):
     _, _, runtime = loaded(tiny(), "native", "50%")
     apart = runtime.layers.native.streams.apart

@@ -16,9 +16,11 @@ from mlx_lm.models.cache import make_prompt_cache
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.eviction import EVICTIONS
+from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.routing.light import LightRule
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import flip
+from tests.expert_cache.late_oracle import first_late
 from tests.native.conftest import counts, loaded, state
 from tests.native.runs import POLICIES, same, talk
 
@@ -218,18 +220,6 @@ def test_residency_decides_and_the_disk_s_speed_does_not(native: Any, deep: Path
         assert_alike(runs[0], run)
 
 
-def first_late(folder: Path, layer: int) -> tuple[int, list[int]]:
-    """An expert of a layer whose very first read is late, and the tokens up to that step."""
-    model, _, runtime = loaded(folder, "readback", **LATE)
-    table, cache = runtime.layers[layer].table, make_prompt_cache(model)
-    for token in range(5, 90):
-        mx.eval(model(mx.array([[token]]), cache=cache))
-        for expert in range(table.experts):
-            if table.lates[expert] and table.reads[expert] == 1:
-                return expert, list(range(5, token + 1))
-    raise AssertionError("nobody was late")
-
-
 LATE: dict[str, Any] = {"cap": "37.5%", "routing": "exact", "light": "late", "light_beyond": 0.0}
 
 
@@ -237,7 +227,7 @@ LATE: dict[str, Any] = {"cap": "37.5%", "routing": "exact", "light": "late", "li
 def test_a_late_read_that_fails_is_told_by_its_own_name(native: Any, tmp_path: Path, deep: Path, way: str):
     """An expert of the second layer is damaged: the third waits for it, the answer ends, the next one is right."""
     shutil.copytree(deep, tmp_path / "store")
-    expert, tokens = first_late(deep, 1)
+    expert, tokens = first_late(loaded(deep, "readback", **LATE)[0], 1)
     model, _, runtime = loaded(tmp_path / "store", way, **LATE)
     damaged = runtime.source.byte_ranges(1, expert)[0].path
     flip(damaged)
@@ -262,6 +252,46 @@ def test_a_late_read_that_fails_is_told_by_its_own_name(native: Any, tmp_path: P
         each.end_turn()
         each.reset()
     assert same(talk(model, 1), talk(reference, 1))
+
+
+def test_a_late_read_that_stalls_in_the_graph(native: Any, heavy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is computed between a layer and the next, which waits a nanosecond: what is late is not there yet."""
+    options: dict[str, Any] = {**LATE, "cap": "75%"}
+    model, _, runtime = loaded(heavy, "native", readers=1, **options)
+    mx.eval(model(mx.array([[5]])))  # layers are handed to the graph at their first step
+    handle = runtime.layers.native.layers[0]._handle
+    with monkeypatch.context() as swift:
+        switch, attention = type(runtime.layers[0].inner), type(model.model.layers[1].self_attn)
+        swift.setattr(switch, "__call__", lambda self, x, slots, *_: mx.zeros((*slots.shape, x.shape[-1])))
+        swift.setattr(attention, "__call__", lambda self, x, *_, **__: mx.zeros_like(x))
+        stalled = next(filter(None, (_stall(model, runtime, handle, 6 + n % 120) for n in range(1000))), None)
+    assert stalled is not None, "every late read was there in time"
+    assert (stalled.layer, stalled.path) == (0, runtime.source.byte_ranges(0, stalled.expert)[0].path)
+    reference, _, _ = loaded(heavy, "readback", **options)
+    runtime.reset()
+    assert same(talk(model, 1), talk(reference, 1))
+
+
+def _stall(model: Any, runtime: Any, handle: Any, token: int) -> ExpertReadError | None:
+    """One step that the first layer has no time for; what it raised, where the second raised it. Slots come back."""
+    handle.stall_seconds = 1e-9
+    caught = None
+    try:
+        mx.eval(model(mx.array([[token]])))
+    except ExpertReadError as error:
+        caught = error
+        assert error.reason == "no answer from the disk in 1e-09 s"
+    handle.stall_seconds = 60.0
+    runtime.end_turn()
+    runtime.layers.ledger.collect(closing=True)
+    ran = moe_mlx.stats(model).records[-1]
+    for _ in range(10_000):
+        runtime.drain()
+        if not any(QUARANTINED in cache.table.used for cache in runtime.layers):
+            break
+    else:
+        pytest.fail("a slot was never given back")
+    return None if ran.complete else caught
 
 
 def test_a_step_is_counted_whole(native: Any, deep: Path):
