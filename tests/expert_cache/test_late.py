@@ -15,6 +15,7 @@ from mlx_lm.utils import load_model
 
 import moe_mlx
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.reading import STALL_SECONDS
 from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.routing.light import LightRule
@@ -188,9 +189,9 @@ def test_a_late_read_that_stalls_is_told_by_its_own_name(checkpoint: Path, late:
     runtime, cache = moe_mlx.runtime_of(model), make_prompt_cache(model)
     for token in tokens[:-1]:
         mx.eval(model(mx.array([[token]]), cache=cache))
-    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.05)
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.5)
     held = Held(runtime, 1, expert, monkeypatch)
-    with pytest.raises(ExpertReadError, match=r"no answer from the disk in 0\.05 s") as caught:
+    with pytest.raises(ExpertReadError, match=r"no answer from the disk in 0\.5 s") as caught:
         mx.eval(model(mx.array([[tokens[-1]]]), cache=cache))
     spec, where = runtime.layers[1].spec, runtime.source.byte_ranges(1, expert)[0].path
     assert (caught.value.layer, caught.value.expert, caught.value.path) == (spec.layer, expert, where)
@@ -198,6 +199,7 @@ def test_a_late_read_that_stalls_is_told_by_its_own_name(checkpoint: Path, late:
     assert table.slot_of[expert] < 0 and list(table.used).count(QUARANTINED) == 1
     held.release.set()
     runtime.layers.pool.wait_idle()
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", STALL_SECONDS)
     runtime.reset()
     table.check()
     assert QUARANTINED not in table.used
@@ -211,7 +213,7 @@ def test_pressure_shrinks_the_cache_while_a_late_read_is_under_way(checkpoint: P
     runtime, cache = moe_mlx.runtime_of(model), make_prompt_cache(model)
     for token in tokens[:-1]:
         mx.eval(model(mx.array([[token]]), cache=cache))
-    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.05)
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", 0.5)
     held = Held(runtime, 1, expert, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr(model.model.layers[runtime.layers[2].spec.layer], "self_attn", _Interrupted())
@@ -224,6 +226,7 @@ def test_pressure_shrinks_the_cache_while_a_late_read_is_under_way(checkpoint: P
     assert runtime.slots_per_layer < before and "memory pressure" in said[0]
     held.release.set()
     runtime.layers.pool.wait_idle()
+    monkeypatch.setattr(runtime.layers.pool, "stall_seconds", STALL_SECONDS)
     moe_mlx.runtime_of(reference).resize(runtime.expert_cache_bytes)
     for each in (runtime, moe_mlx.runtime_of(reference)):
         each.reset()
