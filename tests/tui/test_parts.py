@@ -15,8 +15,10 @@ from moe_mlx_tui.drawing.cells import (
     ARRIVED,
     EVICTED,
     HELD,
+    LATE,
     NEWEST,
     OLDEST,
+    STATES,
     USED,
     describe,
     resident_count,
@@ -161,7 +163,21 @@ def test_the_sampler_tells_used_arrived_evicted_and_age():
     for placed in full.begin([0, 1]).misses:
         full.commit(placed)
     assert CellSampler(_Runtime(_Layer(full, 1))).sample()["cells"] == bytes([HELD, HELD])
-    assert len({describe(cell) for cell in range(11)}) == 11 and len(AGE_EDGES) == NEWEST - OLDEST
+    assert len({describe(cell) for cell in range(STATES)}) == STATES and len(AGE_EDGES) == NEWEST - OLDEST
+
+
+def test_the_sampler_tells_a_late_read_from_one_that_was_waited_for():
+    from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
+    from moe_mlx.expert_cache.residency import ResidencyTable
+
+    table = ResidencyTable(8, 4, LeastRecentlyUsed())
+    sampler = CellSampler(_Runtime(_Layer(table, 2)))
+    for late, expected in (((1,), (ARRIVED, LATE)), ((), (USED, USED))):
+        missed = table.begin([0, 1]).misses
+        for placed in missed:
+            table.commit(placed)
+        table.count([0, 1], [placed.expert for placed in missed], late)
+        assert tuple(sampler.sample()["cells"][:2]) == expected
 
 
 def screen_of(data):
