@@ -172,6 +172,7 @@ def test_the_sampler_tells_a_late_read_from_one_that_was_waited_for():
 
     table = ResidencyTable(8, 4, LeastRecentlyUsed())
     sampler = CellSampler(_Runtime(_Layer(table, 2)))
+    sampler.sample()  # what it has not seen arrive counts as used
     for late, expected in (((1,), (ARRIVED, LATE)), ((), (USED, USED))):
         missed = table.begin([0, 1]).misses
         for placed in missed:
