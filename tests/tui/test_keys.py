@@ -302,6 +302,8 @@ async def test_a_question_mark_in_a_message_is_a_question_mark(app):
         ("temp 0.5", Configure(sampling={"temp": 0.5})),
         ("max tokens 64", Configure(sampling={"max_tokens": 64})),
         ("routing exact", Configure(routing={"routing": "exact"})),
+        ("light experts late", Configure(routing={"light": "late"})),
+        ("light beyond 0.4", Configure(routing={"light_beyond": 0.4})),
         ("empty the expert", Reset()),
     ],
 )
