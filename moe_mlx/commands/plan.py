@@ -161,7 +161,7 @@ def _kv_cache(args: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
 
         with open_source(folder, verify=False) as source:
             skeleton = build(folder, source)
-            room = kv_room(skeleton.model, skeleton.family, KVWish(args.max_kv_size))
+            room = kv_room(skeleton.model, skeleton.family, skeleton.config, KVWish(args.max_kv_size))
         return room.tokens, room.nbytes
     tokens = args.max_kv_size or KV_TOKENS
     return tokens, kv_bytes(shape.config, tokens, kv_element_bytes(shape.config))

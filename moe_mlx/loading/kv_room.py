@@ -7,7 +7,7 @@ is done before experts are capped, for a capped layer may look at its input whil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from mlx_lm.models import dbrx
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from moe_mlx.errors import UsageError
-from moe_mlx.planning.kv_cache import KV_TOKENS, KVWish, listed
+from moe_mlx.planning.kv_cache import KV_TOKENS, KVWish, kv_bytes, kv_element_bytes, listed
 
 _GROUPS = (32, 64, 128)
 #: Tokens of a call that shows what a cache is; more than one, and then one: attention goes two ways.
@@ -79,19 +79,20 @@ class KVRoom:
         return lines
 
 
-def kv_room(model: nn.Module, family: str, wish: KVWish) -> KVRoom:
-    """Finds out what a model's KV cache is and takes.
+def kv_room(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWish) -> KVRoom:
+    """Finds out what a model's KV cache is and takes; estimates it where the model cannot be called on this device.
 
     Args:
         model: mlx-lm's own, its weights still lazy.
         family: For messages.
+        config: The model's, for an estimate.
         wish: What was asked for.
 
     Raises:
         UsageError: `kv_bits` for a cache that cannot be quantised.
     """
     with _callable(model):
-        return _asked(model, family, wish)
+        return _asked(model, family, config, wish)
 
 
 class _Same(nn.Module):
@@ -115,20 +116,26 @@ def _callable(model: nn.Module) -> Iterator[None]:
             module.ffn = block
 
 
-def _asked(model: nn.Module, family: str, wish: KVWish) -> KVRoom:
+def _asked(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWish) -> KVRoom:
     own = hasattr(model, "make_cache")
     caches = make_prompt_cache(model)
     flat = list(_flat(caches))
     kinds = tuple(dict.fromkeys(type(cache).__name__ for cache in flat))
-    _call(model, caches, _SOME)
+    tokens = wish.max_kv_size or KV_TOKENS
+    if own and wish.rotating:
+        tokens = max(tokens, KV_TOKENS)
+    try:
+        _call(model, caches, _SOME)
+    except Exception:  # a kernel or a quantisation that only a GPU has, and whatever else a family's code may want
+        nbytes = kv_bytes(config, tokens, kv_element_bytes(config))
+        room = KVRoom(family, own, kinds, (), (), "its model cannot run on this device", tokens, nbytes)
+        room.check_bits(wish.bits, wish.group)
+        return room
     quantised = [cache for cache in caches if type(cache) is KVCache]
     widths = tuple(dict.fromkeys(part.shape[-1] for c in quantised for part in (c.keys, c.values) if part.shape[-1]))
     left = tuple(name for name in kinds if name not in ("KVCache", "ArraysCache") or not quantised)
     if any(isinstance(cache, CacheList) for cache in caches):
         left = (*left, "CacheList")
-    tokens = wish.max_kv_size or KV_TOKENS
-    if own and wish.rotating:
-        tokens = max(tokens, KV_TOKENS)
     room = KVRoom(family, own, kinds, widths, left, _unquantisable(model, caches, widths), tokens, 0)
     room.check_bits(wish.bits, wish.group)
     each = -(-tokens // wish.sequences)

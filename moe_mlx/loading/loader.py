@@ -189,7 +189,7 @@ def _load(
     skeleton = build(
         opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
     )
-    kv = kv_room(skeleton.model, skeleton.family, options.kv)
+    kv = kv_room(skeleton.model, skeleton.family, skeleton.config, options.kv)
     for line in kv.remarks(options.kv):
         remark(line)
     planned = plan_load(options, source, skeleton.resident_nbytes, kv.nbytes, remark)

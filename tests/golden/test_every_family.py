@@ -72,7 +72,7 @@ def test_a_plan_is_what_is_allocated(family_checkpoint: Any, name: str, capsys: 
     with open_source(folder) as source:
         model = build(folder, source).model
     # The last token drawn is in no cache yet, unless the step that runs ahead has put it there.
-    assert session.kv_nbytes in {kv_room(model, name, KVWish(n, rotating=False)).nbytes for n in (held - 1, held)}
+    assert session.kv_nbytes in {kv_room(model, name, {}, KVWish(n, rotating=False)).nbytes for n in (held - 1, held)}
 
 
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {

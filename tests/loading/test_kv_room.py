@@ -46,7 +46,7 @@ def fill(session: Session, tokens: int) -> None:
 
 def room_of(folder: Path, wish: KVWish) -> kv_room.KVRoom:
     with open_source(folder) as source:
-        return kv_room.kv_room(build(folder, source).model, "x", wish)
+        return kv_room.kv_room(build(folder, source).model, "x", source.config, wish)
 
 
 @pytest.mark.parametrize("family", KINDS)
