@@ -92,8 +92,8 @@ def test_the_guess_is_the_next_router_s_word(native: Any, tiny: Callable[..., Pa
     for expected in (len(top), 0):  # the second time they are resident
         native_layer.guess_next(x)
         assert native_layer._next_scores is not None
-        mx.eval(*native_layer.step(mx.array([[list(range(first.spec.top_k))]])))
-        mx.eval(*runtime.layers.native.layers[1].step(mx.array([[top]])))
+        mx.eval(native_layer.step(mx.array([[list(range(first.spec.top_k))]])).slots)
+        mx.eval(runtime.layers.native.layers[1].step(mx.array([[top]])).slots)
         begun, used, wasted = guesses(runtime)
         assert used == begun == expected or (used <= begun < expected)  # one that had not begun in time is dropped
         assert wasted == 0
