@@ -183,16 +183,19 @@ def test_reads_left_behind_by_their_turn_are_waited_for(store: Path, pristine: P
     """The pool fails in the middle of an event (no more threads, say), while what it began goes on."""
     talk = session(store, decode="readback")
     talk.runtime.resize("75%")  # at least three reads at once
-    source, release = talk.runtime.source, threading.Event()
+    source, release, begun = talk.runtime.source, threading.Event(), threading.Semaphore(0)
     read_into, submit, calls = source.read_into, talk.runtime.layers.pool._threads.submit, []
 
     def late(index: int, expert: int, buffers) -> int:
+        begun.release()
         release.wait(30)
         return read_into(index, expert, buffers)
 
     def failing(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 3:  # a read that has not begun by then never does
+            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=30)
             raise RuntimeError("can't start new thread")
         return submit(*args)
 
