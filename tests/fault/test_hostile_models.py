@@ -198,21 +198,33 @@ def test_the_command_prints_one_line_and_no_traceback(made: Path, tmp_path: Path
 ESCAPES = "\x1b[2J\x9b1m\n\u202e\ud800"
 
 
-SHOWN = {
-    "an index": write("model.safetensors.index.json", json.dumps({"weight_map": {"x": ESCAPES, "y" * 99_999: ""}})),
-    "a config": config(kv_lora_rank=ESCAPES),
-    "a long one": config(num_experts="x" * 1_000_000),
-    "a model file": config(model_file=ESCAPES * 10_000),
+GENERATE = ("generate", "-p", "hi", "--decode", "readback")
+CONVERT = ("convert", "--mlx-path", "store", "--progress", "json")
+SHOWN: dict[str, tuple[tuple[str, ...], Change]] = {
+    "an index": (
+        GENERATE,
+        write("model.safetensors.index.json", json.dumps({"weight_map": {"x": ESCAPES, "y" * 99_999: ""}})),
+    ),
+    "a config": (GENERATE, config(num_experts_per_tok=ESCAPES)),
+    "a config's claim of its KV cache": (CONVERT, config(kv_lora_rank=ESCAPES)),  # a loaded model's cache is measured
+    "a long one": (GENERATE, config(num_experts="x" * 1_000_000)),
+    "a model file": (GENERATE, config(model_file=ESCAPES * 10_000)),
 }
 
 
-@pytest.mark.parametrize("change", SHOWN.values(), ids=SHOWN.keys())
+@pytest.mark.parametrize(("words", "change"), SHOWN.values(), ids=SHOWN.keys())
 def test_names_that_command_a_terminal_are_shown_as_text(
-    change: Change, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    change: Change,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     model = Path(shutil.copytree(made / "checkpoint", tmp_path / "model"))
     change(model)
-    assert main(["generate", "--model", str(model), "-p", "hi", "--decode", "readback"]) in (2, 3)
+    assert main([*words, "--model", str(model)]) in (2, 3)
     line = capsys.readouterr().err.removesuffix("\n")
     assert line.isprintable()
     assert len(line) < 3000
