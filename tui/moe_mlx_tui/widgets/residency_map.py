@@ -63,6 +63,7 @@ class ResidencyMap(Widget, can_focus=True):
         self._strips: list[Strip] = []
         self._origin = (0, 0)
         self._drawn_at = 0.0
+        self._take_rows()
 
     @property
     def drawing(self) -> Drawing:
@@ -106,7 +107,7 @@ class ResidencyMap(Widget, can_focus=True):
         ranks = self._facts.layer_ranks if self._facts is not None else (0,)
         if (drawing, allowed, ranks) != (self.drawing, self._allowed, self.bands.ranks):
             self.bands, self._allowed = Bands(drawing, ranks), allowed
-            self.refresh(layout=True)
+            self._take_rows()
             self.repaint()
 
     def show(self, snapshot: Snapshot) -> None:
@@ -117,7 +118,7 @@ class ResidencyMap(Widget, can_focus=True):
             self._facts, self._origin = snapshot.model, (0, 0)
             self.bands = Bands(self.drawing, snapshot.model.layer_ranks)
             self.set_reactive(ResidencyMap.cursor, None)
-            self.refresh(layout=True)
+            self._take_rows()
         self._grid = grid_of(snapshot.cells, snapshot.model)
         places = len(self.bands.tops) * self._columns // self.drawing.wide
         passed = snapshot.time - self._drawn_at
@@ -125,10 +126,13 @@ class ResidencyMap(Widget, can_focus=True):
             self._drawn_at = snapshot.time
             self._draw()
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Returns the rows of the drawing, as far as they may be taken."""
+    def _take_rows(self) -> None:
+        """Takes the rows of the drawing, as far as they may be taken.
+
+        As a style: Textual measures a height again after that, and not always after a second wish for a layout.
+        """
         rows = 4 if self._facts is None else len(self.bands.tops)
-        return max(1, min(self._allowed, rows))
+        self.styles.height = max(1, min(self._allowed, rows))
 
     def repaint(self) -> None:
         """Draws everything anew, in whatever colours are in force."""
