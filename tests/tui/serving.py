@@ -50,8 +50,8 @@ async def drawn(tab, text):
 
 
 async def running(tab):
-    """Waits until a tab's app is there."""
-    await drawn(tab, "Message:")
+    """Waits until a tab's app is there: its prompt says what it takes."""
+    await drawn(tab, "breaks the line")
 
 
 async def closed(tab):
