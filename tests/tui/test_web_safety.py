@@ -109,7 +109,7 @@ async def test_tabs_do_not_see_each_other_s_conversations_or_the_owner_s(options
             await tab.send_str(json.dumps(["stdin", f"written in {name[0]}"]))
             await drawn(tab, f"written in {name[0]}")
             await tab.send_str('["touch","sessions"]')
-            await drawn(tab, "No session has been")
+            await drawn(tab, "no session is saved yet")
             await tab.close()
     drafts = {path.parent.name: path.read_text() for path in (tmp_path / "tabs").glob("*/draft.txt")}
     assert drafts == {ONE: "written in 1", TWO: "written in 2"}
