@@ -6,6 +6,7 @@ tolerances.
 """
 
 import os
+import signal
 
 import mlx.core as mx
 from hypothesis import settings
@@ -15,3 +16,6 @@ os.environ["MOE_MLX_CONFIG"] = os.devnull
 mx.set_default_device(mx.cpu)
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+# A shell starts what runs in its background with interrupts ignored, and what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
