@@ -183,20 +183,21 @@ def read_use(file: str, folder: str | None, source: ExpertSource | None) -> Expe
     if source is None:
         raise UsageError("a history alone does not say what its numbers are of: name the MODEL before --experts")
     try:
-        path = history_path(folder or AUTO, identity_of(source)) if file == AUTO else Path(file)
-        history = read_history(path, identity_of(source), source.layers)
+        model = identity_of(source)
+        path = history_path(folder or AUTO, model) if file == AUTO else Path(file)
+        history = read_history(path, model, source.layers)
     except NoHistoryError as error:
         raise UsageError(f"{file} is neither a trace nor a history of {source.root.name}: {error}") from None
     if history is None:
         raise UsageError(f"no history of {source.root.name} at {path}: chat with it first, or give a trace")
-    return use_of_history(history, source)
+    return use_of_history(history, source, model)
 
 
-def use_of_history(history: History, source: ExpertSource) -> ExpertUse:
-    """Returns what a history of that model tells."""
+def use_of_history(history: History, source: ExpertSource, model: str) -> ExpertUse:
+    """Returns what a history of that model, whose identity is `model`, tells."""
     layers = uses_of_history(history, [layer.top_k for layer in source.layers])
     numbers = tuple(layer.layer for layer in source.layers)
-    return ExpertUse(source.root.name, identity_of(source), "history", numbers, tuple(layers))
+    return ExpertUse(source.root.name, model, "history", numbers, tuple(layers))
 
 
 def _is_trace(path: Path) -> bool:

@@ -14,6 +14,7 @@ from mlx import nn
 
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.lora import apply_adapters
 
 
 @dataclass
@@ -116,22 +117,23 @@ def run_lora(model: nn.Module, tokenizer: Any, settings: SimpleNamespace, losses
         Loss on the test set, None without `--test`.
 
     Raises:
-        UsageError: data that cannot be used, or a family that no gradient goes through under a cap.
+        UsageError: data that cannot be used, an adapter of routed experts, or a family that no gradient goes through.
+        StoreError: the adapter to be tested is missing or corrupt.
         ExpertReadError: an expert could not be read.
     """
-    from mlx_lm.lora import evaluate, load_adapters, train_model
+    from mlx_lm.lora import evaluate, train_model
     from mlx_lm.tuner.datasets import CacheDataset, load_dataset
 
     np.random.seed(settings.seed)
     try:
         train, valid, test = load_dataset(settings, tokenizer)
-        if settings.test and not settings.train and settings.adapter_path:
-            load_adapters(model, settings.adapter_path)
     except ImportError as error:
         raise UsageError(f"{settings.data} is no folder here, and a data set of the hub needs {error.name}") from None
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(f"{settings.data}: {error}") from error
     runtime = runtime_of(model)
+    if settings.test and not settings.train and settings.adapter_path:
+        apply_adapters(model, settings.adapter_path, [layer.path for layer in runtime.source.layers])
     with _uncompiled():
         if settings.train:
             train_model(settings, model, train, valid, losses)

@@ -135,3 +135,16 @@ def test_what_is_refused(words, said, folder, data, tmp_path, capsys, monkeypatc
     assert code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapter_that_is_only_tested_is_checked_as_everywhere(folder, data, tmp_path, capsys):
+    words = ["lora", "--model", str(folder), "--test", "--data", str(data), "--batch-size", "2"]
+    assert main([*words, "--adapter-path", str(tmp_path / "none")]) == 3
+    assert "holds no adapter" in capsys.readouterr().err
+    adapter = tmp_path / "experts"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    name = "model.layers.1.mlp.switch_mlp.up_proj.lora_a"
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), {name: mx.zeros((4, 4))})
+    assert main([*words, "--adapter-path", str(adapter)]) == 2
+    assert "adapts routed experts" in capsys.readouterr().err
