@@ -28,6 +28,7 @@ class Change:
 _COUNTS = (
     ("hit_rate", True, 0.005),
     ("bytes_per_token", False, 1.0),
+    ("blocking_per_token", False, 0.01),
     ("read_backs_per_token", False, 0.01),
     ("peak_bytes", False, 10e6),
 )

@@ -9,6 +9,7 @@ from moe_mlx.benchmark.results import BenchResult, Row
 from moe_mlx.errors import UsageError
 from moe_mlx.planning.prefetch import LEAST_GAIN
 from moe_mlx.planning.shape import ModelShape
+from moe_mlx.routing.names import EXACT
 from moe_mlx.system.calibration import calibration_path, store_calibration
 from moe_mlx.system.machine import machine_line
 
@@ -31,7 +32,7 @@ def layer_seconds(result: BenchResult, shape: ModelShape) -> float | None:
     found = [
         (1 - row.wait_share) / row.decode_tps.median - 1 / row.baseline_decode_tps.median
         for row in result.rows
-        if row.baseline_decode_tps and _capped(row, result) and not row.prefetched
+        if row.baseline_decode_tps and _capped(row, result) and not row.prefetched and row.setting.light == EXACT
     ]
     return max(0.0, statistics.median(found) / len(shape.layers)) if found else None
 

@@ -9,6 +9,7 @@ from moe_mlx.benchmark.compare import Change
 from moe_mlx.benchmark.noise import noise
 from moe_mlx.benchmark.results import BenchResult, Row, Spread
 from moe_mlx.errors import UsageError
+from moe_mlx.routing.names import EXACT
 from moe_mlx.system.machine import machine_line
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render, share, stacked
@@ -50,6 +51,9 @@ def bench_table(result: BenchResult) -> str:
     heads = [*keys, *_HEADS]
     predicted = any(row.predicted_decode_tps is not None for row in result.rows)
     prefetches = any(row.setting.prefetch != "off" for row in result.rows)
+    lights = any(row.setting.light != EXACT for row in result.rows)
+    if lights:
+        heads += ["late a\ntoken", "of the\nweight", "blocking\nmisses", "layers\nthat wait", "waits\nsaved"]
     if prefetches:
         heads += ["hints\nused", "of\nmisses", "wasted\na token"]
     if predicted:
@@ -59,7 +63,7 @@ def bench_table(result: BenchResult) -> str:
         s = row.setting
         line = [
             f"{s.expert_cache} ({row.slots_per_layer})",
-            s.routing if s.route_lambda is None else f"{s.routing} {s.route_lambda:g}",
+            s.policy,
             *(way[place] for place in told),
             f"{row.decode_tps.median:.2f}",
             _spread(row.decode_tps),
@@ -77,6 +81,14 @@ def bench_table(result: BenchResult) -> str:
             show_bytes(row.peak_bytes),
             "-" if row.page_cache is None else show_bytes(row.page_cache.nbytes),
         ]
+        if lights:
+            line += [
+                f"{row.late_per_token:.2f}",
+                share(row.late_weight),
+                f"{row.blocking_per_token:.2f}",
+                f"{row.read_waits_per_token:.2f}",
+                f"{row.waits_saved_per_token:.2f}",
+            ]
         if prefetches:
             line += [share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
         if predicted:

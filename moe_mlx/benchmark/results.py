@@ -71,6 +71,10 @@ class Row:
         reads: Depth and latency of the last trial's reads, prompt and decode.
         page_cache: What the page cache held of the experts after the last trial; None where the system does not tell.
         page_cache_twice: What it held of those that had a slot: the same bytes in memory twice.
+        read_waits_per_token: Layers of a decode step that waited for reads before they went on.
+        late_per_token: Misses of light experts whose output was added a layer later.
+        late_weight: Their share of the weight of all chosen experts.
+        waits_saved_per_token: Layers of a decode step that did not have to wait, because all their misses were late.
     """
 
     setting: BenchSetting
@@ -105,6 +109,15 @@ class Row:
     page_cache: PageCacheUse | None = None
     page_cache_twice: PageCacheUse | None = None
     crossings_per_token: int = 0
+    read_waits_per_token: float = 0.0
+    late_per_token: float = 0.0
+    late_weight: float = 0.0
+    waits_saved_per_token: float = 0.0
+
+    @property
+    def blocking_per_token(self) -> float:
+        """Misses that a layer of a decode step waited for."""
+        return self.misses_per_token - self.late_per_token
 
 
 @dataclass(frozen=True, slots=True)

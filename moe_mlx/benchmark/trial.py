@@ -22,7 +22,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.loader import load
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.routing.names import NATIVE
+from moe_mlx.routing.names import EXACT, NATIVE
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.files import drop_pages, open_regular
 
@@ -61,16 +61,23 @@ def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None]
 
     Raises:
         MoeMlxError: as `moe_mlx.load`.
+        UsageError: this model's light experts can do nothing but wait.
     """
     options |= {
         "decode": NATIVE if setting.decode == APART else setting.decode,
         "io": setting.io,
         "prefetch": setting.prefetch,
+        "light": setting.light,
+        "light_beyond": setting.beyond,
+        "light_distance": setting.distance,
     }
     if setting.route_lambda is not None:
         options["route_lambda"] = setting.route_lambda
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
     runtime = runtime_of(model)
+    if setting.light != EXACT and (why := runtime.layers.why_waits):
+        runtime.close()
+        raise UsageError(f"--light has no effect on this model: {why}")
     if setting.decode == APART and runtime.layers.native is not None:
         runtime.layers.native.streams.apart = True
     return Subject(model, tokenizer, runtime)

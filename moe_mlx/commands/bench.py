@@ -18,6 +18,7 @@ from moe_mlx.commands.bench_batch import add_batch_arguments, run_batch
 from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments, run_soak, run_tui
 from moe_mlx.commands.model_arguments import add_readers_argument
 from moe_mlx.errors import UsageError
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, EXACT, LIGHTS
 from moe_mlx.system.given import check_whole, split_list
 from moe_mlx.system.plots import check_plot
 
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--expert-cache", metavar="CAPS", default="25%,50%,100%", help="(default: %(default)s)")
     sweep.add_argument("--routing", metavar="POLICIES", default="exact,cache-prior", help="(default: %(default)s)")
     sweep.add_argument("--route-lambda", metavar="L", default="0.1", help="strengths of cache-prior (default: 0.1)")
+    sweep.add_argument("--light", metavar="MODES", default=EXACT, help=f"{', '.join(LIGHTS)} (default: {EXACT})")
+    sweep.add_argument("--light-beyond", metavar="B", default=f"{DEFAULT_BEYOND}", help="(default: %(default)s)")
+    sweep.add_argument("--light-distance", metavar="D", default=f"{DEFAULT_DISTANCE}", help="(default: %(default)s)")
     sweep.add_argument(
         "--decode",
         metavar="WAYS",
@@ -136,7 +140,16 @@ def _bench(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot, (".png", ".svg", ".pdf"))
     settings = sweep(
-        args.expert_cache, args.routing, args.route_lambda, args.decode, args.io, args.page_cache, args.prefetch
+        args.expert_cache,
+        args.routing,
+        args.route_lambda,
+        args.decode,
+        args.io,
+        args.page_cache,
+        args.prefetch,
+        lights=args.light,
+        beyonds=args.light_beyond,
+        distances=args.light_distance,
     )
 
     from moe_mlx.system.calibration import read_calibration, readers_for
