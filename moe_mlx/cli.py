@@ -15,6 +15,7 @@ from moe_mlx.commands.defaults import apply_defaults
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.verbs import VERBS
 from moe_mlx.errors import MoeMlxError, ThreadsRefusedError, one_line
+from moe_mlx.machines.launched import refuse_alone
 from moe_mlx.system.terminal import on_terminal, prepare_streams
 from moe_mlx.version import __version__
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.rest = rest
         else:
             args = verb_parser.parse_args(words[1:])
+        refuse_alone(verb)
         return int(command.run(args) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

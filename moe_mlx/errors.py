@@ -91,6 +91,10 @@ class ThreadsRefusedError(MoeMlxError):
         )
 
 
+class MachinesError(MoeMlxError):
+    """Several machines that run one model, and one of them is missing, gone, silent, or failed: says which."""
+
+
 class DoesNotFitError(MoeMlxError):
     """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
 
