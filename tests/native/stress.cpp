@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <random>
 #include <string>
 #include <thread>
@@ -153,7 +154,9 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
     if (!joined[0]) continue;  // the next step drops what is late, or the end does
     if (random() % 2) std::this_thread::yield();
     try {
-      layer.join(step, h.late_rows, late_slots.data());
+      const auto join = [&] { layer.join(step, h.late_rows, late_slots.data()); };
+      if (random() % 16) join();
+      else std::async(std::launch::async, join).get();  // the layer that waits may run on another thread
       if (late_failed[0] >= 0) differ(step, "a late error that did not come");
     } catch (const ReadError& error) {
       if (error.expert != late_failed[0]) differ(step, error.what());

@@ -47,7 +47,7 @@ def _block(file: BinaryIO, random: np.random.Generator, contents: np.ndarray, mi
         Cumulative(float(random.random()), top_j),
     ][int(random.integers(4))]
     evict = make_eviction(str(random.choice(list(EVICTIONS))))
-    has_scores = not isinstance(policy, Exact)
+    has_scores = not isinstance(policy, Exact) or random.random() < 0.5  # exact where experts may be late has them too
     has_raw = random.random() < (0.3 if has_scores else 0.7)
     has_weigh = has_scores and random.random() < 0.3
     verify = random.random() < 0.5

@@ -29,6 +29,8 @@ namespace moe {
   FIELD(read_waits)             \
   FIELD(waits_saved)
 
+enum Phase { kPrefill = 0, kDecode = 1 };
+
 struct Event {
 #define FIELD(name) int64_t name = 0;
   MOE_EVENT_FIELDS(FIELD)

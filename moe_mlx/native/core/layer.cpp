@@ -5,11 +5,6 @@
 #include "clock.h"
 
 namespace moe {
-namespace {
-
-enum Phase { kDecode = 1 };
-
-}  // namespace
 
 Deadline::Deadline(double seconds) : until_(now_ns() + int64_t(seconds * 1e9)) {}
 

@@ -7,11 +7,6 @@
 #include "layer.h"
 
 namespace moe {
-namespace {
-
-enum Phase { kPrefill = 0 };
-
-}  // namespace
 
 void Layer::rows(int64_t step, const int* chosen, int count, int k, int* slots) {
   std::lock_guard lock(mutex_);
