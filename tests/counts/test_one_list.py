@@ -28,6 +28,16 @@ def test_every_counter_that_is_logged_reaches_totals_receipt_and_json():
     assert {name: receipt.as_dict()[name] for name in NAMES} == expected
 
 
+def test_a_receipt_tells_who_was_late_and_the_waits_that_saved():
+    counted = PhaseTotals(
+        steps=9, tokens=9, hits=60, misses=40, late=25, late_weight=3.125, read_waits=8, waits_saved=6
+    )
+    told = Receipt.of(counted, PhaseTotals(), 0, "exact, light late beyond 0.6").describe()
+    assert "late 25 of 100 (weight 3.12, 6 waits saved)" in told
+    assert "exact, light late beyond 0.6" in told
+    assert "waits saved" not in Receipt.of(PhaseTotals(hits=60, misses=40), PhaseTotals(), 0, "exact").describe()
+
+
 def test_totals_are_recorded_as_a_list_so_new_ones_go_to_the_end():
     recorded = (
         "steps",

@@ -34,6 +34,7 @@ from moe_mlx_tui.engine.snapshot import Snapshot
 from moe_mlx_tui.saved.conversation import Conversation, load
 from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.saved.sessions import Sessions
+from moe_mlx_tui.widgets.answer_view import receipt_line
 from tests.tui import scene
 
 THINK, CALL = ("<think>", "</think>"), ("<tool_call>", "</tool_call>")
@@ -179,6 +180,12 @@ def test_the_sampler_tells_a_late_read_from_one_that_was_waited_for():
             table.commit(placed)
         table.count([0, 1], [placed.expert for placed in missed], late)
         assert tuple(sampler.sample()["cells"][:2]) == expected
+
+
+def test_an_answer_s_line_tells_who_was_late():
+    receipt = scene.over(scene.decode("t")).receipt
+    assert "late" not in receipt_line(receipt).plain
+    assert " · late 12.3% · " in receipt_line(replace(receipt, late_share=0.123)).plain
 
 
 def screen_of(data):

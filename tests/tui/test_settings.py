@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from textual.widgets import Input, Label, Select, TextArea
 
+from moe_mlx.routing.names import LIGHTS
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Configure, Load
 from moe_mlx_tui.engine.snapshot import IDLE
@@ -33,6 +34,20 @@ async def test_settings_speak_people_s_words(app):
         await pilot.press("enter")
         await pilot.pause()
         assert "temperature needs a number" in str(app.screen.query_one("#complaint").render())
+
+
+async def test_light_experts_are_chosen_while_the_model_stays_loaded(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await pilot.press("ctrl+o")
+        await pilot.pause()
+        light = app.screen.query_one("#light", Select)
+        assert light.value == "exact" and tuple(value for _, value in light._options) == LIGHTS
+        light.value = "late"
+        app.screen.query_one("#light_beyond", Input).value = "0.4"
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert app.source.orders == [Configure(routing={"light_beyond": 0.4, "light": "late"})]
 
 
 async def test_what_needs_another_loading_takes_the_rest_along(app):
