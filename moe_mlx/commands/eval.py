@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--csv", type=Path, metavar="FILE", help="write the rows as CSV too")
-    add("--plot", type=Path, metavar="FILE", help="draw the trade-off as .svg or .png (needs the extra `plot`)")
+    add(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the trade-off as .svg or .png (needs the extra `plot`); with light experts that do not wait, "
+        "divergence against bytes and blocking misses",
+    )
     add(
         "--trace",
         type=Path,
@@ -127,7 +133,10 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_csv(args.csv, report.reference, rows)
     if args.plot is not None:
-        from moe_mlx.evaluation.plot import draw
+        if any(row.light != EXACT for row in rows):
+            from moe_mlx.evaluation.light_plot import draw_light as draw
+        else:
+            from moe_mlx.evaluation.plot import draw
 
         draw(args.plot, report.reference, rows, title=name)
     if args.json:
