@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAT_ARGS ?=
 
-.PHONY: chat test test-full coverage nightly check check-mac check-arm format wheel clean
+.PHONY: chat test test-full coverage nightly check check-mac check-arm format wheel wheel-mac clean
 
 chat: $(VENV)/.run
 	$(BIN)/moe-mlx chat $(CHAT_ARGS)
@@ -29,7 +29,7 @@ nightly: $(VENV)/.dev
 	$(BIN)/python -m tests.soak.faults --minutes 60
 	$(BIN)/python -m tests.soak.server --minutes 60
 
-# Compiles for macOS what is native and checks it against MLX's macOS wheels; tests/cross says what of that is proof.
+# Compiles and links for macOS what is native and checks it against MLX's macOS wheels; tests/cross says what of that is proof.
 check-mac: $(VENV)/.dev
 	$(BIN)/python -m tests.cross.check_mac
 	$(BIN)/python -m pytest -m slow -rs tests/cross/test_abi.py
@@ -50,6 +50,10 @@ format: $(VENV)/.dev
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
+
+# The wheel for macOS, its extensions compiled and linked here; needs headers of Python 3.11, 3.12 and 3.13.
+wheel-mac: $(VENV)/.dev
+	$(BIN)/python -m tests.cross.wheel_mac
 
 $(VENV)/.run: pyproject.toml constraints.txt .ci/venv
 	@echo "preparing $(VENV) ..." >&2

@@ -11,8 +11,8 @@ from mlx import nn
 
 from moe_mlx.errors import ThreadsRefusedError, UsageError
 from moe_mlx.loading.cached_layers import CachedLayers
+from moe_mlx.loading.extension import came_along, load_extension, reject
 from moe_mlx.loading.selfcheck import self_check
-from moe_mlx.native import build
 from moe_mlx.native.bridge import NativeDecode
 from moe_mlx.native.layout import layout_problem
 from moe_mlx.native.toolchain import NativeUnavailableError
@@ -94,7 +94,7 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     if fast_synch():
         return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
     try:
-        module = build.load_native(say)
+        module = load_extension(say)
     except NativeUnavailableError as error:
         return str(error)
     if problem := layout_problem(module):
@@ -110,6 +110,9 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     native.reader.close()
     if problem:
         cached.part()
+        if came_along(module):
+            reject(module, problem)
+            problem += "; it came with this package, the next start builds one here"
     elif prefetch is not None:
         say(f"prefetch is on ({prefetch.why}): {prefetch.nbytes / 1e6:.1f} MB of staging")
         if unknown:

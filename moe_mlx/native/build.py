@@ -1,7 +1,7 @@
 """Builds the primitive with the machine's own compiler against the installed MLX, once, into a cache.
 
-An extension of MLX is tied to its exact version, so no wheel can carry it. macOS flags are written from MLX's own build
-and could not be tried where this was developed.
+An extension of MLX is tied to its exact version: the one that a wheel may bring along (`prebuilt`) fits one MLX, any
+other is built. macOS flags are written from MLX's own build and could not be tried where this was developed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNITS = (
     "module.cpp",
 )
 #: `-ffp-contract=off`: the rule must give numpy's bits, so nothing may be fused.
-FLAGS: tuple[str, ...] = (
+COMMON_FLAGS = (
     "-std=c++20",
     "-O2",
     "-fPIC",
@@ -49,8 +49,7 @@ FLAGS: tuple[str, ...] = (
     "-DNDEBUG",
     "-DNB_DOMAIN=mlx",
 )
-if sys.platform == "darwin":
-    FLAGS += ("-arch", platform.machine())
+FLAGS: tuple[str, ...] = (*COMMON_FLAGS, "-arch", platform.machine()) if sys.platform == "darwin" else COMMON_FLAGS
 #: A build that has not ended by then (it takes one or two, ten times that on an overloaded machine) is given up.
 PATIENCE_SECONDS = 600
 
@@ -69,7 +68,8 @@ def package_folder(name: str) -> Path:
     return next((folder for folder in folders if (folder / "include").is_dir()), folders[0])
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
+    """Returns every file that the extension is made of, nanobind's and MLX's not among them."""
     return sorted(path for path in FOLDER.rglob("*") if path.suffix in {".h", ".cpp"})
 
 
@@ -86,7 +86,7 @@ def _key(compiler: Sequence[str], mlx: Path) -> str:
     parts += [str(mlx), str(sysconfig.get_config_var("SOABI")), *compiler, version_of(compiler), *FLAGS]
     for part in parts:
         running.update(os.fsencode(part) + b"\0")
-    for path in _sources():
+    for path in sources():
         running.update(path.name.encode() + b"\0" + path.read_bytes())
     return running.hexdigest()[:24]
 

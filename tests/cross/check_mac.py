@@ -1,8 +1,10 @@
 """Compiles the native sources for macOS and checks what they need against MLX's own library: `make check-mac`.
 
-For each macOS release and Python: no errors; every symbol of MLX's that is used is exported by the wheel's library; the
-ABI tag of nanobind equals that of MLX's extension. Nothing of it runs: there is no Mac here. Exit code 0 where all that
-could be checked is right, 1 for a fault, 3 where a package could not be had, so that a skip is no pass.
+For each macOS release and Python: it compiles and links; every symbol that is used is exported where the loader will
+look for it (MLX's library, Python, what macOS 14 is known to have); the libraries it loads, the oldest release and the
+ad hoc signature are right; the ABI tag of nanobind equals that of MLX's extension. Nothing of it runs: there is no Mac
+here. Exit code 0 where all that could be checked is right, 1 for a fault, 3 where a package could not be had, so that a
+skip is no pass.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from moe_mlx.native import abi
-from tests.cross import wheels
+from tests.cross import loadable, wheels
 from tests.cross.compiling import DoesNotCompileError, Target, objects, zig
+from tests.cross.linking import DoesNotLinkError, link
 from tests.cross.macho import Symbols, read_symbols
 from tests.cross.pythons import VERSIONS, headers_of
 
@@ -38,7 +41,7 @@ def main() -> int:
     if not pythons:
         return NOT_CHECKED
     try:
-        faults = [fault for release in args.macos.split(",") for fault in check(release, pythons)]
+        faults = [fault for release in args.macos.split(",") for fault in check(release, pythons)[0]]
     except wheels.WheelsUnavailableError as error:
         print(f"NOT CHECKED: macOS; a package cannot be had: {error}", file=sys.stderr)
         return NOT_CHECKED
@@ -48,8 +51,11 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def check(macos: str, pythons: dict[str, Path]) -> list[str]:
-    """Returns what is wrong for one macOS release, one line each, and prints what was checked.
+def check(macos: str, pythons: dict[str, Path]) -> tuple[list[str], dict[str, Path]]:
+    """Compiles, links and checks for one macOS release, and prints what was checked.
+
+    Returns:
+        What is wrong, one line each, and each Python's extension.
 
     Raises:
         WheelsUnavailableError: a package cannot be had.
@@ -57,19 +63,24 @@ def check(macos: str, pythons: dict[str, Path]) -> list[str]:
     release, platform = version("mlx"), f"macosx_{macos}_0_arm64"
     library = wheels.unpacked(wheels.fetch("mlx-metal", release, platform=platform, python="3.12")) / "mlx"
     nanobind = wheels.unpacked(wheels.fetch("nanobind", abi.NANOBIND_OF[release][0])) / "nanobind"
+    target, mlx = Target(macos, library, nanobind, pythons), (library / "lib/libmlx.dylib").read_bytes()
     try:
-        made = objects(zig(), Target(macos, library, nanobind, pythons))
-    except DoesNotCompileError as error:
-        return [str(error)]
-    exported = read_symbols((library / "lib/libmlx.dylib").read_bytes()).defined
+        made = objects(zig(), target)
+        linked = {python: link(zig(), target, python, paths) for python, paths in made.items()}
+    except (DoesNotCompileError, DoesNotLinkError) as error:
+        return [str(error)], {}
     faults = []
     for python, paths in made.items():
         extension = wheels.unpacked(wheels.fetch("mlx", release, platform=platform, python=python))
         core = next((extension / "mlx").glob("core.*.so")).read_bytes()
-        faults += [f"macOS {macos}, Python {python}: {line}" for line in faults_of(paths, exported, core)]
-        needed = needed_of_mlx([read_symbols(path.read_bytes()) for path in paths])
-        print(f"macOS {macos}, Python {python}: {len(paths)} sources, {len(needed)} symbols of MLX {release}")
-    return faults
+        found = [read_symbols(path.read_bytes()) for path in paths]
+        own = frozenset(name for one in found for name in one.defined)
+        data, there = linked[python].read_bytes(), loadable.known(mlx, core, pythons[python])
+        lines = [*faults_of(paths, there.mlx, core), *loadable.faults_of(data, macos, there, own)]
+        faults += [f"macOS {macos}, Python {python}: {line}" for line in lines]
+        used = f"{len(needed_of_mlx(found))} symbols of MLX {release}"
+        print(f"macOS {macos}, Python {python}: {len(paths)} sources, {used}, {len(data)} bytes")
+    return faults, linked
 
 
 def needed_of_mlx(found: list[Symbols]) -> set[str]:

@@ -15,6 +15,14 @@ from tests.cross import wheels
 ZIG = "0.17.1"
 #: Only these see Python's headers; the others are compiled once for every Python.
 _PYTHON_UNITS = ("module.cpp", "nb_combined.cpp")
+#: zig's headers are set up for a libc++ that is linked in. MLX's objects and exceptions come from macOS's own one, so
+#: that ours has to be that one too: what the release has not is not used, and what is its own is looked for there.
+_SYSTEM_LIBCXX = (
+    "-U_LIBCPP_DISABLE_VISIBILITY_ANNOTATIONS",
+    "-U_LIBCPP_HAS_VENDOR_AVAILABILITY_ANNOTATIONS",
+    "-D_LIBCPP_HAS_VENDOR_AVAILABILITY_ANNOTATIONS=1",
+    "-fno-sized-deallocation",
+)
 
 
 class DoesNotCompileError(Exception):
@@ -52,6 +60,7 @@ def flags(target: Target, python: Path | None) -> list[str]:
         "-target",
         f"aarch64-macos.{target.macos}.0",
         *kept,
+        *_SYSTEM_LIBCXX,
         "-Wno-nullability-completeness",
         *(part for path in includes for part in ("-isystem", str(path))),
     ]
