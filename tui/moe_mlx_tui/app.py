@@ -26,9 +26,9 @@ def run_app(args: argparse.Namespace) -> int:
         from moe_mlx_tui.web.server import serve
 
         return serve(args)
+    from moe_mlx_tui.attached.source import AttachedSource
     from moe_mlx_tui.engine.engine import Engine
     from moe_mlx_tui.recording.recording import Recorder
-    from moe_mlx_tui.web.attached_source import AttachedSource
 
     talk = Conversation(system=args.system_prompt or "")
     if args.resume:

@@ -94,7 +94,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class TurnReceipt:
-    """What one answer took; counts are decode's unless named otherwise."""
+    """What one answer took; counts are decode's unless named otherwise.
+
+    Attributes:
+        counted: False where nothing but tokens and seconds is known: an answer of a server that was stopped.
+    """
 
     tokens: int
     seconds: float
@@ -111,6 +115,7 @@ class TurnReceipt:
     wait_seconds: float
     routing: str
     late_share: float = 0.0
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

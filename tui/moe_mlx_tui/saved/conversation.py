@@ -122,7 +122,8 @@ class Conversation:
             who = "you" if message["role"] == "user" else self.model or "assistant"
             parts.append(f"## {who}\n\n{message['content'].strip()}")
             if (r := self.receipts.get(place)) is not None:
-                parts.append(f"*{r.tokens} tokens, {r.tps:.1f}/s, hit {r.hit_rate:.1%}, swapped {r.swapped_share:.1%}*")
+                counts = f", hit {r.hit_rate:.1%}, swapped {r.swapped_share:.1%}" if r.counted else ""
+                parts.append(f"*{r.tokens} tokens, {r.tps:.1f}/s{counts}*")
         return "\n\n".join(parts) + "\n"
 
 

@@ -147,16 +147,18 @@ def receipt_line(receipt: TurnReceipt) -> Content:
     """Returns an answer's figures in a line or two."""
     finish = {"stop": "", "length": " · cut at max tokens", "cancelled": " · stopped"}.get(receipt.finish, "")
     kept = f" ({receipt.reused_tokens} kept)" if receipt.reused_tokens else ""
-    words = [
-        f"{receipt.tokens} tokens, {receipt.tps:.1f}/s",
-        f"prompt {receipt.prompt_tokens}{kept}",
-        f"hit {receipt.hit_rate:.0%}",
-        f"swapped {receipt.swapped_share:.1%}",
-        f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
-        f"waited {receipt.wait_seconds:.2f} s",
-    ]
-    if receipt.late_share:
-        words.insert(4, f"late {receipt.late_share:.1%}")
+    words = [f"{receipt.tokens} tokens, {receipt.tps:.1f}/s"]
+    if receipt.counted:
+        words += [
+            f"prompt {receipt.prompt_tokens}{kept}",
+            f"hit {receipt.hit_rate:.0%}",
+            f"swapped {receipt.swapped_share:.1%}",
+            *([f"late {receipt.late_share:.1%}"] if receipt.late_share else []),
+            f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
+            f"waited {receipt.wait_seconds:.2f} s",
+        ]
+    else:
+        words.append("hits and reads are counted for whole answers")
     line = Content.styled(" · ".join(words), "$foreground-muted")
     if finish:
         line = Content.assemble(line, (finish, "$warning"))
