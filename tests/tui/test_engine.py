@@ -96,7 +96,7 @@ def test_what_cannot_be_taken_is_said_and_changes_nothing(engine, order):
 def test_a_conversation_near_the_model_s_end_is_told_once(engine):
     ready(engine)
     before = answer(engine, "one").remark_count
-    engine._context.limit = 12
+    engine._model.context.limit = 12
     assert answer(engine, "two").remarks[-1].endswith("/new starts over")
     assert answer(engine, "three").remark_count == before + 1
 
@@ -111,7 +111,7 @@ def test_reset_empties_the_cache(engine):
 
 def test_an_error_ends_the_turn_with_its_next_step_and_the_next_one_works(engine, monkeypatch):
     ready(engine)
-    session = engine._session
+    session = engine._model.session
 
     def broken(*args, **kwargs):
         raise ExpertReadError(1, 2, "expert-002.safetensors", "it is short")
@@ -150,7 +150,7 @@ def test_recorded_and_read_again_it_is_the_same(engine, tmp_path):
     recorder = Recorder(tmp_path / "talk.jsonl")
     seen = []
     ready(engine)
-    engine.listeners += [recorder.add, seen.append]
+    engine.listeners.extend((recorder.add, seen.append))
     for turn in range(3):
         answer(engine, f"turn {turn}", text="say " * (turn + 1))
     engine.close()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from textual.color import Color
+from textual.content import Content
 from textual.widgets import Static
 
 from moe_mlx_tui.chat_app import ChatApp
@@ -227,3 +228,65 @@ async def test_a_window_made_smaller_keeps_its_place(tmp_path):
         async with asyncio.timeout(20):  # a busy machine lays out later than two pauses
             while app.size.width != 60 or not app.transcript.is_vertical_scroll_end:
                 await pilot.pause()
+
+
+async def test_the_progress_line_keeps_its_figure_at_any_width(tmp_path):
+    """A telephone has some 48 columns, and a model's path may be as long."""
+    path = "/Users/somebody/models/mlx-community--Qwen3-30B-A3B-4bit"
+    cases = [
+        (replace(scene.prefill("t"), total=131_072, done=104_448), "104448 of 131072 tokens"),
+        (replace(scene.prefill("t"), queued=2), "768 of 2048 tokens · 2 waiting"),
+        (replace(scene.loading(), activity=f"loading {path}"), "3.0 MB of 4.5 MB"),
+        (replace(scene.loading(), activity="waiting for another moe-mlx that compiles", total=0, time=75.0), "1:15"),
+        (replace(scene.decode("t", 40), tokens=1024, queued=1), "1024 tokens · 1 waiting"),
+    ]
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=(132, 24)) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        for columns in (34, 44, 48, 60, 100):
+            app.progress.styles.width = columns + 4
+            async with asyncio.timeout(20):
+                while app.progress.size.width != columns:
+                    await pilot.pause()
+            for snapshot, figure in cases:
+                app.progress.show(snapshot)
+                line = app.progress.render().plain
+                assert figure in line and Content(line).cell_length <= columns, (columns, line)
+                assert "━" in line or columns < 100 or not snapshot.total or snapshot.phase == "decode", line
+
+
+def ends_in_view(app):
+    """Whether the last line of a conversation can be seen."""
+    return "waited 0.08 s" in " ".join(text_of(app).split()).replace("▌ ", "")
+
+
+async def test_less_room_leaves_the_end_of_a_short_conversation_in_view(tmp_path):
+    """What fitted whole was never scrolled; the theatre, a smaller window, a tablet's keyboard take the room away."""
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await scene.exchange(app, pilot, "question", "One. " * 40 + "\n\nThe end.")
+        assert app.transcript.max_scroll_y == 0
+        for key, size in (("f4", WIDE), ("f4", WIDE), ("", (132, 18)), ("", (60, 16))):
+            if key:
+                await pilot.press(key)
+            else:
+                await pilot.resize_terminal(*size)
+            async with asyncio.timeout(20):
+                while app.size != size or not ends_in_view(app):
+                    await pilot.pause()
+            assert app.transcript.scroll_y == app.transcript.max_scroll_y, "no gap above it"
+
+
+@pytest.mark.parametrize("columns", [40, 52, 58, 60, 66, 72])
+async def test_no_word_of_the_memory_s_figures_is_cut(tmp_path, columns):
+    memory = Memory(212_224_000, 992_000, 101_300_000, 555_600_000, 723_400_000, 10**8, 10**9, 25 * 10**9, 0)
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, replace(scene.idle(), memory=memory))
+        app.side.styles.width = columns
+        async with asyncio.timeout(20):
+            while app.side.memory.outer_size.width not in (columns, columns - 1):
+                await pilot.pause()
+        line = app.side.memory.render().plain.split("\n")[-1]
+        assert len(line) <= app.side.memory.size.width and "weights 992.0 kB" in line, line

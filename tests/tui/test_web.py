@@ -170,7 +170,7 @@ def test_a_screen_that_goes_stops_what_it_asked_for(shared):
     engine, screen, _ = shared
     one = screen()
     until(one, lambda s: s.phase == "idle")
-    engine._session.tokenizer.eos_token_ids = []  # the tiny model must not end the answer by itself
+    engine._model.session.tokenizer.eos_token_ids = []  # the tiny model must not end the answer by itself
     one.submit(Configure(sampling={"max_tokens": 100000}))
     until(one, lambda s: s.phase == "decode", lambda: one.submit(ask("long")))
     gone = until(engine, lambda s: s.receipt is not None, one.close)

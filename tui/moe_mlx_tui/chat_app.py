@@ -159,7 +159,7 @@ class ChatApp(TurnActions):
             return snapshot.context
         receipts = self.talk.receipts
         last = receipts[max(receipts)] if receipts else None
-        return last.prompt_tokens + last.tokens if last is not None else 0
+        return last.prompt_tokens + last.tokens if last is not None and last.counted else 0
 
     async def _finished(self, view: AnswerView, snapshot: Snapshot) -> None:
         try:

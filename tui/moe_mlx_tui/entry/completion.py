@@ -24,6 +24,7 @@ class Choice:
         what: What it is.
         whole: Whether the line can be sent as it then is.
         goes_on: Whether there is more to choose after it.
+        takes: Whether something may follow it.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Choice:
     what: str = ""
     whole: bool = False
     goes_on: bool = False
+    takes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ def completion(before: str, whole: str, explain: Mapping[str, str], files: Calla
                 command.what or explain.get(command.action, ""),
                 whole=not command.needs,
                 goes_on=command.needs,
+                takes=bool(command.takes),
             )
             for command in COMMANDS
             if command.name.startswith(before) and command.name != "/exit"

@@ -120,7 +120,7 @@ def race(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"with": [], "without": [], "tokens": 0}
 
     async def answer(quiet: bool) -> None:
-        engine.quiet = quiet
+        engine.publisher.quiet = quiet
         if app.sampling is not None:
             app.sampling.pause() if quiet else app.sampling.resume()
         await app.action_new_session()

@@ -158,7 +158,7 @@ def receipt_line(receipt: TurnReceipt) -> Content:
             f"waited {receipt.wait_seconds:.2f} s",
         ]
     else:
-        words.append("hits and reads are counted for whole answers")
+        words.append("hits and reads unknown")
     line = Content.styled(" · ".join(words), "$foreground-muted")
     if finish:
         line = Content.assemble(line, (finish, "$warning"))

@@ -37,7 +37,7 @@ class Gauges(Widget):
         answer = now.answer
         rate = trends.read[-1] if trends.read and now.busy else 0.0
         speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
-        seconds = now.receipt.wait_seconds if now.receipt else answer.wait_seconds
+        seconds = now.receipt.wait_seconds if now.receipt and now.receipt.counted else answer.wait_seconds
         wait = trends.wait[-1] if trends.wait else 0.0
         peak = max([*trends.speed, speed])  # a short answer ends before there is a trend
         fastest = max(trends.read, default=0.0)

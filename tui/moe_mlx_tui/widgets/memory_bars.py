@@ -45,12 +45,15 @@ class MemoryBars(Widget):
         m = self._memory
         if not m.total:
             return Content.styled("known when the model is loaded", "$foreground-disabled")
-        kept = f"weights {show_bytes(m.resident_weights)}"
-        rest = (
-            f"{kept} · KV cache {show_bytes(m.kv_cache)} · MLX {show_bytes(m.active)} + {show_bytes(m.cached)} cached"
-        )
-        if self.size.width < 60:
-            rest = f"{kept} · KV {show_bytes(m.kv_cache)} · MLX {show_bytes(m.active)}"
+        kept, mlx = f"weights {show_bytes(m.resident_weights)}", f"MLX {show_bytes(m.active)}"
+        cache = show_bytes(m.kv_cache)
+        ways = [
+            f"{kept} · KV cache {cache} · {mlx} + {show_bytes(m.cached)} cached",
+            f"{kept} · KV cache {cache} · {mlx}",
+            f"{kept} · KV {cache} · {mlx}",
+            f"{kept} · KV {cache}",
+        ]
+        rest = next((way for way in ways if len(way) <= self.size.width), kept)
         slots = f"{show_bytes(m.expert_slots)} of {show_bytes(self._experts)} ({self._share:.0%})"
         free = f"{show_bytes(m.free)} free, swap {show_bytes(m.swap)}"
         room = max(len(slots), len(free))  # a figure is written out; the bars take what is left

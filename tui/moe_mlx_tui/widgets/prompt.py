@@ -101,7 +101,7 @@ class Prompt(Sturdy, TextArea):
         if self.menu.found is None:
             return
         row, column = self.cursor_location
-        behind = "" if choice.goes_on or choice.whole else " "
+        behind = "" if choice.goes_on or (choice.whole and not choice.takes) else " "
         self.replace(choice.text + behind, (row, self.menu.found.start), (row, column))
         if not choice.goes_on:
             self.menu.offer(None)

@@ -90,7 +90,8 @@ class Transcript(Sturdy, VerticalScroll, can_focus=True):
 
     def _remember(self) -> None:
         self._top = None
-        if self.is_vertical_scroll_end:
+        kept_there = self.is_anchored and not self._anchor_released  # in the midst of a layout it may not be there yet
+        if self.is_vertical_scroll_end or kept_there:
             return
         for child in self.children:
             region = child.virtual_region
@@ -99,15 +100,29 @@ class Transcript(Sturdy, VerticalScroll, can_focus=True):
                 return
 
     def on_resize(self, event: events.Resize) -> None:
-        """Lines break elsewhere at another width: what stood at the top stays there, or the end stays the end."""
+        """Lines break elsewhere at another width: what stood at the top stays there, or the end stays the end.
+
+        A conversation that was never long enough to scroll may be so in less room: its end is kept in view then too.
+        """
+        self.call_after_refresh(self._settle)
         if self.outer_size.width != self._width:
             self._width = self.outer_size.width
             self.call_after_refresh(self._return, self._top)
+
+    def _settle(self) -> None:
+        """Keeps to the end where there is something to scroll; a conversation that fits stands at the top."""
+        if self.is_anchored and self.max_scroll_y == 0:
+            self.anchor(False)
+            self._to_stick = True
+            self.scroll_to(y=0, animate=False, immediate=True)
+        self.stick()
 
     def _return(self, top: tuple[Widget, float] | None) -> None:
         if top is not None and top[0].parent is self:
             region = top[0].virtual_region
             self.scroll_to(y=round(region.y + top[1] * region.height), animate=False, immediate=True)
+        elif self.is_anchored:
+            self.scroll_end(animate=False, immediate=True)
         self._remember()
 
     @property
