@@ -37,7 +37,7 @@ LEAVE = ("/quit", "/exit")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
-    add_model_arguments(parser)
+    add_model_arguments(parser, alone=True)
     add_history_arguments(parser, idle=True)
     add_sampling_arguments(parser, max_tokens=1024)
     add_store_arguments(parser.add_argument_group("prompt caches between runs"))

@@ -19,12 +19,35 @@ from moe_mlx.routing.names import (
 from moe_mlx.store.access import CACHED, IOS
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what names a model, its cap and its routing."""
+class _TakeModel(argparse.Action):
+    """Takes a word that stands alone for `--model`. Under a name of its own, or it would undo that."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.model = values
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False) -> None:
+    """Adds what names a model, its cap and its routing; with `alone` the model needs no `--model` before it."""
     model = parser.add_argument_group("model")
-    model.add_argument(
+    named = model.add_mutually_exclusive_group()
+    named.add_argument(
         "--model", default="demo", help="store, MLX checkpoint folder, or hub repository (default: the embedded demo)"
     )
+    if alone:
+        named.add_argument(
+            "named",
+            nargs="?",
+            metavar="MODEL",
+            action=_TakeModel,
+            default=argparse.SUPPRESS,
+            help="the same, shorter",
+        )
     model.add_argument("--revision", help="branch, tag or commit of a hub repository")
     model.add_argument("--adapter-path", help="LoRA adapter on attention, router or dense weights")
     model.add_argument("--trust-remote-code", action="store_true", help="allow code that the model or tokenizer brings")

@@ -13,6 +13,7 @@ from moe_mlx.cli import main
         (["generate", "-p", "hi", "--rouitng", "exact"], "Did you mean --routing?"),
         (["generate", "-p", "hi", "--routing=excat"], "Did you mean exact?"),
         (["generate", "-p", "-hi"], "--option=VALUE"),
+        (["chat", "demo", "--model", "other"], "argument --model: not allowed with argument MODEL"),
         (["bench", "soap"], "Did you mean soak?"),
         (["rig", "make-store", "--layer-count", "3", "x"], "unrecognized arguments: --layer-count"),
     ],

@@ -39,6 +39,12 @@ def test_flags_win_over_the_environment_and_that_over_the_file(config, monkeypat
     assert (found.expert_cache, found.seed, found.routing) == ("75%", 1, "cache-prior")
 
 
+def test_a_model_s_name_alone_is_the_model(config):
+    config.write_text('model = "qwen3-30b"\n')
+    assert given().model == "qwen3-30b" and given("--model", "demo").model == "demo"
+    assert given("demo").model == given("--expert-cache", "25%", "demo").model == "demo"
+
+
 def test_without_a_file_nothing_changes(config):
     parser = argparse.ArgumentParser()
     chat.add_arguments(parser)

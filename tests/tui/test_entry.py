@@ -51,6 +51,11 @@ async def test_a_slash_opens_the_commands_and_typing_narrows_them(app):
         await pilot.press("down", "tab")
         await pilot.pause()
         assert app.prompt.text == "/regenerate" and not app.menu.display
+        await pilot.press("ctrl+u", *"/comp")
+        await pilot.pause()
+        await pilot.press("tab", *"exact")
+        await pilot.pause()
+        assert app.prompt.text == "/compare exact", "there is room for what may follow"
         await pilot.press("ctrl+u", *"/he")
         await pilot.pause()
         await pilot.press("escape")

@@ -37,7 +37,6 @@ class Gauges(Widget):
         answer = now.answer
         rate = trends.read[-1] if trends.read and now.busy else 0.0
         speed = now.tps if now.phase == DECODE else (now.receipt.tps if now.receipt else 0.0)
-        seconds = now.receipt.wait_seconds if now.receipt and now.receipt.counted else answer.wait_seconds
         wait = trends.wait[-1] if trends.wait else 0.0
         peak = max([*trends.speed, speed])  # a short answer ends before there is a trend
         fastest = max(trends.read, default=0.0)
@@ -51,7 +50,7 @@ class Gauges(Widget):
             ("swapped", *swapped, [*trends.swapped], widest, "$warning"),
             ("tokens/s", f"{speed:.1f}", "peak", f"{peak:.1f}", [*trends.speed], peak, "$primary"),
             ("read", f"{show_bytes(rate)}/s", "this answer", nbytes, [*trends.read], fastest, "$accent"),
-            ("waiting", f"{wait:.0%}", "this answer", f"{seconds:.2f} s", [*trends.wait], longest, "$error"),
+            ("waiting", f"{wait:.0%}", "this answer", f"{answer.wait_seconds:.2f} s", [*trends.wait], longest, "$error"),
         ]
 
     def render(self) -> Content:

@@ -17,6 +17,8 @@ from moe_mlx_tui.saved.prompt_history import PromptHistory
 from moe_mlx_tui.sturdy import Sturdy
 from moe_mlx_tui.widgets.completion_menu import CompletionMenu
 
+LONG_HINT, SHORT_HINT = "Enter sends, Ctrl+J breaks the line, / commands, ? keys", "Enter sends, / commands, ? keys"
+
 
 class Prompt(Sturdy, TextArea):
     """What the user is about to say."""
@@ -48,13 +50,17 @@ class Prompt(Sturdy, TextArea):
             show_line_numbers=False,
             tab_behavior="focus",
             highlight_cursor_line=False,
-            placeholder="Enter sends, Ctrl+J breaks the line, / commands, ? keys",
+            placeholder=LONG_HINT,
             compact=True,
         )
         self.earlier, self.menu = history, menu
         #: What the word at the cursor may become; whoever owns the prompt knows.
         self.look: Callable[[], Completion | None] = lambda: None
         self._draft = self._set_aside = ""
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Says as much as there is room for."""
+        self.placeholder = LONG_HINT if self.content_size.width >= len(LONG_HINT) else SHORT_HINT
 
     async def _on_key(self, event: events.Key) -> None:
         if self.menu.display and event.key in ("tab", "enter"):
