@@ -1,5 +1,6 @@
 """The map: what fits is drawn as large as it fits, at every size, in every theme, on several machines."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from moe_mlx_tui.drawing.cells import (
     ABSENT,
     ARRIVED,
     COARSE,
+    ELSEWHERE,
     EVICTED,
     HELD,
     NEWEST,
@@ -23,6 +25,7 @@ from moe_mlx_tui.drawing.drawings import ASCII, BRAILLE, CELLS, HALF, TILES, Ban
 from moe_mlx_tui.drawing.folding import fold
 from moe_mlx_tui.drawing.painting import grid_of, paint, resident
 from moe_mlx_tui.drawing.ramp import LOOKS, state_style
+from moe_mlx_tui.recording.codec import decode, encode
 from tests.tui import scene
 
 ONE = (0,)
@@ -91,6 +94,16 @@ async def test_two_machines_on_the_screen(tmp_path):
         assert "on 2 machines" in panel.border_title
         await pilot.click(map_, offset=(4 + 2 * 5, 3))
         assert map_.cursor == (3, 5) and "expert 5 on machine 1" in str(panel.pointed())
+
+
+def test_machines_and_precisions_go_through_recordings_and_sockets():
+    model = replace(scene.facts(), ranks=(0,) * 3 + (1,) * 5)
+    before = scene.decode("x", model=model)
+    now = replace(before, cells=bytes(cell if cell in ELSEWHERE else cell | COARSE for cell in before.cells))
+    came = decode(json.loads(json.dumps(encode(before, None))), None)
+    assert came == before and came.model.layer_ranks == model.ranks
+    came = decode(json.loads(json.dumps(encode(now, before))), came)
+    assert came == now and any(cell & COARSE for cell in came.cells)
 
 
 def test_two_precisions_are_told_apart_without_colour():

@@ -97,6 +97,8 @@ class TurnActions(ChatActions):
             return
         self.prompt.leave_edit()
         await self.show_from(place)
+        if not self.talk.messages:
+            await self.show_welcome()
         self.save()
 
     def action_browse(self, step: int, place: int | None = None) -> None:

@@ -34,13 +34,18 @@ class Turn:
     chosen: int = NONE
 
 
+#: What a user did at once, such as an edit with its answer: the turns that chose, and what each had chosen before.
+Step = list[tuple[Turn, int]]
+
+
 class Versions:
-    """The tree, the path through it, and the way back."""
+    """The tree, the path through it, and the way back, a step at a time."""
 
     def __init__(self) -> None:
         self.root = Turn()
-        self._past: list[tuple[Turn, int]] = []
-        self._undone: list[tuple[Turn, int]] = []
+        self._past: list[Step] = []
+        self._undone: list[Step] = []
+        self._opened = False  # the step under way waits for another version
 
     def path(self) -> list[Turn]:
         """Returns the messages of the chosen path."""
@@ -59,31 +64,38 @@ class Versions:
         turn = self.before(place)
         return turn.chosen + 1, len(turn.after)
 
-    def _choose(self, turn: Turn, chosen: int) -> None:
-        self._past.append((turn, turn.chosen))
+    def _choose(self, turn: Turn, chosen: int, *, goes_on: bool = False) -> None:
+        if not goes_on or not self._past:
+            self._past.append([])
+        self._past[-1].append((turn, turn.chosen))
         self._undone.clear()
+        self._opened = False
         turn.chosen = chosen
 
     def add(
         self, role: str, content: str, receipt: TurnReceipt | None = None, reply: Mapping[str, Any] | None = None
     ) -> None:
-        """Adds a message at the path's end, beside what may stand there already."""
+        """Adds a message at the path's end, beside what may stand there already; an answer is part of its step."""
         end = (self.path() or [self.root])[-1]
         end.after.append(Turn(role, content, receipt, dict(reply or {})))
-        self._choose(end, len(end.after) - 1)
+        self._choose(end, len(end.after) - 1, goes_on=self._opened or role == "assistant")
 
     def drop(self) -> str:
         """Takes the path's last message out of the tree, as if it had not been said; returns its text."""
         *_, turn = [self.root, *self.path()[:-1]]
         text = turn.after.pop(turn.chosen).content
         turn.chosen = NONE
-        if self._past and self._past[-1][0] is turn:
-            turn.chosen = self._past.pop()[1]
+        if self._past and self._past[-1][-1][0] is turn:
+            turn.chosen = self._past[-1].pop()[1]
+            self._opened = bool(self._past[-1])
+            if not self._opened:
+                self._past.pop()
         return text
 
     def open(self, place: int) -> None:
         """Ends the path before message `place`, so that another version of it can be added."""
         self._choose(self.before(place), NONE)
+        self._opened = True
 
     def browse(self, place: int, step: int) -> bool:
         """Chooses the version `step` further on, round and round; False where there is only one."""
@@ -94,21 +106,25 @@ class Versions:
         return True
 
     def undo(self) -> int | None:
-        """Goes back to the path before the last change of it; returns the first place that differs."""
+        """Goes back to the path before the last step; returns the first place that differs."""
         return self._swap(self._past, self._undone)
 
     def redo(self) -> int | None:
         """Takes an undo back; returns the first place that differs."""
         return self._swap(self._undone, self._past)
 
-    def _swap(self, source: list[tuple[Turn, int]], target: list[tuple[Turn, int]]) -> int | None:
+    def _swap(self, source: list[Step], target: list[Step]) -> int | None:
         if not source:
             return None
-        turn, chosen = source.pop()
-        target.append((turn, turn.chosen))
-        turn.chosen = chosen
-        on_path = [self.root, *self.path()]
-        return next((place for place, found in enumerate(on_path) if found is turn), 0)
+        step, back = source.pop(), Step()
+        for turn, chosen in reversed(step):
+            back.append((turn, turn.chosen))
+            turn.chosen = chosen
+        target.append(back)
+        self._opened = False
+        changed = [turn for turn, _ in step]
+        on_path = enumerate([self.root, *self.path()])
+        return next((place for place, found in on_path if any(found is turn for turn in changed)), 0)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the tree as a list, each row naming its parent by number (0 is the beginning)."""

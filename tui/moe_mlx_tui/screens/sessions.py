@@ -114,7 +114,8 @@ class SessionsScreen(ModalScreen[Conversation | None]):
 
     def _line(self, talk: Conversation, line: str) -> Content:
         day = f"{talk.ident[:4]}-{talk.ident[4:6]}-{talk.ident[6:8]} {talk.ident[9:11]}:{talk.ident[11:13]}"
-        about = f"{day}  {harmless(talk.model)}  {len(talk.messages)} messages"
+        count = len(talk.messages)
+        about = f"{day}  {harmless(talk.model)}  {count} message{'' if count == 1 else 's'}"
         here = ("  open", "$success") if talk.ident == self._current.ident else ""
         found = ("\n  " + harmless(line)[:200], "$foreground-muted") if line else ""
         return Content.assemble((harmless(talk.title), "bold"), here, "\n", (about, "$foreground-muted"), found)

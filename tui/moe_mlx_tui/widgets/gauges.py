@@ -43,6 +43,7 @@ class Gauges(Widget):
         widest = max(max(trends.swapped, default=0.0), 0.1)
         longest = max(max(trends.wait, default=0.0), 0.2)
         nbytes = show_bytes(answer.disk_bytes + now.prefill.bytes_read)
+        waited = f"{answer.wait_seconds:.2f} s"
         hits = (f"{answer.hit_rate:.1%}", "missed", f"{answer.misses:,}")
         swapped = (f"{answer.swapped_share:.1%}", "weight moved", f"{answer.weight_moved:,.2f}")
         return [
@@ -50,7 +51,15 @@ class Gauges(Widget):
             ("swapped", *swapped, [*trends.swapped], widest, "$warning"),
             ("tokens/s", f"{speed:.1f}", "peak", f"{peak:.1f}", [*trends.speed], peak, "$primary"),
             ("read", f"{show_bytes(rate)}/s", "this answer", nbytes, [*trends.read], fastest, "$accent"),
-            ("waiting", f"{wait:.0%}", "this answer", f"{answer.wait_seconds:.2f} s", [*trends.wait], longest, "$error"),
+            (
+                "waiting",
+                f"{wait:.0%}",
+                "this answer",
+                waited,
+                [*trends.wait],
+                longest,
+                "$error",
+            ),
         ]
 
     def render(self) -> Content:
