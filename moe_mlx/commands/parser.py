@@ -9,10 +9,26 @@ from typing import NoReturn
 
 _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<known>.*)\)")
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<given>\S+)")
+#: Options from which a usage line names none of them: they are listed below it.
+MANY_OPTIONS = 12
 
 
 class CommandParser(argparse.ArgumentParser):
     """argparse prints the whole usage before each complaint, which hides it below thirty lines of options."""
+
+    def format_help(self) -> str:
+        """Returns the help; what the verb does stands right below one line of usage."""
+        named = [action for action in self._actions if action.option_strings and not action.required]
+        if self.usage is not None or len(named) < MANY_OPTIONS:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [action for action in self._actions if action not in named], [], prefix="")
+        rest = " ".join(formatter.format_help().split()).removeprefix(self.prog)
+        self.usage = f"%(prog)s [options]{rest.replace('%', '%%')}"
+        try:
+            return super().format_help()
+        finally:
+            self.usage = None
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and ends with exit code 2."""

@@ -28,6 +28,22 @@ def test_help_of_a_verb_is_its_own(capsys):
     assert all(f"  {verb} " in shown for verb in VERBS)
 
 
+@pytest.mark.parametrize(
+    ("verb", "usage"),
+    [
+        ("chat", "usage: moe-mlx chat [options] [MODEL]"),
+        ("generate", "usage: moe-mlx generate [options] --prompt PROMPT"),
+        ("bench", "usage: moe-mlx bench [options] {io,batch,compare,tui,soak} ..."),
+        ("completions", "usage: moe-mlx completions [-h] {bash,zsh,fish}"),
+    ],
+)
+def test_what_a_verb_does_stands_below_one_line_of_usage(verb, usage, capsys):
+    with pytest.raises(SystemExit):
+        main(["help", verb])
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert (first, second) == (usage, "") and third[0].isupper()
+
+
 def test_help_of_what_there_is_not_names_the_nearest(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["help", "plam"])
