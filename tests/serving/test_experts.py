@@ -108,7 +108,7 @@ def silent(body: bytes, seconds: float = 30) -> Iterator[str]:
     over = threading.Event()
 
     class Silent(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
