@@ -6,7 +6,7 @@ import base64
 import zlib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -94,16 +94,13 @@ class States:
 def facts_of(told: Mapping[str, Any]) -> ModelFacts:
     """Returns a model's facts as the app shows them."""
     experts, top_k, sizes = (tuple(map(int, told[part])) for part in ("experts", "top_k", "expert_bytes"))
-    thinking = {"thinking": (str(told["thinking"][0]), str(told["thinking"][1]))} if told.get("thinking") else {}
-    return ModelFacts(
-        str(told["name"]),
-        str(told["family"]),
-        experts,
-        top_k,
-        sizes,
-        context=int(told.get("context_length") or 0),
-        **thinking,
+    facts = ModelFacts(
+        str(told["name"]), str(told["family"]), experts, top_k, sizes, context=int(told.get("context_length") or 0)
     )
+    if not told.get("thinking"):
+        return facts
+    start, end = map(str, told["thinking"])
+    return replace(facts, thinking=(start, end))
 
 
 def _totals(counts: Mapping[str, Any]) -> PhaseTotals:
