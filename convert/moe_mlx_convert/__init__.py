@@ -3,6 +3,7 @@
 from moe_mlx_convert.errors import ConvertError, SourceChangedError
 from moe_mlx_convert.reshard import convert
 from moe_mlx_convert.summary import Summary
+from moe_mlx_convert.upgrade import upgrade
 from moe_mlx_convert.verify import Damage, Report, verify
 
-__all__ = ["ConvertError", "Damage", "Report", "SourceChangedError", "Summary", "convert", "verify"]
+__all__ = ["ConvertError", "Damage", "Report", "SourceChangedError", "Summary", "convert", "upgrade", "verify"]

@@ -12,8 +12,8 @@ from typing import Any, cast
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.schemes import scheme_of, unpacked
-from moe_mlx_convert.copying import Sources
 from moe_mlx_convert.errors import ConvertError
+from moe_mlx_convert.sources import Sources
 
 #: Quantisation that mlx-lm unpacks after `sanitize`: what it can load of it becomes an MLX checkpoint first.
 _UNPACKED_LATER = ("awq", "gptq", "bitnet")

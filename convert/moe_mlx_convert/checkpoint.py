@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from moe_mlx.errors import UnsupportedModelError, UsageError
 from moe_mlx.store import digest, is_store
@@ -44,6 +44,20 @@ class Checkpoint:
     verbatim: tuple[Path, ...]
     fingerprint: Mapping[str, str]
 
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        return self.shards.root
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its config.json."""
+        return self.shards.config
+
+    def again(self) -> Checkpoint:
+        """Reads everything anew, to find out whether it changed."""
+        return read_checkpoint(str(self.root), trust_remote_code=True)
+
 
 def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
     """Reads everything about a checkpoint that is needed before the first write.
@@ -73,17 +87,44 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
     return Checkpoint(named.name, named.revision, shards, verbatim, _fingerprint(shards, verbatim))
 
 
-def check_unchanged(checkpoint: Checkpoint, before: Mapping[str, str]) -> None:
-    """Compares a checkpoint's fingerprint with an earlier one.
+class Origin(Protocol):
+    """What is converted: a checkpoint, or a store that is upgraded; attributes as of `Checkpoint`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def revision(self) -> str | None:
+        """Its commit."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its config.json."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What tells that it changed."""
+
+    def again(self) -> Origin:
+        """Reads it anew."""
+
+
+def check_unchanged(origin: Origin, before: Mapping[str, str]) -> None:
+    """Compares an origin's fingerprint with an earlier one.
 
     Raises:
         SourceChangedError: Naming the first file that differs.
     """
-    for name in sorted({*before, *checkpoint.fingerprint}):
-        if before.get(name) != checkpoint.fingerprint.get(name):
+    for name in sorted({*before, *origin.fingerprint}):
+        if before.get(name) != origin.fingerprint.get(name):
             raise SourceChangedError(
-                f"{checkpoint.shards.root / name}: changed since this conversion was begun. "
-                "Remove the .partial folder to start over with the checkpoint as it is now."
+                f"{origin.root / name}: changed since this conversion was begun. "
+                "Remove the .partial folder to start over with what is there now."
             )
 
 

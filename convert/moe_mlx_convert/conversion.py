@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 
 from moe_mlx.store import manifest as manifests
 from moe_mlx.store.durable import Fs
-from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header, layer_directory
 from moe_mlx.system.talk import Count, Talk
-from moe_mlx_convert.checkpoint import Checkpoint, check_unchanged, read_checkpoint
+from moe_mlx_convert.checkpoint import Origin, check_unchanged
 from moe_mlx_convert.copying import Copier
 from moe_mlx_convert.destination import Destination, remove, remove_leftovers
 from moe_mlx_convert.errors import ConvertError, DiffersError, SourceChangedError, failed
 from moe_mlx_convert.journal import NAME as JOURNAL
 from moe_mlx_convert.journal import Journal, read_journal
-from moe_mlx_convert.plan import Plan, Target, generated, layer_directory
+from moe_mlx_convert.plan import Plan, Target, generated
 from moe_mlx_convert.summary import Summary
 from moe_mlx_convert.workers import each
 
@@ -28,7 +28,7 @@ class Conversion:
     def __init__(
         self,
         fs: Fs,
-        checkpoint: Checkpoint,
+        origin: Origin,
         destination: Destination,
         plan: Plan,
         copier: Copier,
@@ -37,7 +37,7 @@ class Conversion:
     ) -> None:
         self._talk = talk or Talk()
         self._fs = fs
-        self._checkpoint = checkpoint
+        self._origin = origin
         self._destination = destination
         self._plan = plan
         self._workers = workers
@@ -60,7 +60,7 @@ class Conversion:
             compared_at = time.monotonic()
             if compare:
                 self._compare(list(targets.values()))
-            check_unchanged(self._again(), self._checkpoint.fingerprint)
+            check_unchanged(self._again(), self._origin.fingerprint)
             self._finish(targets)
         finally:
             self._copier.sources.close()
@@ -77,7 +77,7 @@ class Conversion:
                 raise SourceChangedError(
                     f"{folder}: begun from another checkpoint or by another version. Remove it to start over."
                 )
-            check_unchanged(self._checkpoint, begun["fingerprint"])
+            check_unchanged(self._origin, begun["fingerprint"])
         known = [targets[name] for name in done if name in targets]
 
         def take_over(batch: list[Target]) -> None:
@@ -93,7 +93,7 @@ class Conversion:
 
     def _write(self, targets: Mapping[str, Target]) -> None:
         plan, folder = self._plan, self._destination.partial
-        mark = {"mark": plan.mark(), "fingerprint": dict(self._checkpoint.fingerprint)}
+        mark = {"mark": plan.mark(), "fingerprint": dict(self._origin.fingerprint)}
         journal = Journal(self._fs, folder, mark)
         try:
             self._folders()
@@ -112,8 +112,8 @@ class Conversion:
         """Makes the layers' folders and puts their names on the drive."""
         folder = self._destination.partial
         try:
-            for located in self._plan.layout.layers:
-                self._fs.mkdir(folder / layer_directory(located))
+            for layout in self._plan.layouts:
+                self._fs.mkdir(folder / layer_directory(layout.layer))
             self._fs.sync_folder(folder / "experts")
             self._fs.sync_folder(folder)
             self._fs.sync_folder(folder.parent)
@@ -154,17 +154,15 @@ class Conversion:
                     "Run the same command again: it writes them anew."
                 )
         except ConvertError:
-            check_unchanged(self._again(), self._checkpoint.fingerprint)
+            check_unchanged(self._again(), self._origin.fingerprint)
             raise
 
-    def _again(self) -> Checkpoint:
+    def _again(self) -> Origin:
         """Reads the source's headers again, to find out whether it changed while it was copied."""
         try:
-            return read_checkpoint(str(self._checkpoint.shards.root), trust_remote_code=True)
+            return self._origin.again()
         except Exception as error:
-            raise SourceChangedError(
-                f"{self._checkpoint.shards.root}: vanished during the conversion: {error}"
-            ) from error
+            raise SourceChangedError(f"{self._origin.root}: vanished during the conversion: {error}") from error
 
     def _finish(self, targets: Mapping[str, Target]) -> None:
         """Writes the manifest, last of all files, and gives the folder its name."""
@@ -177,24 +175,27 @@ class Conversion:
         self._destination.name_it()
 
     def _manifest(self) -> Manifest:
-        plan, checkpoint = self._plan, self._checkpoint
+        plan, origin = self._plan, self._origin
 
         def stored(target: Target) -> StoredFile:
             return StoredFile(target.name, target.nbytes, self._digests[target.name])
 
-        layers = []
-        for located, experts in zip(plan.layout.layers, plan.experts, strict=True):
-            digests = tuple(self._digests[target.name] for target in experts)
-            layers.append(StoredLayer(located.layer, len(expert_header(located.layer, 0)), digests))
         missing = [target.name for target in plan.targets() if target.name not in self._digests]
         if missing:
             raise ConvertError(
                 f"{self._destination.partial / missing[0]}: was not written; run the same command again."
             )
+        layers = []
+        for layout, experts in zip(plan.layouts, plan.experts, strict=True):
+            # Of a rearranged expert: its tensors' digest, then those of its parts.
+            found = [self._digests[target.name].split(" ") for target in experts]
+            digests = tuple(each[0] for each in found)
+            parts = tuple(one for each in found for one in each[1:]) if layout.rearranged else digests
+            layers.append(StoredLayer(layout, len(expert_header(layout, 0)), digests, parts))
         return Manifest(
-            source=checkpoint.name,
-            revision=checkpoint.revision,
-            model_type=str(checkpoint.shards.config["model_type"]),
+            source=origin.name,
+            revision=origin.revision,
+            model_type=str(origin.config["model_type"]),
             layers=tuple(layers),
             resident=tuple(stored(t) for t in plan.resident),
             files=tuple(stored(t) for t in plan.files),
@@ -203,12 +204,15 @@ class Conversion:
 
     def _summary(self, files: int, resumed: int, seconds: float, comparing: float, compared: bool) -> Summary:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        layers = [located.layer for located in self._plan.layout.layers]
+        layers = [layout.layer for layout in self._plan.layouts]
         return Summary(
-            source=self._checkpoint.name,
-            revision=self._checkpoint.revision,
+            source=self._origin.name,
+            revision=self._origin.revision,
             destination=str(self._destination.path),
             method=self._plan.method,
+            version=2 if any(layout.rearranged for layout in self._plan.layouts) else 1,
+            nested=self._plan.layouts[0].nested,
+            row_blocks=self._plan.layouts[0].row_blocks,
             layers=len(layers),
             experts=sum(layer.experts for layer in layers),
             files=files + 1,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moe_mlx.store import digest
 from moe_mlx.store.durable import Fs, close, read_whole, write_whole
+from moe_mlx.store.parts import ExpertLayout
 from moe_mlx_convert.errors import ConvertError, DiffersError, failed
 from moe_mlx_convert.plan import Target
+from moe_mlx_convert.sources import Sources
+
+if TYPE_CHECKING:
+    from moe_mlx_convert.rearranging import Rearranger
 
 #: One read and one write; each thread owns one such buffer (two while comparing).
 BUFFER_NBYTES = 4 << 20
@@ -23,40 +30,6 @@ SUFFIX = ".tmp"
 def temporary(path: Path) -> Path:
     """Returns the name under which a file is written until it is whole and synced."""
     return path.with_name(path.name + SUFFIX)
-
-
-class Sources:
-    """Descriptors of the source's files, opened once and kept: a checkpoint has at most a few hundred."""
-
-    def __init__(self, fs: Fs) -> None:
-        self._fs = fs
-        self._fds: dict[Path, int] = {}
-        self._lock = threading.Lock()
-
-    def read(self, path: Path, buffer: memoryview, offset: int) -> None:
-        """Fills a buffer from a source file.
-
-        Raises:
-            ConvertError: Unreadable, or shorter than it was.
-        """
-        try:
-            with self._lock:
-                fd = self._fds.get(path)
-                if fd is None:
-                    fd = self._fds[path] = self._fs.open(path)
-            got = read_whole(self._fs, fd, buffer, offset)
-        except OSError as error:
-            raise failed("reading the checkpoint", path, error) from error
-        if got != buffer.nbytes:
-            raise ConvertError(
-                f"{path}: ends {buffer.nbytes - got} bytes early; the checkpoint changed. Fetch it again."
-            )
-
-    def close(self) -> None:
-        """Closes every descriptor."""
-        for fd in self._fds.values():
-            close(self._fs, fd)
-        self._fds.clear()
 
 
 class Copier:
@@ -77,6 +50,13 @@ class Copier:
         self.sources = sources
         self.stopping = threading.Event()
         self._own = threading.local()
+
+    @cached_property
+    def rearranger(self) -> Rearranger:
+        """What rearranges experts; NumPy is imported where one has to be."""
+        from moe_mlx_convert import rearranging
+
+        return rearranging.Rearranger(self.fs, self.sources, self._go_on)
 
     def batches(self, targets: Sequence[Target]) -> Iterator[list[Target]]:
         """Groups files of one folder, in order, into batches that are synced together."""
@@ -145,13 +125,37 @@ class Copier:
         if prefix:
             write_whole(self.fs, fd, memoryview(prefix), 0)
         offset = len(prefix)
+        if target.layout is not None:
+            return self._write_rearranged(target, target.layout, fd, offset)
         for chunk in self._chunks(target):
             running.update(chunk)
             write_whole(self.fs, fd, chunk, offset)
             offset += chunk.nbytes
         if offset != target.nbytes:
             raise ConvertError(f"{self.folder / target.name}: {offset} bytes were planned as {target.nbytes}.")
-        return running.hexdigest()
+        return self._expected(target, running.hexdigest())
+
+    def _expected(self, target: Target, found: str) -> str:
+        """Returns a digest of the source's bytes unless it should have been another one."""
+        if target.expected is not None and found != target.expected:
+            raise ConvertError(
+                f"{target.ranges()[0].path}: digest is {found}, the manifest of its store says {target.expected}. The "
+                "store is damaged: `moe-mlx verify` names every such file. Convert the checkpoint anew."
+            )
+        return found
+
+    def _write_rearranged(self, target: Target, layout: ExpertLayout, fd: int, offset: int) -> str:
+        """Writes an expert's data in their new order, and returns its tensors' digest and those of its parts."""
+        data, digests = self.rearranger.laid(target, layout)
+        self._expected(target, digests.split(" ")[0])
+        for begin in range(0, data.nbytes, BUFFER_NBYTES):
+            self._go_on()
+            write_whole(self.fs, fd, data[begin : begin + BUFFER_NBYTES], offset + begin)
+        return digests
+
+    def _go_on(self) -> None:
+        if self.stopping.is_set():
+            raise ConvertError("stopped")  # of no interest: what stopped it is told
 
     def _chunks(self, target: Target) -> Iterator[memoryview]:
         """Yields the source's bytes of a target, as full buffers: small ranges are gathered into one write."""
@@ -159,8 +163,7 @@ class Copier:
         for span in target.ranges():
             done = 0
             while done < span.nbytes:
-                if self.stopping.is_set():
-                    raise ConvertError("stopped")  # of no interest: what stopped it is told
+                self._go_on()
                 n = min(span.nbytes - done, buffer.nbytes - filled)
                 self.sources.read(span.path, buffer[filled : filled + n], span.offset + done)
                 done += n
@@ -173,7 +176,9 @@ class Copier:
 
     def digest_of(self, target: Target) -> str | None:
         """Reads a written file again and returns its digest; None if it is missing, of another length or prefix."""
-        path = self.folder / target.name
+        return self._digest_at(target, self.folder / target.name)
+
+    def _digest_at(self, target: Target, path: Path) -> str | None:
         try:
             if path.is_symlink() or not path.is_file() or path.stat().st_size != target.nbytes:
                 return None
@@ -183,6 +188,8 @@ class Copier:
                 found = bytearray(len(prefix))
                 if read_whole(self.fs, fd, memoryview(found), 0) != len(prefix) or found != prefix:
                     return None
+                if target.layout is not None:
+                    return self.rearranger.digests(target.layout, fd, len(prefix))
                 running = digest.new()
                 if target.digests_prefix:
                     running.update(prefix)
@@ -223,6 +230,9 @@ class Copier:
                 if read_whole(self.fs, fd, memoryview(found), 0) != len(prefix) or found != prefix:
                     raise DiffersError(target.name, f"{path}: its header is not what was written.")
                 offset, written = len(prefix), self._buffer("written")
+                if target.layout is not None:
+                    self.rearranger.compare(target, target.layout, fd, path, offset)
+                    return
                 for chunk in self._chunks(target):
                     here = written[: chunk.nbytes]
                     if read_whole(self.fs, fd, here, offset) != chunk.nbytes or here != chunk:

@@ -73,7 +73,7 @@ def read_journal(fs: Fs, folder: Path) -> tuple[Mapping[str, Any] | None, dict[s
     """Reads a journal, leaving out lines that are torn.
 
     Returns:
-        What was begun (None without a journal), and the digest of each file said to be finished.
+        What was begun (None without a journal), and the digests of each file said to be finished.
     """
     path = folder / NAME
     try:
@@ -105,5 +105,5 @@ def read_journal(fs: Fs, folder: Path) -> tuple[Mapping[str, Any] | None, dict[s
             begun = entry
         files = entry.get("files")
         if isinstance(files, dict):
-            done |= {name: text for name, text in files.items() if digest.is_digest(text)}
+            done |= {name: text for name, text in files.items() if digest.are_digests(text)}
     return begun, done

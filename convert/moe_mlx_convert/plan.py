@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moe_mlx.store import digest, header
 from moe_mlx.store.checkpoint import INDEX
-from moe_mlx.store.layout import StoredLayer, expert_file, expert_header
-from moe_mlx.store.locate import Layout, Located, LocatedLayer
+from moe_mlx.store.layout import expert_file, expert_header, layer_directory
+from moe_mlx.store.locate import Layout, Located
+from moe_mlx.store.parts import ExpertLayout
 from moe_mlx.store.spec import ByteRange
+from moe_mlx_convert.arrangement import PLAIN, Arrangement
 from moe_mlx_convert.checkpoint import Checkpoint
 
 #: Largest shard of resident weights, as mlx-lm writes them.
@@ -28,6 +31,8 @@ class Target:
         prefix: Makes the bytes that come first and are not in the source.
         ranges: Makes the list of source ranges that follow.
         digests_prefix: Whether the digest covers the prefix too: not for an expert, whose digest is of its data.
+        layout: How the ranges, the tensors of an expert, are rearranged; None where they follow each other.
+        expected: Digest that the source's bytes must have, where it is known.
     """
 
     name: str
@@ -35,6 +40,8 @@ class Target:
     prefix: Callable[[], bytes]
     ranges: Callable[[], Sequence[ByteRange]]
     digests_prefix: bool
+    layout: ExpertLayout | None = None
+    expected: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +49,16 @@ class Plan:
     """All files of a store but its manifest.
 
     Attributes:
+        layouts: How experts lie in their files, by layer.
         experts: By layer, by expert.
         resident: Shards of weights that are not routed experts.
         files: The shards' index and files copied verbatim.
         resident_nbytes: Bytes of the resident tensors.
         left_out: Tensors that mlx-lm drops while it loads, and their bytes.
-        method: `bytes`, or `arrays` where ranges name tensors that mlx-lm stacks instead of files.
+        method: `bytes`; `arrays` where ranges name tensors that mlx-lm stacks instead of files; `upgrade` of a store.
     """
 
-    layout: Layout
+    layouts: tuple[ExpertLayout, ...]
     experts: tuple[tuple[Target, ...], ...]
     resident: tuple[Target, ...]
     files: tuple[Target, ...]
@@ -72,12 +80,7 @@ class Plan:
 
     def mark(self) -> str:
         """Returns a digest of what is planned; a half-written store of another plan cannot be resumed."""
-        return digest.of([f"{t.name} {t.nbytes}\n".encode() for t in self.targets()])
-
-
-def layer_directory(located: LocatedLayer) -> str:
-    """Returns the folder of a layer's expert files, relative to the store."""
-    return StoredLayer(located.layer, 0, ()).directory
+        return digest.of([f"{t.name} {t.nbytes}{_how(t.layout)}\n".encode() for t in self.targets()])
 
 
 def make_plan(
@@ -86,6 +89,7 @@ def make_plan(
     tensors: Mapping[str, Located],
     left_out: Set[str],
     method: str = "bytes",
+    arrangement: Arrangement = PLAIN,
 ) -> Plan:
     """Plans the store of a checkpoint.
 
@@ -95,15 +99,18 @@ def make_plan(
         tensors: The checkpoint's own, or what mlx-lm makes of them.
         left_out: Names of those that no model takes.
         method: As in `Plan`.
+        arrangement: How experts are to lie in their files.
+
+    Raises:
+        UnsupportedModelError: They cannot be cut like that.
     """
+    layouts = arrangement.layouts([located.layer for located in layout.layers], checkpoint.config, checkpoint.root)
     residents = [t for name, t in tensors.items() if name not in layout.expert_names and name not in left_out]
     dropped = {name: tensors[name].entry.nbytes for name in sorted(left_out)}
     resident, index = resident_shards(residents)
-    files = [generated(INDEX, index), *(_verbatim(path) for path in checkpoint.verbatim)]
-    experts = tuple(
-        tuple(_expert(located, expert) for expert in range(located.layer.experts)) for located in layout.layers
-    )
-    return Plan(layout, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), dropped, method)
+    files = [generated(INDEX, index), *(verbatim(path) for path in checkpoint.verbatim)]
+    experts = tuple(expert_targets(how, located.ranges) for how, located in zip(layouts, layout.layers, strict=True))
+    return Plan(layouts, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), dropped, method)
 
 
 def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], bytes]:
@@ -131,15 +138,37 @@ def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], byt
     return tuple(targets), (json.dumps(index, indent=1) + "\n").encode()
 
 
-def _expert(located: LocatedLayer, expert: int) -> Target:
-    prefix_nbytes = len(expert_header(located.layer, 0))
-    return Target(
-        name=f"{layer_directory(located)}/{expert_file(expert)}",
-        nbytes=prefix_nbytes + located.layer.expert_nbytes,
-        prefix=lambda: expert_header(located.layer, expert),
-        ranges=lambda: located.ranges(expert),
-        digests_prefix=False,
+def expert_targets(
+    layout: ExpertLayout,
+    ranges: Callable[[int], Sequence[ByteRange]],
+    expected: Sequence[str | None] = (),
+) -> tuple[Target, ...]:
+    """Returns the files of a layer's experts.
+
+    Args:
+        layout: How each lies in its file.
+        ranges: Makes the list of an expert's tensors in the source.
+        expected: Digest of each one's tensors, where they are known.
+    """
+    nbytes = len(expert_header(layout, 0)) + layout.layer.expert_nbytes
+    known = expected or (None,) * layout.layer.experts
+    return tuple(
+        Target(
+            name=f"{layer_directory(layout.layer)}/{expert_file(expert)}",
+            nbytes=nbytes,
+            prefix=partial(expert_header, layout, expert),
+            ranges=partial(ranges, expert),
+            digests_prefix=False,
+            layout=layout if layout.rearranged else None,
+            expected=known[expert],
+        )
+        for expert in range(layout.layer.experts)
     )
+
+
+def _how(layout: ExpertLayout | None) -> str:
+    """Returns what tells two arrangements of the same files apart."""
+    return "" if layout is None else f" {layout.row_blocks} {sorted(layout.halves.items())}"
 
 
 def _shard(name: str, tensors: Sequence[Located]) -> Target:
@@ -158,6 +187,7 @@ def generated(name: str, contents: bytes) -> Target:
     return Target(name, len(contents), lambda: contents, lambda: (), True)
 
 
-def _verbatim(path: Path) -> Target:
+def verbatim(path: Path, expected: str | None = None) -> Target:
+    """Returns a file that is copied as it is; `expected` is its digest, where it is known."""
     nbytes = path.stat().st_size
-    return Target(path.name, nbytes, lambda: b"", lambda: (ByteRange(path, 0, nbytes),), True)
+    return Target(path.name, nbytes, lambda: b"", lambda: (ByteRange(path, 0, nbytes),), True, expected=expected)

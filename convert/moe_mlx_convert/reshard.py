@@ -9,15 +9,18 @@ from pathlib import Path
 from moe_mlx.errors import MoeMlxWarning
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.locate import StackedAtLoadError, locate
+from moe_mlx.store.parts import ROW_BLOCKS
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.talk import Talk
+from moe_mlx_convert.arrangement import Arrangement
 from moe_mlx_convert.checkpoint import read_checkpoint
 from moe_mlx_convert.conversion import Conversion
-from moe_mlx_convert.copying import Copier, Sources
+from moe_mlx_convert.copying import Copier
 from moe_mlx_convert.destination import Destination
 from moe_mlx_convert.errors import failed
 from moe_mlx_convert.plan import make_plan
 from moe_mlx_convert.proving import Prover, check_with
+from moe_mlx_convert.sources import Sources
 from moe_mlx_convert.summary import Summary
 from moe_mlx_convert.workers import default_workers
 
@@ -27,6 +30,8 @@ def convert(
     mlx_path: str | Path = "mlx_model",
     *,
     revision: str | None = None,
+    nested: bool = False,
+    row_blocks: int = 1,
     compare: bool = True,
     trust_remote_code: bool = False,
     workers: int | None = None,
@@ -41,6 +46,10 @@ def convert(
         hf_path: Folder or hub repository of the checkpoint.
         mlx_path: Folder to make; `mlx_path.partial` while it is being written. Run again, it resumes.
         revision: Branch, tag or commit of a hub repository.
+        nested: Put the high bits of every code first, so that a short read gives an expert at fewer bits: version 2
+            of the store. For affine weights of 4, 6 and 8 bits.
+        row_blocks: Cut every expert into as many blocks of rows, a digest each, for models that several machines share:
+            version 2 as well. 0 for 16, or as many below as the rows allow.
         compare: Compare every byte with the source before the store gets its name.
         trust_remote_code: Take a checkpoint whose config names a `model_file`; the converter does not run it.
         workers: Copying threads.
@@ -56,19 +65,22 @@ def convert(
         StoreError: A damaged checkpoint (nothing was left behind), or a failure while writing, which leaves
             `mlx_path.partial` to be resumed.
     """
-    fs, say = fs or Fs(), say or _warn
+    fs, say = fs or Fs(), say or warn
+    arrangement = Arrangement(nested, row_blocks)
+    arrangement.check()
     try:
         checkpoint = read_checkpoint(hf_path, revision, trust_remote_code=trust_remote_code)
         shards = checkpoint.shards
         destination = Destination(fs, Path(mlx_path), shards.root, say)
         try:
             layout = locate(shards.tensors, shards.config, shards.root)
-            plan = make_plan(checkpoint, layout, shards.tensors, check_with(prove, shards, say)(layout, None))
+            left_out = check_with(prove, shards, say)(layout, None)
+            plan = make_plan(checkpoint, layout, shards.tensors, left_out, arrangement=arrangement)
             copier = Copier(fs, destination.partial, Sources(fs))
         except StackedAtLoadError:
             from moe_mlx_convert.stacked import prepare
 
-            plan, copier = prepare(fs, destination.partial, checkpoint, check_with(prove, shards, say))
+            plan, copier = prepare(fs, destination.partial, checkpoint, check_with(prove, shards, say), arrangement)
             workers = 1  # streams of MLX belong to a thread
     except OSError as error:
         raise failed("reading the checkpoint", Path(error.filename or hf_path), error) from error
@@ -78,10 +90,14 @@ def convert(
             f"tensors that mlx-lm drops while it loads are left out: {len(plan.left_out)}, {size}, such as "
             f"{next(iter(plan.left_out))!r}"
         )
+    blocks = plan.layouts[0].row_blocks
+    if not row_blocks and blocks < ROW_BLOCKS:
+        say(f"{blocks} row blocks, since not every tensor's rows divide by {ROW_BLOCKS}")
     return Conversion(fs, checkpoint, destination, plan, copier, workers or default_workers(), talk).run(
         compare=compare
     )
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
+    """Says a remark as a warning."""
     warnings.warn(line, MoeMlxWarning, stacklevel=2)

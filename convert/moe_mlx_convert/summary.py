@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from moe_mlx.store.layout import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +14,10 @@ class Summary:
     """What a conversion did; sizes in bytes, time in seconds.
 
     Attributes:
-        method: `bytes` (ranges were copied) or `arrays` (experts were stacked through mlx-lm).
+        method: `bytes` (ranges were copied), `arrays` (experts were stacked through mlx-lm) or `upgrade` (of a store).
+        version: Of the store's format.
+        nested: Whether the high bits of every code come first.
+        row_blocks: Blocks of each expert's output rows.
         files_resumed: Files that an earlier, interrupted run had finished and that were verified again.
         compared: Whether every byte written was compared with the source afterwards.
         left_out: Tensors that mlx-lm drops while it loads, which the store does without.
@@ -24,6 +30,9 @@ class Summary:
     revision: str | None
     destination: str
     method: str
+    version: int
+    nested: bool
+    row_blocks: int
     layers: int
     experts: int
     files: int
@@ -42,3 +51,33 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """Returns the summary as one JSON object."""
         return asdict(self)
+
+
+def already(manifest: Manifest, store: Path) -> Summary:
+    """Returns what an upgrade did whose store an earlier run had finished."""
+    layout = manifest.layers[0].layout
+    experts = sum(stored.layer.experts for stored in manifest.layers)
+    files = len(manifest.files) + len(manifest.resident) + experts
+    return Summary(
+        source=manifest.source,
+        revision=manifest.revision,
+        destination=str(store),
+        method="upgrade",
+        version=manifest.version,
+        nested=layout.nested,
+        row_blocks=layout.row_blocks,
+        layers=len(manifest.layers),
+        experts=experts,
+        files=files + 1,
+        files_resumed=files,
+        bytes_written=0,
+        experts_bytes=manifest.experts_nbytes,
+        resident_bytes=manifest.resident_nbytes,
+        left_out=(),
+        left_out_bytes=0,
+        seconds=0.0,
+        seconds_compare=0.0,
+        compared=True,
+        peak_memory_bytes=0,
+        peak_array_bytes=0,
+    )

@@ -145,7 +145,7 @@ class _Verifier:
             begin += tensor.nbytes
         try:
             self._source.read_into(index, expert, buffers)
-            if self._prefix(path, stored.data_offset) != expert_header(layer, expert):
+            if self._prefix(path, stored.data_offset) != expert_header(stored.layout, expert):
                 self._damage.append(Damage(name, "its header is not this expert's", layer.layer, expert))
         except ExpertReadError as error:
             self._damage.append(Damage(name, error.reason, layer.layer, expert))

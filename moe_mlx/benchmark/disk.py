@@ -143,7 +143,9 @@ def measure(
         ways.append((DEMAND, count, lambda n=count: bench.demand(n, check=False)))  # type: ignore[misc]
         if stored:
             ways.append((CHECKED, count, lambda n=count: bench.demand(n, check=True)))  # type: ignore[misc]
-    if stored and not cold:
+    if any(layout.rearranged for layout in bench.source.layouts):
+        progress(f"{LOADED} is left out: it does not join the parts of this store's experts")
+    elif stored and not cold:
         ways.append((LOADED, 1, bench.loaded))
     found: dict[tuple[str, int], list[list[float]]] = {}
     held: dict[tuple[str, int], float | None] = {}

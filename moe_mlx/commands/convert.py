@@ -2,6 +2,9 @@
 
 Bytes are copied, not decoded: every dtype and quantisation stays as it is. The folder appears under its name when it is
 whole; until then it is MLX_PATH.partial, and running the same command again resumes it.
+
+--nested and --row-blocks rearrange each expert's bytes (version 2 of the store): joined again they are the checkpoint's
+own. --upgrade makes such a store from one of version 1, without the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,24 +17,42 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from moe_mlx.commands.progress_argument import add_progress_argument
-from moe_mlx.errors import one_line
+from moe_mlx.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from moe_mlx_convert.proving import Candidate
+    from moe_mlx_convert.summary import Summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's options, spelled as mlx_lm.convert spells them."""
-    parser.add_argument(
-        "--model",
-        "--hf-path",
-        dest="hf_path",
-        metavar="SRC",
-        required=True,
-        help="folder or hub repository to convert, or demo",
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--model", "--hf-path", dest="hf_path", metavar="SRC", help="folder or hub repository to convert, or demo"
     )
-    parser.add_argument("--mlx-path", metavar="DST", default="mlx_model", help="folder to make (default: mlx_model)")
+    source.add_argument("--upgrade", metavar="STORE", help="store of version 1 to convert to version 2, beside it")
+    parser.add_argument(
+        "--mlx-path", metavar="DST", help="folder to make (default: mlx_model; of an upgrade, STORE-v2 beside it)"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    layout = parser.add_argument_group("version 2 of the store")
+    layout.add_argument(
+        "--nested",
+        action="store_true",
+        help="the high bits of every expert first, so that a short read is a coarse expert (affine, 4, 6 or 8 bits)",
+    )
+    layout.add_argument(
+        "--row-blocks",
+        metavar="N",
+        type=_blocks,
+        nargs="?",
+        const=0,
+        default=1,
+        help="cut every expert into N blocks of rows, a digest each, for several machines (without N: 16)",
+    )
+    layout.add_argument(
+        "--replace", action="store_true", help="with --upgrade: the new store, once whole, takes STORE's name and place"
+    )
     parser.add_argument(
         "--no-compare",
         dest="compare",
@@ -52,27 +73,63 @@ def _prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
     return prove(candidate, say)
 
 
+def _blocks(text: str) -> int:
+    """Returns a number of blocks as it was typed; 0, which stands for none typed, is none."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of blocks, from 1")
+    return int(text)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that would be without effect."""
+    if args.upgrade is None:
+        if args.replace:
+            raise UsageError("--replace belongs to --upgrade: a checkpoint is never replaced")
+        return
+    for name, given in (("--revision", args.revision), ("--no-compare", not args.compare)):
+        if given:
+            raise UsageError(f"{name} belongs to --model: an upgrade compares everything with the store as it is")
+
+
+def _how(summary: Summary) -> str:
+    """Returns what of version 2 a store has, in words."""
+    words = ["high bits first"] if summary.nested else []
+    words += [f"{summary.row_blocks} row blocks"] if summary.row_blocks > 1 else []
+    return f"; version {summary.version}: {', '.join(words)}" if words else ""
+
+
 def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
     from moe_mlx.system.sizes import size_text
     from moe_mlx.system.talk import RowTalk
-    from moe_mlx_convert import convert
+    from moe_mlx_convert import convert, upgrade
     from moe_mlx_convert.destination import unfinished
+    from moe_mlx_convert.upgrade import beside
 
+    _check(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    path = args.mlx_path or ("mlx_model" if args.upgrade is None else beside(args.upgrade))
+    how = {
+        "nested": args.nested,
+        "row_blocks": args.row_blocks,
+        "say": lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
+        "talk": RowTalk() if args.progress == "json" else None,
+    }
     try:
-        summary = convert(
-            args.hf_path,
-            args.mlx_path,
-            revision=args.revision,
-            compare=args.compare,
-            trust_remote_code=args.trust_remote_code,
-            say=lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
-            talk=RowTalk() if args.progress == "json" else None,
-            prove=_prove,
-        )
+        if args.upgrade is not None:
+            summary = upgrade(args.upgrade, args.mlx_path, replace=args.replace, **how)
+        else:
+            summary = convert(
+                args.hf_path,
+                path,
+                revision=args.revision,
+                compare=args.compare,
+                trust_remote_code=args.trust_remote_code,
+                prove=_prove,
+                **how,
+            )
     except KeyboardInterrupt:
-        partial = unfinished(args.mlx_path)
+        partial = unfinished(path)
         if partial.exists():
             said = f"{partial} keeps what is written; the same command goes on from there"
             print(f"moe-mlx convert: {one_line(said)}", file=sys.stderr)
@@ -84,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     revision = f" at {s.revision}" if s.revision else ""
     copying = s.seconds - s.seconds_compare
     print(one_line(f"{s.source}{revision} -> {s.destination}"))
-    print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}")
+    print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}{_how(s)}")
     print(f"resident weights {size_text(s.resident_bytes)}")
     print(f"{s.files} files, {size_text(s.bytes_written)} in {copying:.1f} s ({s.files_resumed} from an earlier run)")
     if s.compared:

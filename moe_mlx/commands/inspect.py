@@ -24,6 +24,7 @@ from moe_mlx.planning.shape import local_shape
 from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.page_cache import page_cache_use
+from moe_mlx.store.parts import COARSE_FORMS, arranged, version_of
 from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
 from moe_mlx.system.sizes import sizes_alike
@@ -78,6 +79,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
         "model": str(source.root),
         "model_type": source.config.get("model_type"),
         "form": "checkpoint" if source.in_place else "store",
+        "version": version_of(source.layouts),
         "layers": [
             {
                 "index": layer.index,
@@ -87,6 +89,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
                 "top_k": layer.top_k,
                 "bytes_per_expert": layer.expert_nbytes,
                 "tensors": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in layer.tensors],
+                **_parts(source, layer),
             }
             for layer in source.layers
         ],
@@ -95,6 +98,19 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
         "resident_bytes": resident,
         "page_cache": None if cached is None else {"bytes": cached.nbytes, "estimate": cached.estimate},
         "caps": caps,
+    }
+
+
+def _parts(source: ExpertSource, layer: ExpertLayer) -> dict[str, Any]:
+    """Returns how a layer's experts lie in a store of version 2; nothing of other models."""
+    if not any(layout.rearranged for layout in source.layouts):
+        return {}
+    layout = source.layouts[layer.index]
+    coarse = {form: layout.coarse_nbytes(form) for form in COARSE_FORMS} if layout.nested else {}
+    return {
+        "row_blocks": layout.row_blocks,
+        "parts": [{"name": part.name, "bytes": part.nbytes} for part in layout.parts],
+        "coarse_bytes_per_expert": coarse,
     }
 
 
@@ -114,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         form = (
             "an MLX checkpoint, read in place: `moe-mlx convert` makes a miss one read"
             if source.in_place
-            else "a store"
+            else f"a store{arranged(source.layouts)}"
         )
         print(f"{one_line(described['model'])}: {described['model_type']}, {form}\n")
         print(_layers_table(source) + "\n")
@@ -163,6 +179,9 @@ def _layers_table(source: ExpertSource) -> str:
 
 def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
     parts = [("experts", str(described["experts"]), source.experts_nbytes, "")]
+    for form in COARSE_FORMS if all(layout.nested for layout in source.layouts) and source.layouts else ():
+        nbytes = sum(layout.coarse_nbytes(form) * layout.layer.experts for layout in source.layouts)
+        parts.append((f"coarse {form}", "", nbytes, f"{nbytes / source.experts_nbytes:.0%} of the experts, read first"))
     parts.append(("resident", "", described["resident_bytes"], ""))
     if (cached := described["page_cache"]) is not None:
         about = ", estimated from a sample" if cached["estimate"] else ""

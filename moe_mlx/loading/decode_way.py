@@ -93,6 +93,8 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     """Joins the primitive to every layer; returns why not. Prefetch is on during the self-check, which covers it."""
     if fast_synch():
         return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
+    if any(layout.rearranged for layout in cached.source.layouts):
+        return "this store keeps experts in parts (version 2), which only Python joins"
     try:
         module = load_extension(say)
     except NativeUnavailableError as error:

@@ -24,7 +24,7 @@ class Planned:
         prefetch: How to prefetch, should decode run in the graph; None for not at all.
         curves: What slots are shared by; None where they are shared evenly.
         history: What adds the model's counts to its history; None where none is kept.
-        bounce_nbytes: Bytes of the bounce buffers without prefetch.
+        bounce_nbytes: Bytes of the readers' buffers without prefetch.
     """
 
     plan: MemoryPlan
@@ -61,8 +61,8 @@ def plan_load(
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
     """
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
-    # One bounce buffer a thread: of Python's readers, of the graph's, and of those that prefetch.
-    bounce = source.access.bounce_nbytes
+    # A bounce buffer and room to rearrange an expert a thread: of Python's readers, the graph's, those that prefetch.
+    bounce = source.access.bounce_nbytes + source.scratch_nbytes
     demand = bounce * (options.readers if options.decode == "readback" else 2 * options.readers)
     staging = 0 if prefetch is None else prefetch.nbytes
     if prefetch is not None and options.decode != "readback":

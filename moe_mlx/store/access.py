@@ -142,3 +142,12 @@ def bounce_buffer() -> memoryview:
         _of_thread.bounce = memoryview(mmap.mmap(-1, BOUNCE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     buffer: memoryview = _of_thread.bounce
     return buffer
+
+
+def scratch_buffer(nbytes: int) -> memoryview:
+    """Returns `nbytes` of the calling thread's memory for bytes that a slot takes rearranged; from a page on."""
+    found: memoryview | None = getattr(_of_thread, "scratch", None)
+    if found is None or found.nbytes < nbytes:
+        found = memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        _of_thread.scratch = found
+    return found[:nbytes]

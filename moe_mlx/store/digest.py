@@ -28,3 +28,8 @@ def of(buffers: Iterable[memoryview | bytes]) -> str:
 def is_digest(text: object) -> bool:
     """True for 32 lower-case hexadecimal digits."""
     return isinstance(text, str) and _HEX.fullmatch(text) is not None
+
+
+def are_digests(text: object) -> bool:
+    """True for one digest or several, a space between them."""
+    return isinstance(text, str) and all(is_digest(one) for one in text.split(" "))

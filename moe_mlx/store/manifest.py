@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from moe_mlx.errors import StoreCorruptError
-from moe_mlx.store import digest, header
+from moe_mlx.store import digest, header, manifest_parts
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.parts import layout_of
 from moe_mlx.store.spec import DTYPE_NBYTES, MOST_EXPERTS, ExpertLayer, TensorSpec
 
 NAME = "store.json"
 FORMAT = "moe-mlx store"
-VERSION = 1
+#: The newest version that is read. The lowest that says everything is written: see `Manifest.version`.
+VERSION = 2
 #: A manifest of a million experts takes 40 MB.
 MAX_NBYTES = 64_000_000
 #: Longest file name, `.tmp` left room for while it is written.
@@ -32,7 +34,7 @@ def encode(manifest: Manifest) -> bytes:
     """Writes store.json: one line of digests a layer, a check value over everything else, the same bytes every time."""
     body: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": manifest.version,
         "source": manifest.source,
         "revision": manifest.revision,
         "model_type": manifest.model_type,
@@ -41,7 +43,7 @@ def encode(manifest: Manifest) -> bytes:
         "resident_nbytes": manifest.resident_nbytes,
         "resident": [_file(f) for f in manifest.resident],
         "files": [_file(f) for f in manifest.files],
-        "layers": [_layer(stored) for stored in manifest.layers],
+        "layers": [_layer(stored, manifest.version) for stored in manifest.layers],
     }
     body["check"] = check(body)
     return (json.dumps(body, indent=1) + "\n").encode()
@@ -57,7 +59,7 @@ def _file(stored: StoredFile) -> dict[str, Any]:
     return {"file": stored.name, "nbytes": stored.nbytes, "digest": stored.digest}
 
 
-def _layer(stored: StoredLayer) -> dict[str, Any]:
+def _layer(stored: StoredLayer, version: int) -> dict[str, Any]:
     layer = stored.layer
     return {
         "index": layer.index,
@@ -69,6 +71,7 @@ def _layer(stored: StoredLayer) -> dict[str, Any]:
         "expert_nbytes": layer.expert_nbytes,
         "tensors": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in layer.tensors],
         "digests": " ".join(stored.digests),
+        **(manifest_parts.described(stored) if version > 1 else {}),
     }
 
 
@@ -125,7 +128,7 @@ class _Reader:
             self.fail(f"{what}, {name} has a bad shape")
         return TensorSpec(name, dtype, tuple(shape))
 
-    def layer(self, table: Any, index: int) -> StoredLayer:
+    def layer(self, table: Any, index: int, version: int) -> StoredLayer:
         what = f"layers[{index}]"
         if self.count(table, "index", what) != index:
             self.fail(f"{what} is out of order")
@@ -142,15 +145,23 @@ class _Reader:
         layer = ExpertLayer(index, number, path, experts, top_k, tensors)
         if not 0 < layer.nbytes <= header.MAX_NBYTES or self.count(table, "expert_nbytes", what) != layer.expert_nbytes:
             self.fail(f"{what}: expert_nbytes disagrees with the shapes, {layer.expert_nbytes} bytes")
+        if version == 1 and "parts" in table:
+            self.fail(f"{what} has parts, which version 1 does not know")
+        layout = layout_of(layer) if version == 1 else manifest_parts.read_layout(table, layer, what, self.fail)
         data_offset = self.count(table, "data_offset", what)
-        if data_offset != len(expert_header(layer, 0)):
-            self.fail(f"{what} has data at {data_offset}, its header is {len(expert_header(layer, 0))} bytes")
-        digests = tuple(self.get(table, "digests", str, what).split(" "))
-        if len(digests) != experts:
-            self.fail(f"{what} has {len(digests)} digests for {experts} experts")
-        for expert, text in enumerate(digests):
-            self.hexdigest(text, f"{what}, expert {expert}")
-        return StoredLayer(layer, data_offset, digests)
+        if data_offset != len(expert_header(layout, 0)):
+            self.fail(f"{what} has data at {data_offset}, its header is {len(expert_header(layout, 0))} bytes")
+        digests = self.digests(table, "digests", experts, 1, what)
+        parts = digests if version == 1 else self.digests(table, "part_digests", experts, layout.digests, what)
+        return StoredLayer(layout, data_offset, digests, parts)
+
+    def digests(self, table: Any, key: str, experts: int, each: int, what: str) -> tuple[str, ...]:
+        found = tuple(self.get(table, key, str, what).split(" "))
+        if len(found) != experts * each:
+            self.fail(f"{what} has {len(found)} {key} for {experts} experts")
+        for i, text in enumerate(found):
+            self.hexdigest(text, f"{what}, expert {i // each}")
+        return found
 
 
 def parse(text: bytes, where: Path) -> Manifest:
@@ -175,7 +186,7 @@ def parse(text: bytes, where: Path) -> Manifest:
         raise StoreCorruptError(f"{where}: version {version} is newer than {VERSION}; update moe-mlx.")
     if body.get("digest") != digest.NAME:
         r.fail(f"digests are {str(body.get('digest'))[:80]!r}, not {digest.NAME}")
-    layers = tuple(r.layer(t, i) for i, t in enumerate(r.get(body, "layers", list, "the manifest")))
+    layers = tuple(r.layer(t, i, version) for i, t in enumerate(r.get(body, "layers", list, "the manifest")))
     resident = tuple(r.file(t, "resident") for t in r.get(body, "resident", list, "the manifest"))
     files = tuple(r.file(t, "files") for t in r.get(body, "files", list, "the manifest"))
     if not layers:

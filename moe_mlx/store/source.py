@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.store import digest
 from moe_mlx.store.access import Access
+from moe_mlx.store.parts import ExpertLayout
 from moe_mlx.store.spec import ByteRange, ExpertLayer
 
 
@@ -30,6 +31,8 @@ class ExpertSource(ABC):
         experts_nbytes: Bytes of every routed expert.
         verify: Whether `read_into` checks digests, where there are any.
         access: How files are read: through the page cache unless `use_io` chose otherwise.
+        layouts: How experts lie in a store's files, by MoE ordinal; empty in place.
+        scratch_nbytes: Memory that each reading thread takes for experts whose tensors do not lie one behind the other.
     """
 
     root: Path
@@ -42,6 +45,8 @@ class ExpertSource(ABC):
     experts_nbytes: int
     verify: bool
     access: Access = Access()
+    layouts: tuple[ExpertLayout, ...] = ()
+    scratch_nbytes: int = 0
 
     @abstractmethod
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
@@ -105,17 +110,21 @@ class ExpertSource(ABC):
         views = [b.cast("B") if b.format != "B" or b.ndim != 1 else b for b in buffers]
         if [v.nbytes for v in views] != [t.nbytes for t in layer.tensors]:
             raise ValueError(f"buffers of {[v.nbytes for v in views]} bytes for {layer.path}: {list(layer.tensors)}")
+        self._twice(index, expert, lambda: self._read_whole(index, expert, views))
+        return layer.expert_nbytes
+
+    def _twice(self, index: int, expert: int, read: Callable[[], None]) -> None:
+        """Reads, and once more where that failed."""
         try:
-            self._read_whole(index, expert, views)
+            read()
         except ExpertReadError:
             # The descriptor may be of a file that was damaged and has been replaced since: look once at what is there.
             self._forget(index, expert)
             try:
-                self._read_whole(index, expert, views)
+                read()
             except ExpertReadError:
                 self._forget(index, expert)
                 raise
-        return layer.expert_nbytes
 
     def _read_whole(self, index: int, expert: int, views: Sequence[memoryview]) -> None:
         self._read(index, expert, views)

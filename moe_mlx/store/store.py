@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
-from moe_mlx.store import header
+from moe_mlx.store import digest, store_checks
 from moe_mlx.store import manifest as manifests
+from moe_mlx.store.access import scratch_buffer
 from moe_mlx.store.checkpoint import CheckpointSource
 from moe_mlx.store.descriptors import Descriptors
-from moe_mlx.store.families import expert_count, family_of, top_k
 from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.layout import Manifest, expert_file
 from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
-
-
-def _reason(error: OSError) -> str:
-    """Says why a store's file could not be opened or read; a link in its place comes back as ELOOP or ENOTDIR."""
-    if error.errno == errno.ELOOP:
-        return "a symbolic link, which a store may not hold"
-    if error.errno == errno.ENOENT:
-        return "the file is missing"
-    return error.strerror or str(error)
+from moe_mlx.store.store_checks import reason_of
 
 
 class StoreSource(ExpertSource):
@@ -50,6 +40,8 @@ class StoreSource(ExpertSource):
         self.resident_shards = tuple(root / f.name for f in manifest.resident)
         self.resident_nbytes = manifest.resident_nbytes
         self.experts_nbytes = manifest.experts_nbytes
+        self.layouts = tuple(stored.layout for stored in manifest.layers)
+        self.scratch_nbytes = max((m.layer.expert_nbytes for m in self.layouts if m.rearranged), default=0)
         self._root_fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
         self._folders: Descriptors[int] = Descriptors(self._open_folder, share=8)
         self._files: Descriptors[tuple[int, int]] = Descriptors(self._open_expert)
@@ -58,15 +50,17 @@ class StoreSource(ExpertSource):
     def open(cls, root: Path, *, verify: bool = True) -> StoreSource:
         """Opens a store by its manifest, and checks everything that mlx-lm is going to read of it but the bytes."""
         manifest = read_manifest(root)
-        resident_nbytes = sum(_resident_nbytes(root / stored.name, stored.nbytes) for stored in manifest.resident)
+        resident_nbytes = sum(
+            store_checks.resident_nbytes(root / stored.name, stored.nbytes) for stored in manifest.resident
+        )
         if resident_nbytes != manifest.resident_nbytes:
             raise StoreCorruptError(
                 f"{root}: resident weights of {resident_nbytes} bytes, {manifests.NAME} says "
                 f"{manifest.resident_nbytes}; convert the model again."
             )
-        _check_folder(root, {stored.name for stored in manifest.resident})
+        store_checks.check_folder(root, {stored.name for stored in manifest.resident})
         config = read_config(root)
-        _check_config(root, manifest, config)
+        store_checks.check_config(root, manifest, config)
         source = cls(root, manifest, verify=verify)
         source.config = config
         return source
@@ -95,24 +89,93 @@ class StoreSource(ExpertSource):
         return self._files.using((index, expert))
 
     def digest(self, index: int, expert: int) -> str | None:
-        """Returns the digest of an expert's data from the manifest."""
+        """Returns the digest of an expert's tensors from the manifest."""
         return self.manifest.layers[index].digests[expert]
 
+    def part_digests(self, index: int, expert: int) -> tuple[str, ...]:
+        """Returns the digests of an expert's file: by part, by row block."""
+        return self.manifest.layers[index].digests_of(expert)
+
+    def read_parts(
+        self, index: int, expert: int, first: int, last: int, buffer: memoryview, blocks: range | None = None
+    ) -> int:
+        """Reads some parts of an expert as they lie in its file, and checks their digests unless `verify` is off.
+
+        Args:
+            index: MoE ordinal of the layer.
+            expert: Number of the expert in its layer.
+            first: The first part.
+            last: The one after the last part.
+            buffer: Writable bytes, as many as the parts have; filled in the order of `layouts[index].runs`.
+            blocks: Consecutive row blocks; by default all.
+
+        Returns:
+            Bytes read.
+
+        Raises:
+            ExpertReadError: Anything missing, short, unreadable or corrupt; it names the part.
+            ValueError: No such parts or blocks, or a buffer of another size: a mistake of the caller.
+        """
+        runs = self.layouts[index].runs(first, last, blocks)
+        if (wanted := sum(run.nbytes for run in runs)) != buffer.nbytes:
+            raise ValueError(f"a buffer of {buffer.nbytes} bytes for {wanted}")
+
+        def read() -> None:
+            begin = 0
+            for run in runs:
+                self._fill(index, expert, [buffer[begin : begin + run.nbytes]], run.offset)
+                begin += run.nbytes
+            if self.verify:
+                self._check_parts(index, expert, range(first, last), buffer, blocks)
+
+        self._twice(index, expert, read)
+        return wanted
+
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
+        layout = self.layouts[index]
+        if not layout.rearranged:
+            return self._fill(index, expert, buffers, 0)
+        from moe_mlx.store.rearrange import fill
+
+        data = scratch_buffer(layout.layer.expert_nbytes)
+        self._fill(index, expert, [data], 0)
+        if self.verify:
+            self._check_parts(index, expert, range(len(layout.parts)), data)
+        fill(layout, data, buffers)
+        return None
+
+    def _fill(self, index: int, expert: int, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fills buffers with an expert's data from `offset` on."""
         stored = self.manifest.layers[index]
         path = self.byte_ranges(index, expert)[0].path
+        wanted = sum(buffer.nbytes for buffer in buffers)
         try:
             with self._files.using((index, expert)) as fd:
                 nbytes = os.fstat(fd).st_size
                 if nbytes != stored.file_nbytes:
                     reason = f"the file has {nbytes} bytes, {stored.file_nbytes} are expected"
                     raise ExpertReadError(stored.layer.layer, expert, path, reason)
-                got = self.access.fill(fd, buffers, stored.data_offset)
+                got = self.access.fill(fd, buffers, stored.data_offset + offset)
         except OSError as error:
-            raise ExpertReadError(stored.layer.layer, expert, path, _reason(error)) from error
-        if got != stored.layer.expert_nbytes:
-            reason = f"the data ends after {got} of {stored.layer.expert_nbytes} bytes"
+            raise ExpertReadError(stored.layer.layer, expert, path, reason_of(error)) from error
+        if got != wanted:
+            reason = f"the data ends after {offset + got} of {stored.layer.expert_nbytes} bytes"
             raise ExpertReadError(stored.layer.layer, expert, path, reason)
+
+    def _check_parts(
+        self, index: int, expert: int, parts: range, data: memoryview, blocks: range | None = None
+    ) -> None:
+        layout, digests, begin = self.layouts[index], self.part_digests(index, expert), 0
+        for number in parts:
+            part = layout.parts[number]
+            for block in blocks if blocks is not None else range(part.blocks):
+                expected = digests[number * part.blocks + block]
+                if (found := digest.of([data[begin : begin + part.block_nbytes]])) != expected:
+                    where = part.name if part.blocks == 1 else f"{part.name}, row block {block}"
+                    reason = f"part {where}: digest is {found}, the manifest says {expected}"
+                    path = self.byte_ranges(index, expert)[0].path
+                    raise ExpertReadError(layout.layer.layer, expert, path, reason)
+                begin += part.block_nbytes
 
     def _forget(self, index: int, expert: int) -> None:
         self._files.forget((index, expert))
@@ -138,65 +201,6 @@ class StoreSource(ExpertSource):
             self._root_fd = -1
 
 
-def _resident_nbytes(path: Path, file_nbytes: int) -> int:
-    """Checks a resident shard's length and header, and returns the bytes of its tensors."""
-    _check_file(path, file_nbytes)
-    try:
-        fd = open_regular(path, os.O_NOFOLLOW)
-        try:
-            return sum(entry.nbytes for entry in header.read(fd, path).entries.values())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise StoreCorruptError(f"{path}: {_reason(error)}; convert the model again.") from None
-
-
-def _check_file(path: Path, nbytes: int) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        raise StoreMissingError(f"{path}: missing from the store; convert the model again.") from None
-    if path.is_symlink():
-        raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; convert the model again.")
-    if found.st_size != nbytes:
-        raise StoreCorruptError(f"{path}: {found.st_size} bytes, the manifest says {nbytes}; convert the model again.")
-
-
-def _check_folder(root: Path, resident: Set[str]) -> None:
-    """Refuses what mlx-lm or transformers would read though no store holds it: links, pipes, weights of others."""
-    folders = [root]  # transformers looks into folders too: additional_chat_templates
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                path = Path(entry.path)
-                if entry.is_symlink():
-                    raise StoreCorruptError(f"{path}: a symbolic link, which a store may not hold; remove it.")
-                if path.parent == root and path.match("model*.safetensors") and entry.name not in resident:
-                    raise StoreCorruptError(f"{path}: weights that are not in {manifests.NAME}; remove them.")
-                if entry.is_dir():
-                    if path != root / "experts":  # each of whose files is checked when it is read
-                        folders.append(path)
-                elif not entry.is_file():
-                    raise StoreCorruptError(f"{path}: not a regular file; remove it.")
-
-
-def _check_config(root: Path, manifest: Manifest, config: Mapping[str, Any]) -> None:
-    """Checks that config.json, which mlx-lm builds the model from, counts the experts that the store holds."""
-    path = root / "config.json"
-    family = family_of(config, root)
-    declared = expert_count(config, family, root)
-    for stored in manifest.layers:
-        layer = stored.layer
-        if declared != layer.experts:
-            raise StoreCorruptError(
-                f"{path}: declares {declared} experts, the store holds {layer.experts} ({layer.path}). Convert again."
-            )
-        if (chosen := top_k(config, family, layer.layer, root)) > layer.top_k:
-            raise StoreCorruptError(
-                f"{path}: chooses {chosen} experts a token, the store was made for {layer.top_k}. Convert again."
-            )
-
-
 def read_manifest(root: Path) -> Manifest:
     """Reads the manifest of the store at `root`.
 
@@ -212,7 +216,7 @@ def read_manifest(root: Path) -> Manifest:
     except FileNotFoundError:
         raise StoreMissingError(f"{root}: no {manifests.NAME}, so no store. Make one with `moe-mlx convert`.") from None
     except OSError as error:
-        raise StoreCorruptError(f"{path}: {_reason(error)}.") from None
+        raise StoreCorruptError(f"{path}: {reason_of(error)}.") from None
     with os.fdopen(fd, "rb") as file:
         if os.fstat(fd).st_size > manifests.MAX_NBYTES:
             raise StoreCorruptError(f"{path}: larger than {manifests.MAX_NBYTES} bytes; this is no manifest.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,75 @@ def test_an_interrupted_conversion_names_what_it_keeps_and_how_to_go_on(made: Pa
     assert process.returncode == 130 and f"{tmp_path / 's'}.partial keeps what is written" in err, err
     assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
     assert (tmp_path / "s" / "store.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("version-2")
+    make_checkpoint(folder / "source", quantize={"group_size": 32, "bits": 4}, num_hidden_layers=1)
+    assert main(["convert", "--model", str(folder / "source"), "--mlx-path", str(folder / "store")]) == 0
+    return folder
+
+
+def test_version_2_is_asked_for_and_shown(quantised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "models/two"
+    words = ["convert", "--model", str(quantised / "source"), "--mlx-path", str(store), "--nested", "--row-blocks"]
+    assert main(words) == 0
+    assert "; version 2: high bits first, 16 row blocks" in capsys.readouterr().out
+    assert main(["verify", str(store)]) == 0
+    assert main(["plan", str(store), "--memory", "16GB"]) == 0
+    assert main(["list", str(store.parent)]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(store)]) == 0
+    text = capsys.readouterr().out
+    assert "a store of version 2 (high bits first, 16 row blocks)" in text
+    assert "coarse 2-down4" in text
+    assert main(["inspect", str(store), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    (layer,) = described["layers"]
+    assert (described["version"], layer["row_blocks"], len(layer["parts"])) == (2, 16, 4)
+    sizes = layer["coarse_bytes_per_expert"]
+    assert 0.5 < sizes["2"] / layer["bytes_per_expert"] < sizes["2-down4"] / layer["bytes_per_expert"] < 1
+
+
+def test_a_store_is_upgraded_beside_itself_and_in_its_place(
+    quantised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(quantised / "store", tmp_path / "store"))
+    assert main(["inspect", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == 1
+    assert main(["convert", "--upgrade", str(store), "--nested", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["method"], summary["destination"]) == ("upgrade", f"{store}-v2")
+    assert main(["convert", "--upgrade", str(store), "--nested", "--replace"]) == 0
+    assert capsys.readouterr().out.startswith(f"source -> {store}\n")
+    assert main(["inspect", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == 2
+    assert not Path(f"{store}-v2").exists()
+
+
+WITHOUT_EFFECT = {
+    "an upgrade to nothing": (["--upgrade", "{}/store"], "say how"),
+    "a checkpoint in its own place": (["--model", "{}/source", "--nested", "--replace"], "--replace belongs to"),
+    "an upgrade at a revision": (["--upgrade", "{}/store", "--nested", "--revision", "x"], "--revision belongs to"),
+    "an upgrade not compared": (["--upgrade", "{}/store", "--nested", "--no-compare"], "--no-compare belongs to"),
+    "no blocks": (["--model", "{}/source", "--row-blocks", "0"], "'0' is no number of blocks"),
+    "a checkpoint upgraded": (["--upgrade", "{}/source", "--nested"], "no store"),
+    "both": (["--upgrade", "{}/store", "--model", "{}/source"], "not allowed with"),
+    "neither": (["--nested"], "one of the arguments"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_options_without_effect_are_refused(
+    case: str, quantised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, told = WITHOUT_EFFECT[case]
+    filled = [word.format(quantised) for word in words]
+    try:
+        code = main(["convert", *filled, "--mlx-path", str(tmp_path / "made")])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

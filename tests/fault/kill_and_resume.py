@@ -1,4 +1,4 @@
-"""Kills the converter at random moments and resumes it: `python kill_and_resume.py SOURCE WORK KILLS SEED`.
+"""Kills the converter at random moments and resumes it: `python kill_and_resume.py SOURCE WORK KILLS SEED WAY`.
 
 A process of its own, without MLX, so that each conversion is one fork. Prints one JSON object: kills that hit, kills
 that came too late, resumes that took files over, and `wrong`, which must be zero.
@@ -15,19 +15,19 @@ import sys
 import time
 from pathlib import Path
 
-from moe_mlx_convert import convert
+from tests.fault.ways import WAYS, Run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def killed(source: Path, store: Path, after: float) -> bool:
+def killed(convert: Run, source: Path, store: Path, after: float) -> bool:
     """Converts in a child and kills it after some seconds; False if it was faster."""
     child = os.fork()
     if child == 0:
         try:
-            convert(str(source), store)
+            convert(source, store)
             os._exit(0)
         except BaseException as error:
             print(error, file=sys.stderr)
@@ -40,27 +40,28 @@ def killed(source: Path, store: Path, after: float) -> bool:
 
 def main() -> None:
     source, work, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    convert = WAYS[sys.argv[5]]
     chance = random.Random(seed)
     before = contents(source)
     begun = time.monotonic()
-    convert(str(source), work / "reference")
+    convert(source, work / "reference")
     length = time.monotonic() - begun
     reference = contents(work / "reference")
     store, partial = work / "store", work / "store.partial"
     told = {"kills": 0, "late": 0, "resumed": 0, "again": 0, "wrong": 0}
     while told["kills"] < kills and told["late"] < 4 * kills + 20:
-        if not killed(source, store, chance.uniform(0, 1.2 * length)):
+        if not killed(convert, source, store, chance.uniform(0, 1.2 * length)):
             told["late"] += 1
         else:
             told["kills"] += 1
             if store.exists() and contents(store) != reference:
                 told["wrong"] += 1
             if chance.random() < 0.3 and not store.exists():  # and once more, while it resumes
-                told["again"] += killed(source, store, chance.uniform(0, length))
+                told["again"] += killed(convert, source, store, chance.uniform(0, length))
             if partial.exists():
-                told["resumed"] += convert(str(source), store).files_resumed > 0
+                told["resumed"] += convert(source, store).files_resumed > 0
             elif not store.exists():
-                convert(str(source), store)
+                convert(source, store)
         if contents(store) != reference or partial.exists() or contents(source) != before:
             told["wrong"] += 1
         shutil.rmtree(store, ignore_errors=True)

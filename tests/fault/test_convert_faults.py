@@ -1,7 +1,8 @@
 """Every file operation of a conversion fails once, or from then on; power is lost at every one of them.
 
 On a store of 2 x 4 experts, for every N: either the store is right, or there is a clear error, no store, an untouched
-source, and running again resumes to the same bytes as an uninterrupted run.
+source, and running again resumes to the same bytes as an uninterrupted run. So for both versions of the store, and for
+the upgrade from one to the other.
 """
 
 from __future__ import annotations
@@ -21,17 +22,29 @@ import pytest
 
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.store.durable import Fs
-from moe_mlx_convert import convert
-from tests.checkpoints import make_checkpoint
 from tests.convert.contents import contents
 from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, Meddler, PowerLoss, RecordingFs, fast_folder
+from tests.fault.ways import UPGRADE, WAYS, Run, make_source
+
+#: Every how many-th operation the fast tests of a way take.
+STEPS = {"version 1": 11, "version 2": 37, UPGRADE: 41}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(way: str) -> Run:
+    return WAYS[way]
+
+
+@pytest.fixture(scope="module")
+def place(way: str, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = fast_folder(tmp_path_factory.mktemp("faults"))
-    make_checkpoint(folder / "source", quantize={"group_size": 32, "bits": 4}, shard_bytes=60_000)
-    convert(str(folder / "source"), folder / "reference", workers=1)
+    make_source(folder / "source", way)
+    run(folder / "source", folder / "reference", workers=1)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -41,24 +54,24 @@ def reference(place: Path) -> dict[str, bytes]:
     return contents(place / "reference")
 
 
-def operations(place: Path) -> int:
+def operations(run: Run, place: Path) -> int:
     counting = CountingFs()
-    convert(str(place / "source"), place / "counted", workers=1, fs=counting)
+    run(place / "source", place / "counted", workers=1, fs=counting)
     shutil.rmtree(place / "counted")
     return counting.count
 
 
 def sampled(*values: object, **options: Any) -> list[Any]:
-    """A case for every eleventh operation, and one, slow, for all of them."""
+    """A case for a few operations, and one, slow, for all of them."""
     name = options["id"]
     return [
-        pytest.param(*values, 11, id=f"{name}, every 11th"),
-        pytest.param(*values, 1, id=f"{name}, all", marks=pytest.mark.slow),
+        pytest.param(*values, False, id=f"{name}, a sample"),
+        pytest.param(*values, True, id=f"{name}, all", marks=pytest.mark.slow),
     ]
 
 
 @pytest.mark.parametrize(
-    ("fault", "lasting", "step"),
+    ("fault", "lasting", "every"),
     [
         case
         for fault in ERRNOS
@@ -66,22 +79,25 @@ def sampled(*values: object, **options: Any) -> list[Any]:
         for case in sampled(fault, lasting, id=f"{fault} {'from then on' if lasting else 'once'}")
     ],
 )
-def test_every_operation_fails(fault: str, lasting: bool, step: int, place: Path, reference: dict[str, bytes]) -> None:
+def test_every_operation_fails(
+    fault: str, lasting: bool, every: bool, way: str, run: Run, place: Path, reference: dict[str, bytes]
+) -> None:
+    step = 1 if every else STEPS[way]
     source, store = contents(place / "source"), place / f"store-{fault}-{lasting}-{step}"
-    total, tried, failed, resumed = operations(place), 0, 0, 0
+    total, tried, failed, resumed = operations(run, place), 0, 0, 0
     descriptors = len(list(Path("/dev/fd").iterdir()))
     for at in range(1, total + 1, step):
         tried += 1
         faulty = FaultyFs(at, ERRNOS[fault], lasting=lasting)
         try:
-            convert(str(place / "source"), store, workers=1, fs=faulty)
+            run(place / "source", store, workers=1, fs=faulty)
         except MoeMlxError as error:
             failed += 1
             assert not store.exists(), f"operation {at} left a store"
             assert error.exit_code in (2, 3)
             assert str(place) in str(error)
             assert contents(place / "source") == source
-            resumed += convert(str(place / "source"), store, workers=1).files_resumed > 0
+            resumed += run(place / "source", store, workers=1).files_resumed > 0
         else:
             # Closing files, and syncing the name of a store that is whole already, may fail without harm.
             assert fault == "short" or not lasting or at > total - 8, f"operation {at} was ignored"
@@ -97,38 +113,39 @@ def test_every_operation_fails(fault: str, lasting: bool, step: int, place: Path
     print(f"{fault}: {tried} of {total} operations, {failed} failed, {resumed} resumed with files taken over")
 
 
-def test_several_threads_fail_as_one(place: Path, reference: dict[str, bytes]) -> None:
+def test_several_threads_fail_as_one(run: Run, place: Path, reference: dict[str, bytes]) -> None:
     store = place / "threads"
-    for at in range(1, operations(place), 29):
+    for at in range(1, operations(run, place), 29):
         try:
-            convert(str(place / "source"), store, workers=4, fs=FaultyFs(at, ERRNOS["EIO"], lasting=True))
+            run(place / "source", store, workers=4, fs=FaultyFs(at, ERRNOS["EIO"], lasting=True))
         except MoeMlxError:
             assert not store.exists()
-            convert(str(place / "source"), store, workers=4)
+            run(place / "source", store, workers=4)
         assert contents(store) == reference
         shutil.rmtree(store)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads back write-only descriptors through /proc")
-@pytest.mark.parametrize(("names_kept", "step"), [*sampled(True, id="names kept"), *sampled(False, id="names lost")])
+@pytest.mark.parametrize(("names_kept", "every"), [*sampled(True, id="names kept"), *sampled(False, id="names lost")])
 def test_power_is_lost_at_every_operation(
-    names_kept: bool, step: int, place: Path, reference: dict[str, bytes]
+    names_kept: bool, every: bool, way: str, run: Run, place: Path, reference: dict[str, bytes]
 ) -> None:
+    step = 1 if every else STEPS[way]
     room, image = place / "room", place / "image"
     whole = resumed = 0
-    total = operations(place)
+    total = operations(run, place)
     moments = [*range(1, total - 10, step), *range(total - 10, total + 2)]  # the end is where it gets its name
     for at in moments:
         room.mkdir()
         recording = RecordingFs(room, at)
         with contextlib.suppress(PowerLoss):
-            convert(str(place / "source"), room / "store", workers=1, fs=recording)
+            run(place / "source", room / "store", workers=1, fs=recording)
         recording.drive(room, image, names_kept=names_kept)
         store = image / "store"
         if store.exists():
             whole += 1
         else:
-            resumed += convert(str(place / "source"), store, workers=1).files_resumed > 0
+            resumed += run(place / "source", store, workers=1).files_resumed > 0
         assert contents(store) == reference, f"power lost at operation {at}"
         shutil.rmtree(room)
         shutil.rmtree(image)
@@ -137,25 +154,25 @@ def test_power_is_lost_at_every_operation(
     print(f"power lost at {len(moments)} of {total + 1} moments, {resumed} resumed with files taken over")
 
 
-def test_a_changed_source_is_refused(place: Path, tmp_path: Path) -> None:
+def test_a_changed_source_is_refused(way: str, run: Run, place: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(place / "source", tmp_path / "source"))
-    middle = operations(place) // 3
+    middle = operations(run, place) // 3
     with pytest.raises(MoeMlxError):
-        convert(str(source), tmp_path / "store", workers=1, fs=FaultyFs(middle, ERRNOS["EIO"], lasting=True))
+        run(source, tmp_path / "store", workers=1, fs=FaultyFs(middle, ERRNOS["EIO"], lasting=True))
     shard = sorted(source.glob("*.safetensors"))[0]
     os.utime(shard, ns=(1, 1))
     with pytest.raises(MoeMlxError, match=f"{shard.name}: changed since") as caught:
-        convert(str(source), tmp_path / "store")
+        run(source, tmp_path / "store")
     assert caught.value.exit_code == 3
     assert (tmp_path / "store.partial").is_dir()
     shutil.rmtree(source)
-    make_checkpoint(source, num_experts=8)
+    make_source(source, way, num_experts=8)
     with pytest.raises(MoeMlxError, match="begun from another checkpoint"):
-        convert(str(source), tmp_path / "store")
+        run(source, tmp_path / "store")
 
 
 @pytest.mark.parametrize("harm", ["touched", "rewritten", "cut", "vanished"])
-def test_a_source_that_changes_meanwhile(harm: str, place: Path, tmp_path: Path) -> None:
+def test_a_source_that_changes_meanwhile(harm: str, run: Run, place: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(place / "source", tmp_path / "source"))
     shard = sorted(source.glob("*.safetensors"))[-1]
 
@@ -172,16 +189,18 @@ def test_a_source_that_changes_meanwhile(harm: str, place: Path, tmp_path: Path)
             shutil.rmtree(source)
 
     with pytest.raises(MoeMlxError) as caught:
-        convert(str(source), tmp_path / "store", workers=1, fs=Meddler(operations(place) // 2, change))
+        run(source, tmp_path / "store", workers=1, fs=Meddler(operations(run, place) // 2, change))
     assert caught.value.exit_code == 3
     assert str(source) in str(caught.value)
     assert not (tmp_path / "store").exists()
 
 
-def test_what_an_interrupted_run_left_is_read_again(place: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
-    late = operations(place) - 20
+def test_what_an_interrupted_run_left_is_read_again(
+    run: Run, place: Path, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    late = operations(run, place) - 20
     with pytest.raises(MoeMlxError):
-        convert(str(place / "source"), tmp_path / "store", workers=1, fs=FaultyFs(late, ERRNOS["EIO"], lasting=True))
+        run(place / "source", tmp_path / "store", workers=1, fs=FaultyFs(late, ERRNOS["EIO"], lasting=True))
     partial = tmp_path / "store.partial"
     for name, place_ in {"expert-001": -1, "expert-002": 30}.items():  # data, and header
         path = partial / f"experts/layer-001/{name}.safetensors"
@@ -190,12 +209,12 @@ def test_what_an_interrupted_run_left_is_read_again(place: Path, reference: dict
         path.write_bytes(data)
     os.truncate(partial / "model.safetensors", 100)
     (partial / "experts/layer-000/expert-003.safetensors").unlink()
-    summary = convert(str(place / "source"), tmp_path / "store")
+    summary = run(place / "source", tmp_path / "store")
     assert summary.files_resumed == summary.files - 1 - 4
     assert contents(tmp_path / "store") == reference
 
 
-def test_a_disk_that_lies_is_found_by_the_comparison(place: Path, tmp_path: Path) -> None:
+def test_a_disk_that_lies_is_found_by_the_comparison(run: Run, place: Path, tmp_path: Path) -> None:
     class Lying(CountingFs):
         def write(self, fd: int, buffer: memoryview, offset: int) -> int:
             if offset >= 16_384 and buffer.nbytes > 100:
@@ -203,13 +222,15 @@ def test_a_disk_that_lies_is_found_by_the_comparison(place: Path, tmp_path: Path
             return super().write(fd, buffer, offset)
 
     with pytest.raises(MoeMlxError, match="differs from the source") as caught:
-        convert(str(place / "source"), tmp_path / "store", fs=Lying())
+        run(place / "source", tmp_path / "store", fs=Lying())
     assert caught.value.exit_code == 3
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_differs_is_written_anew_by_the_next_run(workers: int, place: Path, tmp_path: Path) -> None:
+def test_what_differs_is_written_anew_by_the_next_run(
+    workers: int, way: str, run: Run, place: Path, tmp_path: Path
+) -> None:
     """A bit flips in memory between reading and writing: the journal then holds the digest of the wrong bytes."""
 
     class Flipping(Fs):
@@ -222,17 +243,20 @@ def test_what_differs_is_written_anew_by_the_next_run(workers: int, place: Path,
                 buffer[n // 2] ^= 1
             return n
 
-    with pytest.raises(MoeMlxError, match=r"differs from the source.* writes them anew"):
-        convert(str(place / "source"), tmp_path / "store", fs=Flipping(), workers=workers)
+    # A store's own digests tell at once, before anything is written of it.
+    told = r"the manifest of .* says" if way == UPGRADE else r"differs from the source.* writes them anew"
+    with pytest.raises(MoeMlxError, match=told):
+        run(place / "source", tmp_path / "store", fs=Flipping(), workers=workers)
     assert not (tmp_path / "store").exists()
-    assert convert(str(place / "source"), tmp_path / "store").files_resumed > 0
+    resumed = run(place / "source", tmp_path / "store").files_resumed
+    assert resumed > 0 or way == UPGRADE
     assert contents(tmp_path / "store") == contents(place / "reference")
 
 
-def test_a_source_that_changed_unseen_between_two_runs(place: Path, tmp_path: Path) -> None:
+def test_a_source_that_changed_unseen_between_two_runs(way: str, run: Run, place: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(place / "source", tmp_path / "source"))
     with pytest.raises(MoeMlxError):
-        convert(str(source), tmp_path / "store", fs=FaultyFs(200, ERRNOS["ENOSPC"], lasting=True), workers=1)
+        run(source, tmp_path / "store", fs=FaultyFs(200, ERRNOS["ENOSPC"], lasting=True), workers=1)
     for shard in source.glob("*.safetensors"):
         times = shard.stat()
         data = bytearray(shard.read_bytes())
@@ -240,14 +264,18 @@ def test_a_source_that_changed_unseen_between_two_runs(place: Path, tmp_path: Pa
         shard.write_bytes(data)
         os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(MoeMlxError, match="the checkpoint changed"):
-        convert(str(source), tmp_path / "store")
-    convert(str(source), tmp_path / "store")
-    convert(str(source), tmp_path / "afresh")
+        run(source, tmp_path / "store")
+    if way == UPGRADE:  # whose bytes are known: such a store is damaged, and stays so
+        with pytest.raises(MoeMlxError, match=r"model.*the manifest of .* says"):
+            run(source, tmp_path / "store")
+        return
+    run(source, tmp_path / "store")
+    run(source, tmp_path / "afresh")
     assert contents(tmp_path / "store") == contents(tmp_path / "afresh")
 
 
 def test_an_interrupt_does_not_wait_for_the_files_under_way(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moe_mlx_convert.copying.BUFFER_NBYTES", 1024)
 
@@ -263,9 +291,9 @@ def test_an_interrupt_does_not_wait_for_the_files_under_way(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     try:
         with pytest.raises(KeyboardInterrupt):
-            convert(str(place / "source"), tmp_path / "store", fs=Slow(), workers=2)
+            run(place / "source", tmp_path / "store", fs=Slow(), workers=2)
     finally:
         signal.signal(signal.SIGINT, before)
     assert next(numbers) <= 20, "a shard of this checkpoint takes more"
-    convert(str(place / "source"), tmp_path / "store")
+    run(place / "source", tmp_path / "store")
     assert contents(tmp_path / "store") == contents(place / "reference")

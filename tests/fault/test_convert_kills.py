@@ -18,6 +18,7 @@ from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
 from tests.convert.contents import contents
 from tests.fault.faults import fast_folder
+from tests.fault.ways import WAYS, make_source
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +29,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(kills: int, place: Path) -> None:
-    work = place / f"kills-{kills}"
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_random_moments(way: str, kills: int, place: Path) -> None:
+    work = place / f"kills-{kills}-{way}"
     work.mkdir()
-    script = Path(__file__).with_name("kill_and_resume.py")
-    words = [sys.executable, str(script), str(place / "source"), str(work), str(kills), "7"]
-    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    make_source(work / "source", way, num_experts=16, num_hidden_layers=4, shard_bytes=200_000)
+    words = [sys.executable, "-m", "tests.fault.kill_and_resume", str(work / "source"), str(work), str(kills), "7", way]
+    root = Path(__file__).parents[2]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True, cwd=root).stdout)
     print(told)
     assert told["wrong"] == 0
     assert told["kills"] == kills

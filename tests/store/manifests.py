@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.parts import ExpertLayout, Halves, layout_of
 from moe_mlx.store.spec import ExpertLayer, TensorSpec
 
+QUANTISED = tuple(
+    TensorSpec(f"{projection}.{part}", dtype, shape)
+    for projection in ("gate_proj", "down_proj")
+    for part, dtype, shape in (("weight", "U32", (4, 8)), ("scales", "F16", (4, 2)), ("biases", "F16", (4, 2)))
+)
 WHERE = Path("somewhere/store.json")
 
 DIGEST = "0123456789abcdef" * 2
 
 
-def good() -> Manifest:
+def good(version: int = 1) -> Manifest:
+    """Returns a manifest; of version 2, nested and in two row blocks, where that is asked for."""
     tensors = (TensorSpec("gate_proj.weight", "BF16", (2, 3)), TensorSpec("gate_proj.global_scale", "F32", ()))
     layers = []
     for index in range(2):
         layer = ExpertLayer(index, index + 1, f"model.layers.{index + 1}.mlp.switch_mlp", 3, 2, tensors)
-        layers.append(StoredLayer(layer, len(expert_header(layer, 0)), (DIGEST,) * 3))
+        layout = layout_of(layer) if version == 1 else nested(layer)
+        layers.append(StoredLayer(layout, len(expert_header(layout, 0)), (DIGEST,) * 3, (DIGEST,) * 3 * layout.digests))
     resident, files = (StoredFile("model.safetensors", 10, DIGEST),), (StoredFile("config.json", 2, DIGEST),)
     return Manifest("owner/model", "abc", "qwen3_moe", tuple(layers), resident, files, 10)
+
+
+def nested(layer: ExpertLayer) -> ExpertLayout:
+    """Returns a layer with quantised experts, nested and in two row blocks."""
+    return layout_of(replace(layer, tensors=QUANTISED), {0: Halves(4, 2), 3: Halves(4, 2)}, 2)

@@ -10,22 +10,22 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 import moe_mlx
-from moe_mlx.errors import StoreCorruptError, StoreError, StoreMissingError
+from moe_mlx.errors import StoreCorruptError, StoreError, StoreMissingError, UsageError
 from moe_mlx.store import open_source
 from moe_mlx.store.demo import demo_path
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.resolve import PATTERNS, NamedModel, find_model
-from moe_mlx_convert import convert, verify
+from moe_mlx_convert import convert, upgrade, verify
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[{}, {"nested": True, "row_blocks": 2}], ids=["version 1", "version 2"])
+def store(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("made")
     checkpoint = tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4)
     for name in ("LICENSE", "README.md"):
         (checkpoint / name).write_text(name)
-    convert(checkpoint, folder / "store")
+    convert(checkpoint, folder / "store", **request.param)
     return folder / "store"
 
 
@@ -117,3 +117,18 @@ def test_a_name_is_found_with_what_it_is_called(tmp_path: Path, snapshot: Path, 
     assert find_model("demo").folder == demo_path()
     (tmp_path / "demo").mkdir()
     assert find_model("demo").folder == Path("demo"), "a folder here comes first"
+
+
+def test_an_upgrade_of_a_store_in_the_cache_goes_elsewhere(snapshot: Path, tmp_path: Path) -> None:
+    with open_source(real_store(snapshot)) as source:
+        version = source.manifest.version
+    if version != 1:
+        with pytest.raises(UsageError, match="already of version 2"):
+            upgrade(snapshot, tmp_path / "two", nested=True)
+        return
+    with pytest.raises(UsageError, match="give --mlx-path a folder"):
+        upgrade(snapshot, nested=True)
+    with pytest.raises(UsageError, match="where nothing is replaced"):
+        upgrade(snapshot, tmp_path / "two", nested=True, replace=True)
+    assert upgrade(snapshot, tmp_path / "two", nested=True).version == 2
+    assert verify(tmp_path / "two").ok

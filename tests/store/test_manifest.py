@@ -10,14 +10,17 @@ import pytest
 
 from moe_mlx.errors import StoreCorruptError
 from moe_mlx.store import manifest as manifests
+from moe_mlx.store.layout import Manifest
 from moe_mlx.store.manifest import parse
 from tests.store.manifests import DIGEST, WHERE, good
 
 
-def test_round_trip() -> None:
-    text = manifests.encode(good())
-    assert parse(text, WHERE) == good()
-    assert text == manifests.encode(good())
+@pytest.mark.parametrize("version", [1, 2])
+def test_round_trip(version: int) -> None:
+    text = manifests.encode(good(version))
+    assert json.loads(text)["version"] == version
+    assert parse(text, WHERE) == good(version)
+    assert text == manifests.encode(good(version))
 
 
 def set_layer(**fields: Any) -> Callable[[dict[str, Any]], None]:
@@ -38,7 +41,7 @@ def set_body(**fields: Any) -> Callable[[dict[str, Any]], None]:
 
 BAD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "another format": ("not the manifest", set_body(format="gguf")),
-    "version from the future": ("newer than 1; update moe-mlx", set_body(version=2)),
+    "version from the future": ("newer than 2; update moe-mlx", set_body(version=3)),
     "version zero": ("version = 0", set_body(version=0)),
     "version as text": ("version = '1'", set_body(version="1")),
     "another digest": ("digests are 'md5'", set_body(digest="md5")),
@@ -88,12 +91,81 @@ BAD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_each_failure_is_told(case: str) -> None:
     message, change = BAD[case]
-    body = json.loads(manifests.encode(good()))
+    _refused(good(), message, change)
+
+
+def cut(layer: dict[str, Any]) -> None:
+    layer["digests"] = layer["digests"].rpartition(" ")[0]
+
+
+BAD_PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "no row blocks": ("row_blocks = 'None'", lambda body: body["layers"][0].pop("row_blocks")),
+    "row blocks that are true": ("row_blocks = 'True'", set_layer(row_blocks=True)),
+    "too many row blocks": ("row_blocks = '65'", set_layer(row_blocks=65)),
+    "row blocks that divide no rows": ("not rows for 3 blocks", set_layer(row_blocks=3)),
+    "a tensor without rows in blocks": (
+        "not rows for 2 blocks",
+        lambda body: (set_tensor(shape=[])(body), set_layer(expert_nbytes=196, halves=[])(body)),
+    ),
+    "no halves": ("halves = 'None'", lambda body: body["layers"][0].pop("halves")),
+    "halves that are no list": ("halves = '7'", set_layer(halves=7)),
+    "a half that is text": ("has halves =", set_layer(halves=["x"])),
+    "a half that is true": ("halves = ", set_layer(halves=[[0, True, 2]])),
+    "more halves than tensors": ("halves = ", set_layer(halves=[[i, 4, 2] for i in range(7)])),
+    "a tensor cut twice": ("cuts a tensor twice", set_layer(halves=[[0, 4, 2], [0, 4, 2]])),
+    "halves out of order": ("or out of order", set_layer(halves=[[3, 4, 2], [0, 4, 2]])),
+    "a tensor that is not there": ("no tensor 9", set_layer(halves=[[9, 4, 2]])),
+    "a tensor before the first": ("no tensor -1", set_layer(halves=[[-1, 4, 2]])),
+    "scales cut": ("scales is no packed weight", set_layer(halves=[[1, 4, 2]])),
+    "bits that do not split": ("codes of 5 bits", set_layer(halves=[[0, 5, 2]])),
+    "bits that split elsewhere": ("do not split at 1", set_layer(halves=[[0, 4, 1]])),
+    "rows that no codes fill": ("codes of 6 bits fill", set_layer(halves=[[0, 6, 4]])),
+    "a weight of another dtype": ("no packed weight", set_tensor(dtype="I32")),
+    "parts that disagree": ("parts disagree", lambda body: body["layers"][0]["parts"][1].update(nbytes=1)),
+    "parts in another order": ("parts disagree", lambda body: body["layers"][0]["parts"].reverse()),
+    "no parts": ("parts disagree", set_layer(parts=[])),
+    "a part's digest missing": ("23 part_digests for 3 experts", set_layer(part_digests=" ".join([DIGEST] * 23))),
+    "a part's digest too short": (
+        "expert 1 has no xxh3-128",
+        set_layer(part_digests=" ".join([DIGEST] * 8 + ["abc"] + [DIGEST] * 15)),
+    ),
+    "an expert's digest missing": ("2 digests for 3", lambda body: cut(body["layers"][0])),
+    "data elsewhere": ("has data at 8", set_layer(data_offset=8)),
+    "no version": ("version = ", lambda body: body.pop("version")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_each_failure_of_parts_is_told(case: str) -> None:
+    message, change = BAD_PARTS[case]
+    _refused(good(2), message, change)
+
+
+def _refused(manifest: Manifest, message: str, change: Callable[[dict[str, Any]], object]) -> None:
+    body = json.loads(manifests.encode(manifest))
     change(body)
     with pytest.raises(StoreCorruptError) as caught:
         parse(json.dumps(body).encode(), WHERE)
     assert message in str(caught.value)
     assert str(WHERE) in str(caught.value)
+
+
+def test_version_2_read_as_version_1_is_told() -> None:
+    """Whoever takes a nested store's experts for tensors one behind the other computes with other numbers."""
+    body = json.loads(manifests.encode(good(2)))
+    body["version"] = 1
+    body["check"] = manifests.check(body)
+    with pytest.raises(StoreCorruptError, match="which version 1 does not know"):
+        parse(json.dumps(body).encode(), WHERE)
+
+
+def test_an_expert_of_absurdly_many_tensors_is_not_cut() -> None:
+    body = json.loads(manifests.encode(good(2)))
+    body["layers"][0]["tensors"] = [{"name": f"a.t{i}", "dtype": "U8", "shape": [64]} for i in range(65)]
+    body["layers"][0]["expert_nbytes"] = 65 * 64
+    body["layers"][0].update(halves=[], row_blocks=64)
+    with pytest.raises(StoreCorruptError, match="65 tensors"):
+        parse(json.dumps(body).encode(), WHERE)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"null", b"[" * 200_000, b'{"version": ' + b"9" * 5000])
@@ -102,12 +174,13 @@ def test_what_is_no_json_is_told(text: bytes) -> None:
         parse(text, WHERE)
 
 
-def test_every_flipped_byte_is_told() -> None:
-    text = manifests.encode(good())
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_flipped_byte_is_told(version: int) -> None:
+    text = manifests.encode(good(version))
     for place in range(len(text)):
         flipped = bytearray(text)
         flipped[place] ^= 1
         try:
-            assert parse(bytes(flipped), WHERE) == good()  # white space
+            assert parse(bytes(flipped), WHERE) == good(version)  # white space
         except StoreCorruptError:
             continue
