@@ -61,23 +61,34 @@ def operations(run: Run, place: Path) -> int:
     return counting.count
 
 
-def sampled(*values: object, **options: Any) -> list[Any]:
-    """A case for a few operations, and one, slow, for all of them."""
-    name = options["id"]
+def sampled(way: str, *values: object, name: str, brief: bool) -> list[Any]:
+    """A case for a few operations, fast if it is to be `brief`, and one, slow, for all of them."""
     return [
-        pytest.param(*values, False, id=f"{name}, a sample"),
-        pytest.param(*values, True, id=f"{name}, all", marks=pytest.mark.slow),
+        pytest.param(way, *values, False, id=f"{way}, {name}, a sample", marks=() if brief else pytest.mark.slow),
+        pytest.param(way, *values, True, id=f"{way}, {name}, all", marks=pytest.mark.slow),
     ]
 
 
+#: Of the other ways, the fast tests take the faults that differ most.
+BRIEF = {("ENOSPC", True), ("EIO", False)}
+
+
 @pytest.mark.parametrize(
-    ("fault", "lasting", "every"),
+    ("way", "fault", "lasting", "every"),
     [
         case
+        for way in WAYS
         for fault in ERRNOS
         for lasting in (False, True)
-        for case in sampled(fault, lasting, id=f"{fault} {'from then on' if lasting else 'once'}")
+        for case in sampled(
+            way,
+            fault,
+            lasting,
+            name=f"{fault} {'from then on' if lasting else 'once'}",
+            brief=way == "version 1" or (fault, lasting) in BRIEF,
+        )
     ],
+    indirect=["way"],
 )
 def test_every_operation_fails(
     fault: str, lasting: bool, every: bool, way: str, run: Run, place: Path, reference: dict[str, bytes]
@@ -126,7 +137,16 @@ def test_several_threads_fail_as_one(run: Run, place: Path, reference: dict[str,
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads back write-only descriptors through /proc")
-@pytest.mark.parametrize(("names_kept", "every"), [*sampled(True, id="names kept"), *sampled(False, id="names lost")])
+@pytest.mark.parametrize(
+    ("way", "names_kept", "every"),
+    [
+        case
+        for way in WAYS
+        for kept in (True, False)
+        for case in sampled(way, kept, name=f"names {'kept' if kept else 'lost'}", brief=way == "version 1" or not kept)
+    ],
+    indirect=["way"],
+)
 def test_power_is_lost_at_every_operation(
     names_kept: bool, every: bool, way: str, run: Run, place: Path, reference: dict[str, bytes]
 ) -> None:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_mlx.errors import ExpertReadError
+from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.store import StoreSource
 from moe_mlx.store.codes import coarse_scales, join, split
 from moe_mlx.store.parts import COARSE, COARSE_DOWN, HIGH_BITS, Halves, layout_of
 from moe_mlx.store.rearrange import fill, pieces_of
+from moe_mlx.store.row_share import RowShare
 from moe_mlx.store.spec import ExpertLayer, TensorSpec
 from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
@@ -191,3 +192,33 @@ def test_a_damaged_part_is_told_by_its_name(number: int, made: Path, tmp_path: P
         with pytest.raises(ExpertReadError, match=told):
             source.read_parts(1, 2, number, number + 1, room[: part.nbytes])
         source.read_parts(1, 2, number, number + 1, room[: part.block_nbytes], range(2, 3))
+
+
+@pytest.mark.parametrize("blocks", [range(0, 1), range(1, 4), range(0, 4)], ids=str)
+def test_a_machine_s_share_reads_its_rows_alone(blocks: range, made: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(made, tmp_path / "store"))
+    with RowShare(StoreSource.open(store), blocks) as share, StoreSource.open(made) as whole:
+        for layer, full in zip(share.layers, whole.layers, strict=True):
+            assert layer.expert_nbytes * 4 == full.expert_nbytes * len(blocks)
+            for number in range(layer.experts):
+                for spec, got, tensor in zip(
+                    full.tensors, expert(share, layer.index, number), expert(whole, layer.index, number), strict=True
+                ):
+                    assert got == tensor[spec.nbytes * blocks.start // 4 : spec.nbytes * blocks.stop // 4]
+        assert len(share.byte_ranges(0, 0)) == (1 if len(blocks) == 4 else len(share.layouts[0].parts))
+        path = store / "experts/layer-000/expert-001.safetensors"
+        contents = bytearray(path.read_bytes())
+        part = share.layouts[0].parts[1]
+        contents[whole.byte_ranges(0, 1)[0].offset + part.offset] ^= 1  # of the first block
+        path.write_bytes(contents)
+        if 0 in blocks:
+            with pytest.raises(ExpertReadError, match="part high, row block 0"):
+                expert(share, 0, 1)
+        else:
+            assert expert(share, 0, 1)
+
+
+def test_a_share_of_what_has_no_rows_is_refused(made: Path) -> None:
+    for blocks in (range(0, 5), range(2, 2), range(0, 4, 2), range(-1, 2)):
+        with StoreSource.open(made) as store, pytest.raises(UsageError, match="in 4 row blocks"):
+            RowShare(store, blocks)

@@ -1,0 +1,99 @@
+"""A machine's share of every expert: some row blocks of a store, read as if they were the whole experts of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from moe_mlx.errors import UsageError
+from moe_mlx.store.access import Access, scratch_buffer
+from moe_mlx.store.parts import ExpertLayout
+from moe_mlx.store.source import ExpertSource
+from moe_mlx.store.spec import ByteRange, ExpertLayer
+from moe_mlx.store.store import StoreSource
+
+
+class RowShare(ExpertSource):
+    """Rows of a store's experts. Every tensor has its own output rows cut alike: the same share of each.
+
+    Each part of a share is one read, checked block by block. No digest covers a share as a whole, so `digest` is None.
+
+    Args:
+        store: A store with row blocks. It is closed with its share.
+        blocks: Consecutive row blocks of all its experts.
+
+    Attributes:
+        blocks: The row blocks.
+
+    Raises:
+        UsageError: The store has no such row blocks.
+    """
+
+    def __init__(self, store: StoreSource, blocks: range) -> None:
+        for layout in store.layouts:
+            if layout.row_blocks == 1 or not 0 <= blocks.start < blocks.stop <= layout.row_blocks or blocks.step != 1:
+                raise UsageError(
+                    f"{store.root}: its experts are in {layout.row_blocks} row blocks, so no share of them is "
+                    f"{blocks.start} to {blocks.stop - 1}. `moe-mlx convert --row-blocks N` cuts them."
+                )
+        self.store, self.blocks = store, blocks
+        self.root, self.config, self.in_place = store.root, store.config, False
+        self.expert_names, self.resident_shards = store.expert_names, store.resident_shards
+        self.resident_nbytes = store.resident_nbytes
+        self.layouts = store.layouts
+        self.layers = tuple(_share(layout, blocks) for layout in store.layouts)
+        self.experts_nbytes = sum(layer.nbytes for layer in self.layers)
+        self.scratch_nbytes = max(layer.expert_nbytes for layer in self.layers)
+        self.verify = store.verify
+
+    def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
+        """Returns one range a part."""
+        (whole,) = self.store.byte_ranges(index, expert)
+        runs = self.layouts[index].runs(blocks=self.blocks)
+        return tuple(ByteRange(whole.path, whole.offset + run.offset, run.nbytes) for run in runs)
+
+    def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
+        """Yields a descriptor of an expert's file."""
+        return self.store.opened(index, expert)
+
+    def digest(self, index: int, expert: int) -> str | None:
+        """Returns None: what covers a share is its blocks' digests, which are checked as it is read."""
+        return None
+
+    def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
+        from moe_mlx.store.rearrange import fill
+
+        layout = self.layouts[index]
+        data = scratch_buffer(self.layers[index].expert_nbytes)
+        self.store.verify = self.verify
+        self.store.read_parts(index, expert, 0, len(layout.parts), data, self.blocks)
+        fill(layout, data, buffers, self.blocks)
+
+    def switch_access(self, access: Access) -> None:
+        """Reads another way from now on; not while reads are under way."""
+        self.access = access
+        self.store.switch_access(access)
+
+    def _forget(self, index: int, expert: int) -> None:
+        """Does nothing: the store forgets what it could not read."""
+
+    def _close_idle(self) -> None:
+        """Does nothing: descriptors are the store's."""
+
+    def drop_cached(self) -> None:
+        """Closes idle descriptors and drops cached pages of every expert, of other shares too."""
+        self.store.drop_cached()
+
+    def close(self) -> None:
+        """Closes the store."""
+        self.store.close()
+
+
+def _share(layout: ExpertLayout, blocks: range) -> ExpertLayer:
+    """Returns a layer whose experts have only the rows of some blocks."""
+    tensors = tuple(
+        replace(spec, shape=(spec.shape[0] * len(blocks) // layout.row_blocks, *spec.shape[1:]))
+        for spec in layout.layer.tensors
+    )
+    return replace(layout.layer, tensors=tensors)
