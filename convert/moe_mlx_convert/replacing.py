@@ -33,12 +33,20 @@ class Replacement:
         old: The store that is replaced.
         new: The one made from it.
         say: Takes remarks.
+
+    Raises:
+        UsageError: The two lie on different disks.
     """
 
     def __init__(self, fs: Fs, old: Path, new: Path, say: Callable[[str], None]) -> None:
         self._fs, self._say = fs, say
         self.old, self.new = old, new
         self.aside = old.with_name(old.name + ASIDE)
+        there = next(path for path in new.parents if path.is_dir())
+        if old.parent.is_dir() and there.stat().st_dev != old.parent.stat().st_dev:
+            raise UsageError(
+                f"{new}: lies on another disk than {old}, whose place it cannot take; leave --mlx-path out."
+            )
 
     def resumed(self, arrangement: Arrangement) -> bool:
         """Ends what an earlier run began; returns whether there was something, and so nothing is left to convert.
@@ -88,6 +96,9 @@ class Replacement:
                 if self.new.parent != self.old.parent:
                     self._fs.sync_folder(self.new.parent)
         except OSError as error:
+            if not os.path.lexists(self.old):  # whoever looks for the model finds the old one again
+                with contextlib.suppress(OSError):
+                    self._fs.rename(self.aside, self.old)
             raise failed(f"putting it in the place of {self.old}", self.new, error) from error
         try:
             self._remove()

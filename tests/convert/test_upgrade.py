@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from moe_mlx.errors import MoeMlxError, StoreCorruptError, UsageError
+from moe_mlx.store.durable import Fs
 from moe_mlx.store.store import read_manifest
 from moe_mlx_convert import ConvertError, convert, upgrade, verify
 from moe_mlx_convert.replacing import ASIDE
 from tests.checkpoints import make_checkpoint
 from tests.convert.contents import contents
 from tests.damage import flip
-from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss
+from tests.fault.faults import ERRNOS, CountingFs, FaultyFs, PowerLoss, fast_folder
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,32 @@ def test_a_step_that_fails_is_told_and_gone_on_with(fault: str, made: Path, tmp_
             upgrade(store, nested=True, replace=True)
         assert {path.name: contents(path) for path in store.parent.iterdir()} == {"store": contents(made / "two")}
     assert told >= 6  # syncing the name of a store that is whole already may fail without harm
+
+
+def test_the_old_one_stays_where_the_new_one_cannot_take_its_place(made: Path, store: Path) -> None:
+    class Stuck(Fs):
+        def rename(self, source: Path, target: Path) -> None:
+            if target == store and source.name == "store-v2":
+                raise OSError(ERRNOS["EIO"], "I/O error")
+            super().rename(source, target)
+
+    with pytest.raises(ConvertError, match="putting it in the place of"):
+        upgrade(store, nested=True, replace=True, fs=Stuck())
+    assert contents(store) == contents(made / "one")
+    upgrade(store, nested=True, replace=True)
+    assert contents(store) == contents(made / "two")
+
+
+def test_a_place_on_another_disk_is_refused_before_anything_is_written(store: Path, tmp_path: Path) -> None:
+    other = fast_folder(tmp_path)
+    if other.stat().st_dev == store.stat().st_dev:
+        pytest.skip("there is no other file system here")
+    try:
+        with pytest.raises(UsageError, match="lies on another disk"):
+            upgrade(store, other / "two", nested=True, replace=True)
+        assert not list(other.iterdir())
+    finally:
+        shutil.rmtree(other)
 
 
 def test_what_is_no_upgrade_of_it_never_takes_its_place(made: Path, store: Path, tmp_path: Path) -> None:
