@@ -152,12 +152,20 @@ def _panel(axes: Axes, made: Sequence[Line], measure: str) -> None:
             linewidth=1.4,
             elinewidth=0.8,
             label=line.label,
-            zorder=3,
+            zorder=3 if line.lossy else 4,
         )
         if stroke == 0:
             _values(axes, line.values, xs, ys, colour, top)
     best = front([(scale * getattr(row, measure), row.kl) for row in offered])
-    axes.step(*zip(*best, strict=True), where="post", color="#BBBBBB", linewidth=5, alpha=0.5, zorder=1, label="front")
+    axes.step(
+        *zip(*best, strict=True),
+        where="post",
+        color="#BBBBBB",
+        linewidth=5,
+        alpha=0.5,
+        zorder=1,
+        label="front: none is better in both",
+    )
     axes.set(xlabel=name, ylabel="KL(exact || setting), nats a token", ylim=(-0.04 * top, top))
     axes.set_xlim(left=0)
     axes.grid(axis="y", color="#EEEEEE", zorder=0)
