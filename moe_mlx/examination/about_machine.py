@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.native import abi, build
+from moe_mlx.native import abi, build, prebuilt
 from moe_mlx.native.toolchain import NativeUnavailableError, find_compiler
 from moe_mlx.system.machine import describe_machine
 from moe_mlx.system.memory import read_memory, read_sysctl, recommended_bytes
@@ -34,7 +34,8 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
         "command_line_tools": _command_line_tools(),
         "free_disk_bytes": shutil.disk_usage(folder).free,
         "nanobind": _nanobind(),
-        "nanobind_fits": _why_no_native(),
+        "can_build": _why_no_native() or True,
+        "came_built": _came_built(),
         "fast_synch": fast_synch(),
         "page_bytes": os.sysconf("SC_PAGESIZE"),
     }
@@ -63,6 +64,12 @@ def _nanobind() -> str | None:
         return version("nanobind")
     except PackageNotFoundError:
         return None
+
+
+def _came_built() -> bool | str | None:
+    """Whether the extension that came with this package fits, or why not; None where none did."""
+    library, reason = prebuilt.find()
+    return True if library is not None else reason or None
 
 
 def _why_no_native() -> str:

@@ -24,7 +24,7 @@ def run_part(part: Part, folder: Path, *, small: bool) -> Finding:
     """Runs a part and returns what it found, whatever becomes of its process."""
     started = time.monotonic()
     command = [sys.executable, "-m", __name__, part.module, str(folder), "small" if small else "full"]
-    environment = {**os.environ, **part.environment, "MOE_MLX_HISTORY": "off"}
+    environment = {**os.environ, "MOE_MLX_HISTORY": "off"}
     running = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

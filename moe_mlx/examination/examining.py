@@ -9,12 +9,9 @@ from pathlib import Path
 
 from moe_mlx.errors import UsageError
 from moe_mlx.examination.child import run_part
-from moe_mlx.examination.part import DONE, PARTS, SKIPPED, Finding, Part
+from moe_mlx.examination.part import PARTS, Finding, Part
 from moe_mlx.examination.random_model import NEEDED_BYTES
 from moe_mlx.system.sizes import show_bytes
-
-#: What can only be measured where another part was done.
-_NEEDS = {"buffers": "decode"}
 
 
 def parts_named(names: Sequence[str]) -> list[Part]:
@@ -59,9 +56,5 @@ def examine(
             )
         for number, part in enumerate(parts, start=1):
             progress(f"[{number}/{len(parts)}] {part.title} (at most {part.limit:g} s)")
-            needed = _NEEDS.get(part.name)
-            if needed and not any(one.part == needed and one.state == DONE for one in findings):
-                findings.append(Finding(part.name, SKIPPED, 0.0, reason=f"it is compared with {needed}"))
-                continue
             findings.append(run_part(part, folder, small=small))
     return findings

@@ -1,7 +1,8 @@
 """From how much memory on more of it makes MLX slower: pieces are taken one by one, and the same work is timed beside.
 
 What is timed goes through every piece, as decode goes through experts that are anywhere in the cache. It stops at the
-first sign: slower by half, memory pressure, or the end of what macOS can spare.
+first sign: slower by half, and slower than less memory is at that same time; memory pressure; or the end of what macOS
+can spare.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from moe_mlx.system.metal import comfortable_bytes, working_set_bytes
 #: Of what was fastest, below which memory counts as slower.
 _SLOWER = 1 / 1.5
 _STEPS = 12
+#: How often less and more memory are gone through by turns where more of it was slower.
+_TURNS = 5
 #: Of what is available where there is no working set: the machine has others on it.
 _SHARE_OF_AVAILABLE = 0.25
 
@@ -30,19 +33,36 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
     held: list[mx.array] = []
     rows: list[dict[str, Any]] = []
     cliff = None
-    fastest = 0.0
+    fastest, fastest_at = 0.0, 1
+    page = mx.random.uniform(shape=(256, 1024))  # as weights are: macOS makes little of what it can compress
     while (len(held) + 1) * piece <= most:
-        held.append(mx.zeros((piece // 4096, 1024), mx.float32))
+        held.append(mx.take(page, mx.arange(piece // 4096) % 256, axis=0))
         mx.eval(held[-1])
         rate = max(_rate(held, piece) for _ in range(2))
         rows.append({"bytes": len(held) * piece, "rate": rate})
-        fastest = max(fastest, rate)
+        if rate > fastest:
+            fastest, fastest_at = rate, len(held)
         pressed = under_pressure() is True
-        if rate < _SLOWER * fastest or pressed:
+        if pressed or (rate < _SLOWER * fastest and slower_by_size(held, fastest_at, piece)):
             cliff = (len(held) - 1) * piece
             rows[-1]["pressure"] = pressed
             break
     return {"rows": rows, "cliff_bytes": cliff, "most_bytes": most}
+
+
+def slower_by_size(held: list[mx.array], fastest_at: int, piece: int) -> bool:
+    """Returns whether all that is held is slower than its first pieces: a machine that is disturbed slows both.
+
+    Args:
+        held: The pieces.
+        fastest_at: How many of them were gone through fastest.
+        piece: Bytes of one.
+    """
+    less = more = 0.0
+    for _ in range(_TURNS):
+        less = max(less, _rate(held[:fastest_at], piece))
+        more = max(more, _rate(held, piece))
+    return more < _SLOWER * less
 
 
 def _most(small: bool) -> int:

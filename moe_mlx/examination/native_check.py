@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from mlx_lm import stream_generate
 
 import moe_mlx
 from moe_mlx.errors import UsageError
+from moe_mlx.loading.extension import came_along
+from moe_mlx.native import build
 
 _PROMPT = "Once upon a time"
 
@@ -29,6 +32,7 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
         "works": True,
         "reason": "",
         "built_now": built,
+        "came_built": came_along(sys.modules[build.MODULE]),
         "seconds": seconds,
         "same_tokens": ours == _tokens("readback", tokens, said),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-DONE, FAILED, OVERDUE, SKIPPED = "done", "failed", "overdue", "skipped"
+DONE, FAILED, OVERDUE = "done", "failed", "overdue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +17,15 @@ class Part:
         module: The module's name in this room.
         title: As the report heads it.
         limit: Seconds after which it is ended.
-        environment: Variables that its process gets besides.
     """
 
     name: str
     module: str
     title: str
     limit: float
-    environment: dict[str, str] = field(default_factory=dict)
 
 
-#: In this order: the store that `decode` makes is what the last two run on.
+#: In this order: `buffers` runs on the store that `decode` makes.
 PARTS = (
     Part("machine", "about_machine", "The machine", 60),
     Part("disk", "disk_rates", "Reading from the disk", 90),
@@ -35,7 +33,7 @@ PARTS = (
     Part("native", "native_check", "Decode in the graph", 420),
     Part("equality", "equality", "Against mlx-lm, logit by logit", 120),
     Part("decode", "decode_rates", "Decode speed", 240),
-    Part("buffers", "buffer_rates", "MLX_MAX_OPS_PER_BUFFER=8", 120, {"MLX_MAX_OPS_PER_BUFFER": "8"}),
+    Part("buffers", "buffer_rates", "MLX_MAX_OPS_PER_BUFFER=8", 120),
     Part("cliff", "memory_cliff", "More memory, slower", 120),
 )
 
@@ -46,7 +44,7 @@ class Finding:
 
     Attributes:
         part: Its name.
-        state: "done", "failed", "overdue" or "skipped".
+        state: "done", "failed" or "overdue".
         seconds: It took.
         figures: What it measured; nothing where it did not end well.
         reason: Why it did not.

@@ -65,10 +65,14 @@ def _disk(figures: dict[str, Any]) -> str:
 def _streams(figures: dict[str, Any]) -> str:
     rows = [
         ["work between two of them", f"{figures['plain_seconds'] * 1e6:.0f} us"],
-        ["a way to a CPU stream and back", f"{figures['crossing_seconds'] * 1e6:.0f} us"],
-        ["a read-back", f"{figures['read_back_seconds'] * 1e6:.0f} us"],
+        ["a way to a CPU stream and back", _microseconds(figures["crossing_seconds"])],
+        ["a read-back", _microseconds(figures["read_back_seconds"])],
     ]
     return table([figures["device"], ""], rows)
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "lost in the noise" if seconds is None else f"{seconds * 1e6:.0f} us"
 
 
 def _equality(figures: dict[str, Any]) -> str:
@@ -84,7 +88,18 @@ def _decode(figures: dict[str, Any]) -> str:
     tps = figures["tokens_per_second"]
     rows = [[name, f"{value:.1f}", f"{value / tps['mlx-lm']:.0%}"] for name, value in tps.items()]
     rows += [[name, "-", reason] for name, reason in figures["reasons"].items()]
-    return table(["decode", "tok/s", "of mlx-lm resident"], rows)
+    return table(["decode", "tok/s", "of mlx-lm resident"], rows) + _cut(figures)
+
+
+def _buffers(figures: dict[str, Any]) -> str:
+    rows = [["MLX's own", f"{figures['own']:.1f}"], [str(figures["value"]), f"{figures['changed']:.1f}"]]
+    said = "" if figures["metal"] else "\n\nWithout Metal MLX takes no notice of it: this is the measurement's spread."
+    return table(["operations a buffer", "tok/s"], rows) + _cut(figures) + said
+
+
+def _cut(figures: dict[str, Any]) -> str:
+    done, asked = figures["trials"], figures["asked_trials"]
+    return "" if done >= asked else f"\n\n**Cut**: {done} of {asked} trials were done in the time."
 
 
 def _cliff(figures: dict[str, Any]) -> str:
@@ -99,6 +114,6 @@ _SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
     "streams": _streams,
     "equality": _equality,
     "decode": _decode,
-    "buffers": _decode,
+    "buffers": _buffers,
     "cliff": _cliff,
 }

@@ -34,7 +34,8 @@ def test_what_is_measured_is_kept_and_auto_goes_by_it(tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("MOE_MLX_DECODE", raising=False)
     tps = {"mlx-lm": 10.0, "native": 4.0, "readback": 5.0}
-    advice = advise([Finding("decode", DONE, 1.0, {"tokens_per_second": tps}), Finding("disk", OVERDUE, 1.0)])
+    figures = {"tokens_per_second": tps, "trials": 5, "asked_trials": 5}
+    advice = advise([Finding("decode", DONE, 1.0, figures), Finding("disk", OVERDUE, 1.0)])
     assert advice.lines[0].startswith("--decode readback")
     store_calibration(**advice.calibration)
     assert read_calibration().native_gain == pytest.approx(0.8)
