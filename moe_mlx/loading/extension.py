@@ -41,7 +41,7 @@ def load_extension(say: Callable[[str], None]) -> ModuleType:
         try:
             _check_tried(library, say)
             return build.import_module(library)
-        except NativeUnavailableError as error:
+        except (NativeUnavailableError, OSError) as error:
             reason = str(error)
     if reason:
         say(f"the in-graph decode that came with this package is not used: {reason}")
