@@ -143,7 +143,11 @@ class Destination:
             raise UsageError(
                 f"{self.partial}: another converter is at work on it. Wait for it or give another --mlx-path."
             )
-        # It may have been finished and renamed between making and locking.
+        # It may have been finished and renamed before it was made here, or between making and locking.
+        if os.path.lexists(self.path):
+            with contextlib.suppress(OSError):  # of ours alone while it is empty
+                self.partial.rmdir()
+            raise UsageError(f"{self.path}: another converter finished it just now.")
         if not self.partial.is_dir() or not os.path.samestat(os.fstat(self._fd), self.partial.stat()):
             raise UsageError(f"{self.path}: another converter finished it just now.")
 

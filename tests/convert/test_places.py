@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from moe_mlx.cli import main
-from moe_mlx.errors import MoeMlxError, MoeMlxWarning
+from moe_mlx.errors import MoeMlxError, MoeMlxWarning, UsageError
 from moe_mlx.store import open_source
 from moe_mlx.store.durable import Fs
 from moe_mlx_convert import convert, verify
@@ -233,3 +233,17 @@ def test_what_finder_adds_neither_blocks_resuming_nor_is_touched(source: Path, t
     assert not verify(store).damage
     with open_source(store) as opened:
         assert opened.layers
+
+
+def test_a_converter_that_was_overtaken_makes_nothing_of_its_own(source: Path, tmp_path: Path) -> None:
+    """Another one names its store after this one looked for it, and before this one takes the unfinished folder."""
+
+    class Overtaken(Fs):
+        def mkdir(self, path: Path) -> None:
+            if not (tmp_path / "store").exists():
+                convert(str(source), tmp_path / "store")
+            super().mkdir(path)
+
+    with pytest.raises(UsageError, match="another converter finished it just now"):
+        convert(str(source), tmp_path / "store", fs=Overtaken())
+    assert not (tmp_path / "store.partial").exists()
