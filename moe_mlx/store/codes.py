@@ -6,6 +6,7 @@ fewer bits a code, so the high half is a weight that MLX runs as it lies.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,41 +38,40 @@ def split(halves: Halves, whole: Bytes, high: Bytes, low: Bytes) -> None:
         high: uint8 `[R, n * high_bits / bits]`, filled.
         low: uint8 `[R, n * low_bits / bits]`, filled.
     """
-    for row in range(len(whole)):
-        for begin in range(0, whole.shape[1], _CHUNK_NBYTES):
-            w = whole[row, begin : begin + _CHUNK_NBYTES]
-            h, lo = _bounds(halves, begin, w.size)
-            if halves.bits == 6:
-                _split_six(w, high[row, h], low[row, lo])
-                continue
-            words = w.view("<u4")
-            high[row, h].view("<u2")[:] = _together(words >> np.uint32(halves.low_bits), halves.bits)
-            low[row, lo].view("<u2")[:] = _together(words, halves.bits)
+    for columns, h, lo in _pieces(halves, whole):
+        w, highs, lows = whole[:, columns], high[:, h], low[:, lo]
+        if halves.bits == 6:
+            _split_six(w, highs, lows)
+            continue
+        words = w.view("<u4")
+        highs.view("<u2")[:] = _together(words >> np.uint32(halves.low_bits), halves.bits)
+        lows.view("<u2")[:] = _together(words, halves.bits)
 
 
 def join(halves: Halves, high: Bytes, low: Bytes, whole: Bytes) -> None:
     """Fills `whole` from its halves; the reverse of `split`, arguments as there."""
-    for row in range(len(whole)):
-        for begin in range(0, whole.shape[1], _CHUNK_NBYTES):
-            w = whole[row, begin : begin + _CHUNK_NBYTES]
-            h, lo = _bounds(halves, begin, w.size)
-            if halves.bits == 6:
-                _join_six(high[row, h], low[row, lo], w)
-                continue
-            words = _apart(high[row, h].view("<u2"), halves.bits)
-            words <<= np.uint32(halves.low_bits)
-            words |= _apart(low[row, lo].view("<u2"), halves.bits)
-            w.view("<u4")[:] = words
+    for columns, h, lo in _pieces(halves, whole):
+        w, highs, lows = whole[:, columns], high[:, h], low[:, lo]
+        if halves.bits == 6:
+            _join_six(highs, lows, w)
+            continue
+        words = _apart(highs.view("<u2"), halves.bits)
+        words <<= np.uint32(halves.low_bits)
+        words |= _apart(lows.view("<u2"), halves.bits)
+        w.view("<u4")[:] = words
 
 
-def _bounds(halves: Halves, begin: int, nbytes: int) -> tuple[slice, slice]:
-    """Returns where the halves of a run of bytes lie."""
-    stop = begin + nbytes
-    high, low = halves.high_bits, halves.low_bits
-    return (
-        slice(begin * high // halves.bits, stop * high // halves.bits),
-        slice(begin * low // halves.bits, stop * low // halves.bits),
-    )
+def _pieces(halves: Halves, whole: Bytes) -> Iterator[tuple[slice, slice, slice]]:
+    """Yields columns to be worked on at once: of the codes, and where their halves lie."""
+    rows, nbytes = whole.shape
+    step = max(12, _CHUNK_NBYTES // rows // 12 * 12)  # whole words, and whole codes of six bits
+    for begin in range(0, nbytes, step):
+        stop = min(begin + step, nbytes)
+        high, low = (
+            slice(begin * bits // halves.bits, stop * bits // halves.bits)
+            for bits in (halves.high_bits, halves.low_bits)
+        )
+        yield slice(begin, stop), high, low
 
 
 def _apart(packed: NDArray[np.uint16], bits: int) -> NDArray[np.uint32]:
@@ -90,9 +90,9 @@ def _together(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
 
 def _split_six(whole: Bytes, high: Bytes, low: Bytes) -> None:
     """Four codes of six bits are three bytes: two of high halves, one of low ones."""
-    three = whole.reshape(-1, 3).astype(np.uint32)
-    words = three[:, 0] | three[:, 1] << np.uint32(8) | three[:, 2] << np.uint32(16)
-    highs, lows = np.zeros(len(words), np.uint32), np.zeros(len(words), np.uint32)
+    three = whole.reshape(len(whole), -1, 3).astype(np.uint32)
+    words = three[..., 0] | three[..., 1] << np.uint32(8) | three[..., 2] << np.uint32(16)
+    highs, lows = np.zeros_like(words), np.zeros_like(words)
     for i in range(4):
         code = words >> np.uint32(6 * i)
         highs |= (code >> np.uint32(2) & np.uint32(15)) << np.uint32(4 * i)
@@ -103,13 +103,13 @@ def _split_six(whole: Bytes, high: Bytes, low: Bytes) -> None:
 
 def _join_six(high: Bytes, low: Bytes, whole: Bytes) -> None:
     highs, lows = high.view("<u2").astype(np.uint32), low.astype(np.uint32)
-    words = np.zeros(len(lows), np.uint32)
+    words = np.zeros_like(lows)
     for i in range(4):
         code = (highs >> np.uint32(4 * i) & np.uint32(15)) << np.uint32(2) | lows >> np.uint32(2 * i) & np.uint32(3)
         words |= code << np.uint32(6 * i)
-    three = whole.reshape(-1, 3)
+    three = whole.reshape(len(whole), -1, 3)  # a view: only the last axis is cut
     for i in range(3):
-        three[:, i] = words >> np.uint32(8 * i)
+        three[..., i] = words >> np.uint32(8 * i)
 
 
 def coarse_scales(halves: Halves, dtype: str, scales: memoryview, biases: memoryview) -> tuple[Bytes, Bytes]:

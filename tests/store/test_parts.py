@@ -59,6 +59,21 @@ def test_codes_are_cut_and_joined_bit_for_bit(cut: Halves, data: st.DataObject) 
     assert np.array_equal(again, whole)
 
 
+@pytest.mark.parametrize(("rows", "words"), [(1, 13_000), (5, 15_000)])
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_long_weights_are_cut_piece_by_piece(cut: Halves, rows: int, words: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 2**cut.bits, 32 * words, np.uint8)
+    whole = pack(codes, cut.bits).reshape(rows, -1)
+    high = np.zeros((rows, whole.shape[1] * cut.high_bits // cut.bits), np.uint8)
+    low = np.zeros((rows, whole.shape[1] - high.shape[1]), np.uint8)
+    split(cut, whole, high, low)
+    assert np.array_equal(high.ravel(), pack(codes >> cut.low_bits, cut.high_bits))
+    assert np.array_equal(low.ravel(), pack(codes & (2**cut.low_bits - 1), cut.low_bits))
+    again = np.zeros_like(whole)
+    join(cut, high, low, again)
+    assert np.array_equal(again, whole)
+
+
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Packs codes as one stream of bits, the plainest way."""
     return np.packbits((codes[:, None] >> np.arange(bits) & 1).astype(np.uint8).ravel(), bitorder="little")
