@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import UnsupportedModelError, UsageError
+from moe_mlx.store.manifest import MAX_NBYTES
 from moe_mlx.store.nesting import halves_of
 from moe_mlx.store.parts import MOST_ROW_BLOCKS, ROW_BLOCKS, ExpertLayout, layout_of
 from moe_mlx.store.spec import ExpertLayer
+
+#: One digest in a manifest, with the space behind it.
+DIGEST_NBYTES = 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Arrangement:
 
         Raises:
             UnsupportedModelError: Something cannot be cut like that; it is named.
+            UsageError: More row blocks than a manifest has digests for.
             StoreCorruptError: The config's bits do not fit the shapes.
         """
         self.check()
@@ -61,11 +66,22 @@ class Arrangement:
                     f"{where}: {layer.path} cannot be cut into {blocks} row blocks: {error}. "
                     "Give --row-blocks a number that divides all rows, or convert without it."
                 ) from None
+        _check_digests(found, where)
         return tuple(found)
 
 
 #: Tensors one behind the other: version 1 of the store.
 PLAIN = Arrangement()
+
+
+def _check_digests(layouts: Sequence[ExpertLayout], where: Path) -> None:
+    """Refuses a store whose manifest nobody would read: digests are nearly all of it."""
+    digests = sum(layout.layer.experts * (1 + layout.digests) for layout in layouts)
+    if any(layout.rearranged for layout in layouts) and digests * DIGEST_NBYTES > MAX_NBYTES * 9 // 10:
+        raise UsageError(
+            f"{where}: {digests} digests of parts and row blocks are more than a manifest holds; give --row-blocks a "
+            "smaller number."
+        )
 
 
 def _blocks(layers: Sequence[ExpertLayer]) -> int:

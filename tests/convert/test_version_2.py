@@ -121,6 +121,15 @@ def test_rows_that_do_not_divide_are_refused_by_name(tmp_path: Path) -> None:
         convert(str(source), tmp_path / "other", row_blocks=2)
 
 
+def test_more_digests_than_a_manifest_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_checkpoint(tmp_path / "source", num_hidden_layers=1)
+    monkeypatch.setattr("moe_mlx_convert.arrangement.MAX_NBYTES", 3_000)
+    with pytest.raises(UsageError, match="132 digests of parts and row blocks"):
+        convert(str(source), tmp_path / "store", row_blocks=32)
+    assert not list(tmp_path.glob("store*"))
+    assert convert(str(source), tmp_path / "store", row_blocks=16).row_blocks == 16
+
+
 def test_bits_that_the_config_gets_wrong_are_told(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "source", **KINDS["4 bits"])
     path = source / "config.json"

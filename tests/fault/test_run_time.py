@@ -18,7 +18,7 @@ import moe_mlx
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.residency import QUARANTINED
-from moe_mlx_convert.reshard import convert
+from moe_mlx_convert import convert, upgrade
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import FAULTS, experts, flip, repair
 
@@ -48,9 +48,25 @@ def ask(talk: Session, text: str) -> tuple[int, ...]:
     return talk.last.tokens
 
 
+@pytest.fixture(scope="module")
+def nested(pristine: Path) -> Path:
+    """The same model in a store of version 2."""
+    upgrade(pristine, pristine.with_name("nested"), nested=True, row_blocks=2)
+    return pristine.with_name("nested")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_expert_of_version_2_ends_the_turn_and_only_the_turn(nested: Path, tmp_path: Path, fault: str):
+    broken_and_repaired(Path(shutil.copytree(nested, tmp_path / "store")), nested, fault, "cached")
+
+
 @pytest.mark.parametrize("io", ["cached", "direct"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str, io: str):
+    broken_and_repaired(store, pristine, fault, io)
+
+
+def broken_and_repaired(store: Path, pristine: Path, fault: str, io: str) -> None:
     talk = session(store, io=io)
     for path in experts(store):
         FAULTS[fault](path)
