@@ -8,11 +8,12 @@ from textual.widgets import Button, Input, OptionList, ProgressBar
 
 from moe_mlx.catalogue.estimate import Estimate
 from moe_mlx.catalogue.offers import KNOWN, Offer
+from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Load
 from moe_mlx_tui.engine.snapshot import EMPTY, FAILED, IDLE, Snapshot
 from moe_mlx_tui.screens.bring import READY, STOPPED, BringScreen
-from moe_mlx_tui.screens.models import ModelsScreen
+from moe_mlx_tui.screens.models import ModelsScreen, figures
 from tests.fake_hub import FakeHub
 from tests.tui import scene
 from tests.tui.waiting import until
@@ -221,6 +222,19 @@ async def test_a_model_is_brought_from_a_hub_stopped_gone_on_with_and_converted(
         hub.close()
     store = tmp_path / "models" / "name"
     assert app.source.orders == [Load(str(store))] and (store / "store.json").is_file()
+
+
+async def test_what_one_chooses_a_model_by_is_seen_in_60_columns(tmp_path):
+    app = home(tmp_path)
+    async with app.run_test(size=(60, 20)) as pilot:
+        await listed(app, pilot)
+        offers = [offer for offer in app.screen._shown.values() if offer.guess is not None and offer.guess.fits]
+        width = app.screen.query_one("#offers").content_size.width - 3
+        assert any(offer.guess.tps is not None for offer in offers)
+        for offer in offers:
+            seen = figures(offer)[:width]
+            assert show_bytes(offer.nbytes) in seen and f"fits: {offer.guess.words}" in seen and offer.family in seen
+            assert offer.guess.tps is None or f"~{offer.guess.tps:.1f} t/s" in seen
 
 
 @pytest.mark.parametrize("size", [(132, 40), (80, 24), (60, 20)], ids=["132x40", "80x24", "60x20"])

@@ -153,7 +153,7 @@ class ModelsScreen(ModalScreen[Load | None]):
 
 
 def figures(offer: Offer) -> str:
-    """Returns a model's sizes and what fits, in one line."""
+    """Returns a model's sizes and what fits, in one line; what one chooses by comes first, for the line may be cut."""
     guess = offer.guess
     if guess is None:
         return offer.form
@@ -161,4 +161,4 @@ def figures(offer: Offer) -> str:
     shape = f"{offer.layers}x{offer.experts} top-{offer.top_k}"
     fits = f"fits: {guess.words}" if guess.fits else guess.words
     speed = [] if guess.tps is None else [f"~{guess.tps:.1f} t/s"]
-    return " · ".join([harmless(offer.family), *form, show_bytes(offer.nbytes), shape, fits, *speed])
+    return " · ".join([show_bytes(offer.nbytes), fits, *speed, harmless(offer.family), shape, *form])

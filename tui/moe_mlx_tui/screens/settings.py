@@ -62,7 +62,7 @@ SAMPLING = (
     Field("max_tokens", "longest answer", True, "tokens; -1 no limit"),
     Field("temp", "temperature", False, "0 always takes the likeliest"),
     Field("top_p", "nucleus (top-p)", False, "0 to 1; 1 is all"),
-    Field("min_p", "least likely (min-p)", False, "0 to 1, a share of the likeliest"),
+    Field("min_p", "least share (min-p)", False, "0 to 1, a share of the likeliest"),
     Field("top_k", "likeliest (top-k)", True, "tokens to draw from; 0 is all"),
     Field("repetition_penalty", "repetition penalty", False, "above 1 repeats less", "none"),
     Field("seed", "seed", True, "the same again", "none"),
