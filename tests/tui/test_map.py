@@ -239,6 +239,29 @@ async def test_the_legend_explains_what_a_model_has_shown_and_no_more(tmp_path):
         assert all(cell & STATE_BITS == USED for cell in whole.cells[32:])
 
 
+async def test_beside_a_costly_map_everything_is_of_one_moment_and_the_answer_waits_for_nothing(tmp_path):
+    app = scene.chat(scene.idle(LARGE), tmp_path)
+    async with app.run_test(size=(200, 60)) as pilot:
+        await scene.show(app, pilot, scene.idle(LARGE))
+        first = scene.decode("x", 40, model=LARGE)
+        await scene.show(app, pilot, first)
+        residency = app.side.residency
+        drawn = [residency.map.render_line(y).text for y in range(48)]
+        assert residency.map.costly
+        await scene.show(app, pilot, replace(scene.decode("x", 43, model=LARGE), time=first.time + 0.2))
+        assert "43 tokens" in app.progress.render().plain
+        assert drawn == [residency.map.render_line(y).text for y in range(48)]
+        told = residency.legend.render().plain
+        assert f"in use {first.cells.count(USED)} " in told, "the legend counts what the map shows"
+        later = replace(scene.decode("x", 46, model=LARGE), time=first.time + 0.6)
+        await scene.show(app, pilot, later)
+        assert drawn != [residency.map.render_line(y).text for y in range(48)]
+        assert f"in use {later.cells.count(USED)} " in residency.legend.render().plain
+        last = scene.over(scene.decode("x", 47, model=LARGE))
+        await scene.show(app, pilot, replace(last, time=later.time + 0.1))
+        assert f"in use {last.cells.count(USED)} " in residency.legend.render().plain, "the end waits for no turn"
+
+
 async def test_theatre_fills_the_screen_and_the_answer_stays(tmp_path):
     app = scene.chat(scene.idle(LARGE), tmp_path)
     async with app.run_test(size=(132, 40)) as pilot:

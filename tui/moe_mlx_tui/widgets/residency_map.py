@@ -22,8 +22,8 @@ from moe_mlx_tui.drawing.painting import Grid, Painting, grid_of, paint
 from moe_mlx_tui.drawing.runs import runs
 from moe_mlx_tui.engine.snapshot import ModelFacts, Snapshot
 
-#: Places from which a map costs more than a frame should, and the seconds between two drawings of such a one.
-MANY, PAUSE = 2500, 0.35
+#: Places from which a map costs more than a frame should.
+MANY = 2500
 
 
 class ResidencyMap(Widget, can_focus=True):
@@ -62,7 +62,6 @@ class ResidencyMap(Widget, can_focus=True):
         self._drawn: tuple[object, ...] = ()
         self._strips: list[Strip] = []
         self._origin = (0, 0)
-        self._drawn_at = 0.0
         self._take_rows()
 
     @property
@@ -90,6 +89,11 @@ class ResidencyMap(Widget, can_focus=True):
     @property
     def _columns(self) -> int:
         return 0 if self._facts is None else self.drawing.columns(max(self._facts.experts))
+
+    @property
+    def costly(self) -> bool:
+        """Whether it has so many places that it should not be drawn at each frame."""
+        return len(self.bands.tops) * self._columns // self.drawing.wide >= MANY
 
     @property
     def in_view(self) -> tuple[range, range] | None:
@@ -120,11 +124,7 @@ class ResidencyMap(Widget, can_focus=True):
             self.set_reactive(ResidencyMap.cursor, None)
             self._take_rows()
         self._grid = grid_of(snapshot.cells, snapshot.model)
-        places = len(self.bands.tops) * self._columns // self.drawing.wide
-        passed = snapshot.time - self._drawn_at
-        if places < MANY or not snapshot.busy or not 0 <= passed < PAUSE:
-            self._drawn_at = snapshot.time
-            self._draw()
+        self._draw()
 
     def _take_rows(self) -> None:
         """Takes the rows of the drawing, as far as they may be taken.

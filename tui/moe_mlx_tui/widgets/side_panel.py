@@ -25,6 +25,9 @@ from moe_mlx_tui.widgets.memory_bars import MemoryBars
 from moe_mlx_tui.widgets.residency_map import ResidencyMap
 from moe_mlx_tui.widgets.residency_panel import ResidencyPanel
 
+#: Seconds between two drawings of a costly map while the model is at work: a third of the frames at the usual rate.
+PAUSE = 0.55
+
 
 class SidePanel(Container):
     """Shares its room out again whenever its size, the model or the drawing changes."""
@@ -34,7 +37,7 @@ class SidePanel(Container):
         self.plain = plain
         self._facts: ModelFacts | None = None
         self._screen, self._theatre = Size(0, 0), False
-        self._beat = False
+        self._beat, self._shown_at = False, 0.0
         self.residency = ResidencyPanel(plain=plain, id="residency")
         self.gauges = Gauges(plain=plain, id="gauges")
         self.memory = MemoryBars(plain=plain, id="memory")
@@ -51,10 +54,14 @@ class SidePanel(Container):
                 yield self.rates
 
     def show(self, snapshot: Snapshot, trends: Trends) -> None:
-        """Takes in a snapshot."""
+        """Takes in a snapshot; beside a costly map everything waits for the map's turn, and is of one moment then."""
+        costly = self.residency.map.costly and snapshot.model == self._facts
+        if costly and snapshot.busy and 0 <= snapshot.time - self._shown_at < PAUSE:
+            return
+        self._shown_at = snapshot.time
         self.residency.show(snapshot)
         self._beat = not self._beat
-        if self._beat or not snapshot.busy:  # figures are read, not watched: every other frame will do
+        if costly or self._beat or not snapshot.busy:  # figures are read, not watched: every other frame will do
             self.gauges.show(snapshot, trends)
             self.memory.show(snapshot)
             self.rates.show(snapshot)
