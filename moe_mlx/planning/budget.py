@@ -164,7 +164,7 @@ def plan_memory(
 
     if cap.share is not None:
         if cap.share * total < floor - 1:
-            raise refuse(f"an expert cache of {cap.share:.3%} is too small")
+            raise refuse(f"an expert cache of {100 * cap.share:.5g}% is too small")
         slots = slots_for_share(layers, cap.share)
     elif cap.nbytes is not None:
         if cap.nbytes < floor:
