@@ -253,7 +253,7 @@ async def test_beside_a_costly_map_everything_is_of_one_moment_and_the_answer_wa
         assert drawn == [residency.map.render_line(y).text for y in range(48)]
         told = residency.legend.render().plain
         assert f"in use {first.cells.count(USED)} " in told, "the legend counts what the map shows"
-        later = replace(scene.decode("x", 46, model=LARGE), time=first.time + 0.6)
+        later = replace(scene.decode("x", 46, model=LARGE), time=first.time + 0.8)
         await scene.show(app, pilot, later)
         assert drawn != [residency.map.render_line(y).text for y in range(48)]
         assert f"in use {later.cells.count(USED)} " in residency.legend.render().plain

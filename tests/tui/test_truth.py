@@ -278,6 +278,22 @@ async def test_less_room_leaves_the_end_of_a_short_conversation_in_view(tmp_path
             assert app.transcript.scroll_y == app.transcript.max_scroll_y, "no gap above it"
 
 
+@pytest.mark.parametrize("rows", [21, 22, 23])
+async def test_a_receipt_that_makes_the_conversation_too_long_is_seen(tmp_path, rows):
+    """Nothing follows it that would scroll the view."""
+    app = scene.chat(scene.idle(), tmp_path)
+    text = "Once there was a hungry dragon named Stella, who lived in the library. " * 8
+    async with app.run_test(size=(132, rows)) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await app.ask("question")
+        for part in range(1, 9):
+            await scene.show(app, pilot, scene.decode(app.turn, part, text[: len(text) * part // 8]))
+        await scene.show(app, pilot, scene.over(scene.decode(app.turn, 20, text)))
+        async with asyncio.timeout(20):
+            while not ends_in_view(app):
+                await pilot.pause()
+
+
 @pytest.mark.parametrize("columns", [40, 52, 58, 60, 66, 72])
 async def test_no_word_of_the_memory_s_figures_is_cut(tmp_path, columns):
     memory = Memory(212_224_000, 992_000, 101_300_000, 555_600_000, 723_400_000, 10**8, 10**9, 25 * 10**9, 0)

@@ -151,6 +151,7 @@ class MoeApp(TerminalApp):
         await self.follow(snapshot)
         self.status.show(snapshot, self.context_used(snapshot))
         self.transcript.stick()
+        self.transcript.call_after_refresh(self.transcript.stick)  # what is new is no row high until it is laid out
 
     async def show_welcome(self) -> None:
         """Shows what an empty conversation shows."""

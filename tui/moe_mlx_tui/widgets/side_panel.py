@@ -25,8 +25,8 @@ from moe_mlx_tui.widgets.memory_bars import MemoryBars
 from moe_mlx_tui.widgets.residency_map import ResidencyMap
 from moe_mlx_tui.widgets.residency_panel import ResidencyPanel
 
-#: Seconds between two drawings of a costly map while the model is at work: a third of the frames at the usual rate.
-PAUSE = 0.55
+#: Seconds between two drawings of a costly map while the model is at work: a quarter of the frames at the usual rate.
+PAUSE = 0.75
 
 
 class SidePanel(Container):
