@@ -1,7 +1,8 @@
 """A store that takes the name of the one it was made from. Killed at any moment, one of the two is whole on the disk.
 
-Three steps: the old store steps aside (`STORE.replaced`), the new one takes its name, the old one's files go, its
-manifest first. The same command goes on from wherever an earlier run of it ended.
+Three steps: the old store steps aside (`STORE.replaced`), the new one takes its name, the old one's files go. Before
+they do, its manifest gets another name, by which what is left is known as no store, and as ours to remove. The same
+command goes on from wherever an earlier run of it ended.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import StoreCorruptError, UsageError
 from moe_mlx.store import StoreSource, is_store
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.layout import Manifest, expert_file
 from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx.store.manifest import parse
 from moe_mlx.store.store import read_manifest
 from moe_mlx_convert.arrangement import Arrangement
 from moe_mlx_convert.destination import of_finder
@@ -23,6 +25,8 @@ from moe_mlx_convert.errors import failed
 
 #: What the old store's name ends with while it is removed.
 ASIDE = ".replaced"
+#: What its manifest is called meanwhile.
+FORMER = ".store.json.replaced"
 
 
 class Replacement:
@@ -62,8 +66,11 @@ class Replacement:
                 return False
             self._check(self.aside, arrangement)
         elif old and os.path.lexists(self.aside):
-            if read_manifest(self.old).version == 1 or new:
+            after = read_manifest(self.old)
+            if after.version == 1:
                 raise UsageError(f"{self.aside}: is in the way; remove it, or move it elsewhere.")
+            if _digests(self._former()) != _digests(after):
+                return False  # whatever that is, this store did not come in its place
         elif old and new:
             self._check(self.old, arrangement)
         else:
@@ -76,9 +83,17 @@ class Replacement:
         before, after = read_manifest(old), read_manifest(self.new)
         with StoreSource.open(old, verify=False) as source:
             layouts = arrangement.layouts(source.layers, source.config, old)
-        digests = [stored.digests for stored in before.layers] == [stored.digests for stored in after.layers]
-        if not digests or layouts != tuple(stored.layout for stored in after.layers):
+        if _digests(before) != _digests(after) or layouts != tuple(stored.layout for stored in after.layers):
             raise UsageError(f"{self.new}: already exists, and is not what this command would make. Move it elsewhere.")
+
+    def _former(self) -> Manifest | None:
+        """Returns the manifest of the store that stepped aside; None where there is none, and so nothing of ours."""
+        if is_store(self.aside):
+            return read_manifest(self.aside)
+        try:
+            return parse((self.aside / FORMER).read_bytes(), self.aside / FORMER)
+        except (OSError, StoreCorruptError):
+            return None
 
     def finish(self) -> None:
         """Goes on from where the stores are: steps aside, takes the name, removes.
@@ -107,18 +122,29 @@ class Replacement:
 
     def _remove(self) -> None:
         """Removes what a store holds and no more; strangers stay, and are told."""
+        former = self._former()
+        if former is None:
+            return
         if is_store(self.aside):
-            self._fs.unlink(self.aside / MANIFEST)
-        for name in _names(read_manifest(self.old)):
+            self._fs.rename(self.aside / MANIFEST, self.aside / FORMER)
+            self._fs.sync_folder(self.aside)
+        for name in _names(former):
             with contextlib.suppress(FileNotFoundError):
                 self._fs.unlink(self.aside / name)
         for folder, _, names in os.walk(self.aside, topdown=False):
             for name in filter(of_finder, names):
                 self._fs.unlink(Path(folder, name))
+            if Path(folder) == self.aside:
+                self._fs.unlink(self.aside / FORMER)
             with contextlib.suppress(OSError):
                 Path(folder).rmdir()
         if self.aside.exists():
             self._say(f"{self.aside}: holds files that were none of the store's, so it is kept")
+
+
+def _digests(manifest: Manifest | None) -> list[tuple[str, ...]] | None:
+    """Returns what tells whether two stores hold the same experts."""
+    return None if manifest is None else [stored.digests for stored in manifest.layers]
 
 
 def _names(manifest: Manifest) -> Iterator[str]:

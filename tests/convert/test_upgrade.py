@@ -138,6 +138,22 @@ def test_what_is_no_upgrade_of_it_never_takes_its_place(made: Path, store: Path,
     assert contents(store) == before
 
 
+@pytest.mark.parametrize("other", ["another store", "the checkpoint", "a folder"])
+def test_what_lies_aside_and_is_not_ours_is_never_removed(other: str, made: Path, store: Path, tmp_path: Path) -> None:
+    upgrade(store, nested=True, replace=True)
+    aside = tmp_path / f"store{ASIDE}"
+    if other == "another store":
+        make_checkpoint(tmp_path / "other", quantize={"group_size": 32, "bits": 4}, num_hidden_layers=1, seed=1)
+        convert(str(tmp_path / "other"), aside)
+    else:
+        shutil.copytree(made / ("source" if other == "the checkpoint" else "one"), aside)
+        (aside / "store.json").unlink(missing_ok=True)
+    before = contents(aside)
+    with pytest.raises(UsageError, match="already of version 2"):
+        upgrade(store, nested=True, replace=True)
+    assert contents(aside) == before
+
+
 def test_files_of_others_are_kept(made: Path, store: Path, tmp_path: Path) -> None:
     (store / "notes.md").write_text("mine")
     (store / "experts/layer-000/mine.bin").write_text("mine")
