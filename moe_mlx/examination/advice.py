@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from moe_mlx.examination.part import DONE, Finding
 from moe_mlx.planning.prefetch import LEAST_GAIN
+from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.system.sizes import show_bytes
 
 #: Less than this is within the spread of such a measurement.
@@ -42,7 +44,7 @@ def advise(findings: list[Finding]) -> Advice:
             if found["streams"][name] is not None:
                 kept[name] = found["streams"][name]
     if "decode" in found and _enough("decode", found["decode"], lines):
-        _of_decode(found["decode"]["tokens_per_second"], lines, kept)
+        _of_decode(found["decode"], lines, kept)
     if "buffers" in found and _enough("buffers", found["buffers"], lines):
         _of_buffers(found["buffers"], lines, kept)
     if "cliff" in found:
@@ -75,20 +77,34 @@ def _of_disk(figures: Mapping[str, Any], lines: list[str], kept: dict[str, Any])
     lines.append(f"--readers {kept['readers']}: as fast as it gets, {best / 1e9:.2f} GB/s from the disk")
 
 
-def _of_decode(tps: Mapping[str, float], lines: list[str], kept: dict[str, Any]) -> None:
-    if "native" in tps:
-        kept["native_gain"] = gain = tps["native"] / tps["readback"]
-        way = "native" if gain >= 1 else "readback"
+def _of_decode(figures: Mapping[str, Any], lines: list[str], kept: dict[str, Any]) -> None:
+    """Advises what was faster in every round; what was not is noise, which chooses nothing."""
+    rounds = figures["rounds"]
+    if NATIVE not in rounds:
+        lines.append("--decode readback: decode in the graph cannot be had here")
+    elif (gain := _clear_gain(rounds[NATIVE], rounds[READBACK])) is not None:
+        kept["native_gain"] = gain
+        way = NATIVE if gain >= 1 else READBACK
         lines.append(f"--decode {way}: in the graph runs at {gain:.2f} times the speed of reading back")
     else:
-        lines.append("--decode readback: decode in the graph cannot be had here")
-    if "native" in tps and "prefetch" in tps:
-        kept["prefetch_gain"] = gain = tps["prefetch"] / tps["native"]
-        lines.append(f"--prefetch {'on' if gain > LEAST_GAIN else 'off'}: with it {gain:.2f} times the speed without")
-    if "direct" in tps:
-        base = tps.get("native", tps["readback"])
-        io = "direct" if tps["direct"] > _CLEAR * base else "cached"
-        lines.append(f"--io {io}: past the page cache {tps['direct'] / base:.2f} times the speed through it")
+        kept["native_gain"] = None
+        lines.append("--decode auto: neither way was the faster one in every round")
+    if NATIVE in rounds and "prefetch" in rounds:
+        gain = _clear_gain(rounds["prefetch"], rounds[NATIVE])
+        kept["prefetch_gain"] = 1.0 if gain is None else gain
+        much = "no clear gain" if gain is None else f"with it {gain:.2f} times the speed without"
+        lines.append(f"--prefetch {'on' if kept['prefetch_gain'] > LEAST_GAIN else 'off'}: {much}")
+    if "direct" in rounds:
+        gain = _clear_gain(rounds["direct"], rounds.get(NATIVE, rounds[READBACK]))
+        io = "direct" if gain is not None and gain > _CLEAR else "cached"
+        much = "no clear difference" if gain is None else f"{gain:.2f} times the speed through it"
+        lines.append(f"--io {io}: past the page cache {much}")
+
+
+def _clear_gain(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Returns how many times as fast the one was, the median; None where it was faster in some rounds only."""
+    gains = [a / b for a, b in zip(one, other, strict=True)]
+    return statistics.median(gains) if min(gains) >= 1 or max(gains) <= 1 else None
 
 
 def _of_buffers(figures: Mapping[str, Any], lines: list[str], kept: dict[str, Any]) -> None:

@@ -65,4 +65,11 @@ def rates(checkpoint: Path, store: Path, tokens: int, trials: int, deadline: flo
     medians = {name: statistics.median(values[1:] or values) for name, values in found.items()}
     for subject in subjects.values():
         subject.close()
-    return {"tokens_per_second": medians, "reasons": reasons, "tokens": tokens, "trials": done, "asked_trials": trials}
+    return {
+        "tokens_per_second": medians,
+        "rounds": {name: values[1:] for name, values in found.items()},
+        "reasons": reasons,
+        "tokens": tokens,
+        "trials": done,
+        "asked_trials": trials,
+    }

@@ -21,7 +21,7 @@ from moe_mlx.system.metal import comfortable_bytes, working_set_bytes
 _SLOWER = 1 / 1.5
 _STEPS = 12
 #: How often less and more memory are gone through by turns where more of it was slower.
-_TURNS = 5
+_TURNS = 9
 #: Of what is available where there is no working set: the machine has others on it.
 _SHARE_OF_AVAILABLE = 0.25
 
@@ -51,18 +51,14 @@ def examine(folder: Path, *, small: bool) -> dict[str, Any]:
 
 
 def slower_by_size(held: list[mx.array], fastest_at: int, piece: int) -> bool:
-    """Returns whether all that is held is slower than its first pieces: a machine that is disturbed slows both.
+    """Returns whether all that is held is slower than its first pieces at every turn: what disturbs slows either.
 
     Args:
         held: The pieces.
         fastest_at: How many of them were gone through fastest.
         piece: Bytes of one.
     """
-    less = more = 0.0
-    for _ in range(_TURNS):
-        less = max(less, _rate(held[:fastest_at], piece))
-        more = max(more, _rate(held, piece))
-    return more < _SLOWER * less
+    return all(_rate(held, piece) < _SLOWER * _rate(held[:fastest_at], piece) for _ in range(_TURNS))
 
 
 def _most(small: bool) -> int:

@@ -38,9 +38,31 @@ def test_a_cliff_is_what_less_memory_does_not_have(
 
 
 def test_one_fast_turn_of_more_memory_is_no_cliff(monkeypatch: pytest.MonkeyPatch):
-    turns = iter([10.0, 2.0, 10.0, 9.0, *[10.0, 2.0] * 3])
+    turns = iter([2.0, 10.0, 9.0, 10.0, *[2.0, 10.0] * 7])
     monkeypatch.setattr(memory_cliff, "_rate", lambda held, piece: next(turns))
     assert not memory_cliff.slower_by_size(HELD, 1, 1 << 20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("native", "prefetch", "said"),
+    [
+        (
+            [6.0, 6.1, 6.2],
+            [7.0, 7.1, 7.0],
+            ["--decode native: in the graph runs at 1.2", "--prefetch on: with it 1.1"],
+        ),
+        ([6.0, 4.0, 6.2], [7.0, 3.0, 9.0], ["--decode auto: neither way", "--prefetch off: no clear gain"]),
+    ],
+    ids=["clear", "noise"],
+)
+def test_what_was_faster_in_some_rounds_only_chooses_nothing(
+    native: list[float], prefetch: list[float], said: list[str]
+):
+    rounds = {"mlx-lm": [9.0] * 3, "native": native, "readback": [5.0, 5.1, 5.0], "prefetch": prefetch}
+    advice = advise([Finding("decode", DONE, 1.0, {"rounds": rounds, "trials": 3, "asked_trials": 3})])
+    assert [line.startswith(start) for line, start in zip(advice.lines, said, strict=True)] == [True, True]
+    assert (advice.calibration["native_gain"] is not None) is said[0].startswith("--decode native")
+    assert (advice.calibration["prefetch_gain"] > 1) is said[1].startswith("--prefetch on")
 
 
 def test_a_crossing_that_is_lost_in_the_noise_is_not_kept_as_free():

@@ -33,8 +33,8 @@ def test_a_part_that_hangs_or_fails_is_told(tmp_path: Path):
 def test_what_is_measured_is_kept_and_auto_goes_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("MOE_MLX_DECODE", raising=False)
-    tps = {"mlx-lm": 10.0, "native": 4.0, "readback": 5.0}
-    figures = {"tokens_per_second": tps, "trials": 5, "asked_trials": 5}
+    rounds = {"mlx-lm": [10.0] * 3, "native": [4.0, 4.0, 4.1], "readback": [5.0, 5.2, 5.0]}
+    figures = {"rounds": rounds, "trials": 3, "asked_trials": 3}
     advice = advise([Finding("decode", DONE, 1.0, figures), Finding("disk", OVERDUE, 1.0)])
     assert advice.lines[0].startswith("--decode readback")
     store_calibration(**advice.calibration)
