@@ -52,8 +52,11 @@ def bench_table(result: BenchResult) -> str:
     predicted = any(row.predicted_decode_tps is not None for row in result.rows)
     prefetches = any(row.setting.prefetch != "off" for row in result.rows)
     lights = any(row.setting.light != EXACT for row in result.rows)
+    coarse = any(row.coarse_per_token or row.promotions_per_token for row in result.rows)
     if lights:
         heads += ["late a\ntoken", "of the\nweight", "blocking\nmisses", "layers\nthat wait", "waits\nsaved"]
+    if coarse:
+        heads += ["coarse a\ntoken", "of the\nweight", "promoted\na token"]
     if prefetches:
         heads += ["hints\nused", "of\nmisses", "wasted\na token"]
     if predicted:
@@ -89,6 +92,8 @@ def bench_table(result: BenchResult) -> str:
                 f"{row.read_waits_per_token:.2f}",
                 f"{row.waits_saved_per_token:.2f}",
             ]
+        if coarse:
+            line += [f"{row.coarse_per_token:.2f}", share(row.coarse_weight), f"{row.promotions_per_token:.2f}"]
         if prefetches:
             line += [share(row.hint_precision), share(row.hint_recall), show_bytes(row.wasted_bytes_per_token)]
         if predicted:

@@ -74,6 +74,9 @@ class Row:
         read_waits_per_token: Layers of a decode step that waited for reads before they went on.
         late_per_token: Misses of light experts whose output was added a layer later.
         late_weight: Their share of the weight of all chosen experts.
+        coarse_per_token: Light experts that were used at their high bits.
+        coarse_weight: Their share of the weight of all chosen experts.
+        promotions_per_token: Misses of which only the low bits were read.
         waits_saved_per_token: Layers of a decode step that did not have to wait, because all their misses were late.
     """
 
@@ -113,6 +116,9 @@ class Row:
     late_per_token: float = 0.0
     late_weight: float = 0.0
     waits_saved_per_token: float = 0.0
+    coarse_per_token: float = 0.0
+    coarse_weight: float = 0.0
+    promotions_per_token: float = 0.0
 
     @property
     def blocking_per_token(self) -> float:

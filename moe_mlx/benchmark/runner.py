@@ -234,6 +234,9 @@ def _measure(
         late_per_token=last.decode.late / steps,
         late_weight=last.decode.late_weight / steps / len(runtime.layers),
         waits_saved_per_token=last.decode.waits_saved / steps,
+        coarse_per_token=last.decode.coarse / steps,
+        coarse_weight=last.decode.coarse_weight / steps / len(runtime.layers),
+        promotions_per_token=last.decode.promotions / steps,
     )
 
 
@@ -244,5 +247,5 @@ def _share(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 def _counts(trial: Trial) -> tuple[int, ...]:
     decode, prefill = trial.decode, trial.prefill
-    late = (decode.late, decode.read_waits, decode.waits_saved)
-    return (decode.hits, decode.misses, decode.swapped, decode.bytes_read, prefill.misses, prefill.bytes_read, *late)
+    light = (decode.late, decode.read_waits, decode.waits_saved, decode.coarse, decode.promotions)
+    return (decode.hits, decode.misses, decode.swapped, decode.bytes_read, prefill.misses, prefill.bytes_read, *light)

@@ -20,9 +20,10 @@ from moe_mlx.counts.reads import ReadStats
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.light_remark import why_no_effect
 from moe_mlx.loading.loader import load
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.routing.names import EXACT, NATIVE
+from moe_mlx.routing.names import NATIVE
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.files import drop_pages, open_regular
 
@@ -75,7 +76,7 @@ def load_setting(folder: Path, setting: BenchSetting, say: Callable[[str], None]
         options["route_lambda"] = setting.route_lambda
     model, tokenizer = load(folder, expert_cache=setting.expert_cache, routing=setting.routing, say=say, **options)
     runtime = runtime_of(model)
-    if setting.light != EXACT and (why := runtime.layers.why_waits):
+    if why := why_no_effect(runtime, runtime.routing.light_rule):
         runtime.close()
         raise UsageError(f"--light has no effect on this model: {why}")
     if setting.decode == APART and runtime.layers.native is not None:

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx.evaluation.table import results_table, write_csv
     from moe_mlx.history.verdicts import keep_verdicts
     from moe_mlx.loading.attachment import runtime_of
+    from moe_mlx.loading.light_remark import why_no_effect
     from moe_mlx.loading.loader import load
     from moe_mlx.store.identity import identity_of
 
@@ -101,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     if not runtime.layers.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
         family = runtime.config.get("model_type", "this family")
         raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
-    if runtime.layers.why_waits and any(setting.light != EXACT for setting in settings):
-        raise UsageError(f"--light has no effect on this model: {runtime.layers.why_waits}")
+    if why := next(filter(None, (why_no_effect(runtime, setting.light_rule) for setting in settings)), ""):
+        raise UsageError(f"--light has no effect on this model: {why}")
     documents = encode(texts, tokenizer, args.limit_tokens)
     scored = sum(len(document) - 1 for document in documents)
     name = Path(args.model).name

@@ -106,6 +106,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "peak_memory_bytes": mx.get_peak_memory(),
         "expert_cache_bytes": runtime.expert_cache_bytes,
         "slots_per_layer": runtime.slots_per_layer,
+        "low_slots_per_layer": runtime.low_slots_per_layer,
         "reads": asdict(answer.reads),
         "io_reason": runtime.io_reason,
         "page_cache": {
@@ -144,6 +145,8 @@ def describe(session: Session, answer: Answer) -> str:
     ]
     if decode.late:
         parts.append(f"late {decode.late_share:.1%} (weight {decode.late_weight:.2f})")
+    if decode.coarse:
+        parts.append(f"coarse {decode.coarse_share:.1%} (weight {decode.coarse_weight:.2f})")
     if runtime.io_way != "cached":
         parts.append(f"io {runtime.io_way}")
     if answer.receipt.warmed:

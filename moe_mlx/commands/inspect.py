@@ -20,6 +20,7 @@ from moe_mlx.errors import UsageError, one_line
 from moe_mlx.history.file import AUTO
 from moe_mlx.planning.budget import cache_bytes, slots_for_share
 from moe_mlx.planning.crossings import PER_LAYER, capped_layers
+from moe_mlx.planning.low_slots import coarse_sizes, divide_all, low_slots_words
 from moe_mlx.planning.shape import local_shape
 from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, open_source
@@ -72,6 +73,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
                 "with_resident_bytes": held + resident,
                 "crossings_per_token": PER_LAYER * (capped := capped_layers(source.layers, per_layer)),
                 "read_backs_per_token": capped,
+                "coarse": divide_all(source.layers, per_layer, coarse_sizes(source)),
             }
         )
     cached = page_cache_use(source)
@@ -202,7 +204,11 @@ def _caps_table(described: dict[str, Any]) -> str:
         slots = f"{min(each)}-{max(each)}" if isinstance(each, list) else str(each)
         crossed = [str(cap[name]) for name in ("crossings_per_token", "read_backs_per_token")]
         rows.append([f"{cap['share']:.1%}", slots, str(cap["slots"]), *sizes, *crossed])
+        if cap["coarse"]:
+            rows[-1].append(low_slots_words(cap["coarse"]))
     heads = ["expert cache", "slots/layer", "slots", "cache", "with resident", "crossings/token", "or read-backs"]
+    if caps[0]["coarse"]:
+        heads.append("coarse: whole + low")
     return render(heads, rows)
 
 

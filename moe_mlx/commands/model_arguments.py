@@ -106,8 +106,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False)
         choices=LIGHTS,
         default=EXACT,
         help="what an absent expert of little weight does: exact waits for it; late reads it while the next layer "
-        "computes and adds its output there, with its own weight. What that costs a model, `moe-mlx eval --light` says "
-        "(default: exact)",
+        "computes and adds its output there, with its own weight; coarse uses it at its high bits, and reads those "
+        "alone (stores of `moe-mlx convert --nested`); late-coarse does both. What that costs a model, `moe-mlx eval "
+        "--light` says (default: exact)",
     )
     light.add_argument(
         "--light-beyond",

@@ -175,7 +175,7 @@ class Auditor:
         for place, expert in enumerate(layer.stored(dict.fromkeys(experts))):
             places[expert] = place
             slot = layer.table.slot_of[expert]
-            if slot < 0:
+            if not layer.table.whole(expert):
                 self.bytes_read += self.runtime.source.read_into(layer.spec.index, expert, scratch.buffers(place))
                 continue
             for to, come in zip(scratch.buffers(place), layer.bank.buffers(slot), strict=True):

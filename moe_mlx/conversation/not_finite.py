@@ -59,7 +59,7 @@ def _places(runtime: Runtime) -> Iterator[tuple[int, str]]:
             if not _odd(array):
                 continue
             bad = ~mx.isfinite(array.reshape(array.shape[0], -1)).all(axis=1)
-            for slot, expert in enumerate(cache.table.owner):
+            for slot, expert in enumerate(cache.table.owner[: cache.table.slots]):
                 if expert >= 0 and bad[slot].item():
                     yield cache.spec.layer, f"layer {cache.spec.layer}, expert {expert} ({spec.name})"
 

@@ -85,6 +85,12 @@ class Receipt(PhaseTotals):
                 f"late {self.late:,} of {self.hits + self.misses:,} (weight {self.late_weight:.2f}, "
                 f"{self.waits_saved:,} waits saved)"
             )
+        if self.coarse or self.promotions:
+            parts.append(
+                f"coarse {self.coarse:,} of {self.hits + self.misses:,} (weight {self.coarse_weight:.2f}, "
+                f"{self.promotions:,} promoted; read {show_bytes(self.coarse_bytes)} coarse, "
+                f"{show_bytes(self.rest_bytes)} rest, {show_bytes(self.whole_bytes)} whole)"
+            )
         if (steps := self.tokens + self.discarded_steps) and self.waits:
             crossed, named = (self.read_backs, "read-backs") if self.read_backs else (self.crossings, "crossings")
             parts.append(f"{crossed / steps:g} {named} a token")

@@ -81,6 +81,11 @@ class PhaseTotals(ChoiceShares):
         read_waits: Times a layer waited for reads before it went on: one per layer and step with misses that were not
             late.
         waits_saved: Times a layer did not have to, because all its misses were late.
+        coarse: Light experts that were used at their high bits, whether they were resident so or read so.
+        coarse_weight: Their share of the token's weight in their layer, summed.
+        promotions: Misses of which only the low bits were read, because the high ones were resident.
+        coarse_bytes: Bytes of `bytes_read` that were high bits, with scales and biases, of coarse experts.
+        rest_bytes: Bytes of it that were low bits, of promotions.
     """
 
     steps: int = _not_in_rows(0)
@@ -102,6 +107,11 @@ class PhaseTotals(ChoiceShares):
     late_weight: float = _scaled("late_weight_ppb")
     read_waits: int = 0
     waits_saved: int = 0
+    coarse: int = 0
+    coarse_weight: float = _scaled("coarse_weight_ppb")
+    promotions: int = 0
+    coarse_bytes: int = 0
+    rest_bytes: int = 0
 
     @property
     def hint_precision(self) -> float:
@@ -119,13 +129,23 @@ class PhaseTotals(ChoiceShares):
         return swapped_share(self.late, self.hits, self.misses)
 
     @property
+    def coarse_share(self) -> float:
+        """Coarse uses as a share of hits and misses; 0 where nothing was chosen."""
+        return swapped_share(self.coarse, self.hits, self.misses)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of `bytes_read` that were whole experts."""
+        return self.bytes_read - self.coarse_bytes - self.rest_bytes
+
+    @property
     def disk_bytes(self) -> int:
         """All bytes the readers were asked for: for misses, and for wrong guesses."""
         return self.bytes_read + self.wasted_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """Returns every counter and the shares of them, under the names that scripts read."""
-        shares = ("hit_rate", "swapped_share", "hint_precision", "hint_recall", "late_share")
+        shares = ("hit_rate", "swapped_share", "hint_precision", "hint_recall", "late_share", "coarse_share")
         return {name: getattr(self, name) for name in (*NAMES, *shares)}
 
     def __add__(self, other: PhaseTotals) -> PhaseTotals:

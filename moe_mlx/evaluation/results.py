@@ -49,6 +49,9 @@ class Row:
         waits: Layers a token that waited for reads.
         late: Late uses a token.
         late_weight: Their share of the weight of all chosen experts.
+        coarse: Coarse uses a token.
+        coarse_weight: Their share of the weight.
+        promotions: Misses a token of which only the low bits were read.
     """
 
     cache: str
@@ -78,6 +81,9 @@ class Row:
     waits: float = 0.0
     late: float = 0.0
     late_weight: float = 0.0
+    coarse: float = 0.0
+    coarse_weight: float = 0.0
+    promotions: float = 0.0
 
     @property
     def setting(self) -> Setting:

@@ -180,6 +180,9 @@ class Evaluation:
             waits=totals.read_waits / max(1, totals.tokens),
             late=totals.late / max(1, totals.tokens),
             late_weight=totals.late_weight / max(1, totals.tokens * len(self.runtime.layers)),
+            coarse=totals.coarse / max(1, totals.tokens),
+            coarse_weight=totals.coarse_weight / max(1, totals.tokens * len(self.runtime.layers)),
+            promotions=totals.promotions / max(1, totals.tokens),
         )
 
     def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:

@@ -15,10 +15,12 @@ from moe_mlx.system.table import render
 _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "read/token", "swapped", "stay")
 #: A token: misses that were waited for, layers that waited, late uses, and their share of the weight.
 _LIGHT = ("blocking", "waits", "late", "weight")
+#: A token: coarse uses, their share of the weight, and misses of which only the low bits were read.
+_COARSE = ("coarse", "weight", "promoted")
 
 
-def show_row(row: Row, *, tasks: bool, light: bool = False) -> list[str]:
-    """Returns the cells of one row; with `light`, what late experts did among them."""
+def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False) -> list[str]:
+    """Returns the cells of one row; with `light` and `coarse`, what late and coarse experts did among them."""
     cells = [
         row.cache,
         row.setting.describe,
@@ -34,6 +36,8 @@ def show_row(row: Row, *, tasks: bool, light: bool = False) -> list[str]:
     ]
     if light:
         cells += [f"{row.blocking:.2f}", f"{row.waits:.2f}", f"{row.late:.2f}", f"{row.late_weight:.1%}"]
+    if coarse:
+        cells += [f"{row.coarse:.2f}", f"{row.coarse_weight:.1%}", f"{row.promotions:.2f}"]
     if tasks:
         cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
     return cells
@@ -43,8 +47,9 @@ def results_table(reference: Row, rows: Iterable[Row]) -> str:
     """Returns the table of an evaluation, the fully resident run first."""
     tasks, shown = reference.accuracy is not None, [reference, *rows]
     light = any(row.light != EXACT for row in shown)
-    head = [*_HEAD, *(_LIGHT if light else ()), *(("accuracy",) if tasks else ())]
-    return render(head, [show_row(row, tasks=tasks, light=light) for row in shown], left=2)
+    coarse = any(row.coarse or row.promotions for row in shown)
+    more = (*(_LIGHT if light else ()), *(_COARSE if coarse else ()), *(("accuracy",) if tasks else ()))
+    return render([*_HEAD, *more], [show_row(row, tasks=tasks, light=light, coarse=coarse) for row in shown], left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

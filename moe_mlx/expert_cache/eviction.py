@@ -25,10 +25,10 @@ ROUTER_BONUS = 0.5
 def _coldest(table: ResidencyTable, since: int, protect: Collection[int]) -> int:
     """Returns the slot of the least heat, the least recent of equals; empty slots come first."""
     best, best_key = -1, (0.0, 0)
-    for slot, stamp in enumerate(table.used):
+    for slot in range(table.slots):
+        stamp, owner = table.used[slot], table.owner[slot]
         if stamp > since or slot in protect:
             continue
-        owner = table.owner[slot]
         key = (table.heat[owner], stamp) if owner >= 0 else (-math.inf, stamp)
         if best < 0 or key < best_key:
             best, best_key = slot, key
@@ -50,7 +50,7 @@ class LeastRecentlyUsed(Eviction):
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`."""
-        return _least_recent(table.used, since, protect)
+        return _least_recent(table.used[: table.slots] if table.low else table.used, since, protect)
 
 
 class AgedLeastFrequentlyUsed(Eviction):
@@ -76,6 +76,10 @@ class AgedLeastFrequentlyUsed(Eviction):
                 table.heat[expert] /= gain
             gain = 1.0
         table.state.gain = gain
+
+    def worth(self, table: ResidencyTable, expert: int, stamp: int) -> tuple[float, int]:
+        """See `Eviction.worth`."""
+        return table.heat[expert], stamp
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`; equal heats fall back to the least recent."""
@@ -116,6 +120,10 @@ class RouterMean(Eviction):
     def end_event(self, table: ResidencyTable) -> None:
         """The range was this event's own."""
         table.state.score_range = 0.0
+
+    def worth(self, table: ResidencyTable, expert: int, stamp: int) -> tuple[float, int]:
+        """See `Eviction.worth`."""
+        return table.heat[expert], stamp
 
     def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
         """See `Eviction.victim`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 
-from moe_mlx.routing.light import NONE_LATE, Late, LightRule, pick_late, rows_for
+from moe_mlx.routing.light import NONE_LIGHT, LightExperts, LightRule, Room, by_rank, pick_light, rows_for
 from moe_mlx.routing.names import DROPPED
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class LateLayer(Protocol):
     table: ResidencyTable
     bank: SlotBank
     counter: StepCounter
-    inner: Any
     full: bool
     lateness: Lateness
 
@@ -65,12 +64,15 @@ class LateLayer(Protocol):
     def in_graph(self) -> object | None:
         """The same, where the next step can run there."""
 
+    def compute(self, x: mx.array, slots: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """Returns `[..., k, D]`: the outputs of the experts in slots `[..., k]`, whole or coarse."""
+
 
 class Lateness:
     """One layer's part in it, as the one that owes and as the one that adds.
 
     Attributes:
-        rule: What absent light experts do.
+        rule: What light experts do.
         why_waits: Why this layer's late output cannot be added anywhere; "" where it is known how.
         earlier: The layer whose late experts join here; None where no layer's do.
         later: The layer where this one's late experts join; None: it waits for all of them.
@@ -104,7 +106,7 @@ class Lateness:
     @property
     def on(self) -> bool:
         """Whether experts of this layer, or of one that joins it, may be late."""
-        return not self.rule.waits and (self.earlier is not None or self.later is not None)
+        return self.rule.late and (self.earlier is not None or self.later is not None)
 
     @property
     def rows(self) -> int:
@@ -115,7 +117,7 @@ class Lateness:
     def may_owe(self) -> bool:
         """Whether experts of the next step may be late: the layer that they would join looks at its routing too."""
         cache, later = self._cache, self.later
-        if self.rule.waits or later is None or cache.full or later.full or not self.rows:
+        if not self.rule.late or later is None or cache.full or later.full or not self.rows:
             return False
         return (cache.in_graph is None) == (later.in_graph is None)
 
@@ -124,11 +126,25 @@ class Lateness:
         owed = None if self.earlier is None else self.earlier.lateness.owed
         return owed if owed is not None and owed.step == self._cache.counter.step else None
 
-    def pick(self, order: Sequence[int], shares: Sequence[float] | None) -> Late:
-        """Returns who of the chosen is late; arguments as for `pick_late`, no shares where nobody may be."""
+    @property
+    def may_be_coarse(self) -> bool:
+        """Whether experts of the next step may be coarse."""
+        return self.rule.coarse and self._cache.table.low > 0
+
+    @property
+    def judges(self) -> bool:
+        """Whether it matters who is light in the next step."""
+        return self.may_owe or self.may_be_coarse
+
+    def pick(self, order: Sequence[int], shares: Sequence[float] | None) -> LightExperts:
+        """Returns who of the chosen is late or coarse; arguments as for `pick_light`, shares where they are known."""
+        if not self.judges:
+            return NONE_LIGHT
+        table = self._cache.table
+        room = Room(table.slots, self.rows if self.may_owe else 0, self._cache.spec.top_k if self.may_be_coarse else 0)
         if shares is None:
-            return NONE_LATE
-        return pick_late(order, shares, self._cache.table.slot_of, self.rule.beyond, self.rows)
+            shares = by_rank(order, table.experts)
+        return pick_light(order, shares, table.slot_of, self.rule.beyond, room)
 
     def reading(self, reads: Reads | None, late: Sequence[Placement], heaviest: int) -> None:
         """Notes reads that a later layer will wait for.
@@ -212,6 +228,7 @@ def late_output(cache: LateLayer, owed: Owed, slots: mx.array) -> mx.array:
         slots: `[..., R]`, where its late experts are.
     """
     assert owed.finish is not None
-    y = cache.inner(owed.x, slots, *owed.args, **owed.kwargs)
+    assert owed.x is not None
+    y = cache.compute(owed.x, slots, *owed.args, **owed.kwargs)
     cache.bank.using(y)
     return owed.finish((y * owed.weights[..., None]).sum(axis=-2))

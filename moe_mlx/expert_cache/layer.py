@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,18 +14,23 @@ from moe_mlx.counts.event_log import DECODE, EventLog
 from moe_mlx.errors import TWO_THREADS, DoesNotFitError, UsageError
 from moe_mlx.expert_cache.graph import GraphDecode
 from moe_mlx.expert_cache.lateness import Lateness
+from moe_mlx.expert_cache.low_slots import bank_of
 from moe_mlx.expert_cache.reading import ReaderPool
-from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
-from moe_mlx.expert_cache.slots import SlotBank
+from moe_mlx.expert_cache.residency import COARSE, REST, Eviction, ResidencyTable
 from moe_mlx.expert_cache.steps import DecodeEvent, StepCounter
-from moe_mlx.routing.light import NONE_LATE, Late
+from moe_mlx.routing.light import NONE_LIGHT, LightExperts
 from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
 from moe_mlx.store import ExpertLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from mlx import nn
+
+    from moe_mlx.expert_cache.low_slots import Codes
+    from moe_mlx.expert_cache.residency import Placement
+    from moe_mlx.expert_cache.slots import SlotBank
+    from moe_mlx.store.parts import ExpertLayout
 
 
 class LayerCache:
@@ -44,6 +49,8 @@ class LayerCache:
     ) -> None:
         self.spec, self.table, self.bank, self.pool = spec, table, bank, pool
         self.policy, self.log, self.counter, self.inner = policy, log, counter, inner
+        self.codes: Codes | None = None
+        self.layout: ExpertLayout | None = None  # where the source can give experts at fewer bits
         self.spans: list[mx.array] = []
         self.selected: tuple[mx.array, mx.array] | None = None
         self.recorder: Callable[[DecodeEvent], None] | None = None
@@ -63,8 +70,9 @@ class LayerCache:
 
     @property
     def lossy(self) -> bool:
-        """Whether what is resident may change a decode step: a policy's choice, or who is late."""
-        return (not self.policy.lossless or self.lateness.on) and not self.full
+        """Whether what is resident may change a decode step: a policy's choice, or who is late or coarse."""
+        light = self.lateness.on or self.lateness.may_be_coarse
+        return (not self.policy.lossless or light) and not self.full
 
     @property
     def wants_scores(self) -> bool:
@@ -94,8 +102,37 @@ class LayerCache:
             self.recorder(DecodeEvent(self.spec.index, step, scores, raw, weigh, tuple(exact), tuple(touched), guess))
 
     def resident_mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Returns bool `[E]`: what is in memory now."""
+        """Returns bool `[E]`: what is in memory now, whole or not."""
         return np.frombuffer(self.table.slot_of, dtype=np.int32) >= 0
+
+    def whole_mask(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Returns bool `[E]`: what is in memory now as it is in the model."""
+        slot_of = np.frombuffer(self.table.slot_of, dtype=np.int32)
+        return (slot_of >= 0) & (slot_of < self.table.slots)
+
+    def compute(self, x: mx.array, slots: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """Computes experts in their slots.
+
+        Whole and coarse rows are computed all, so that the graph's shapes are fixed; then it is chosen which count.
+
+        Args:
+            x: `[..., D]`.
+            slots: `[..., k]`; low slots are numbered after the whole ones.
+            *args: Passed on to the original module.
+            **kwargs: Passed on to the original module.
+
+        Returns:
+            `[..., k, D]`.
+        """
+        low = self.bank.low if self.lateness.may_be_coarse else None
+        if low is None:
+            y: mx.array = self.inner(x, slots, *args, **kwargs)
+            return y
+        coarse = slots >= self.table.slots
+        whole = self.inner(x, mx.where(coarse, 0, slots), *args, **kwargs)
+        return mx.where(
+            coarse[..., None], low.switch(x, mx.where(coarse, slots - self.table.slots, 0), *args, **kwargs), whole
+        )
 
     def stored(self, experts: Iterable[int]) -> list[int]:
         """Returns those that have weights in the store; identity experts are numbered after them and have none."""
@@ -109,7 +146,7 @@ class LayerCache:
     def claim(self) -> None:
         """Waits for steps in the graph; to be called before Python reads or changes the table."""
         if not self.bank.allocated:  # rebuilding it was broken off
-            self.rebuild(self.table.slots)
+            self.rebuild(self.table.slots, self.table.low)
         if self.native is not None:
             self.bank.wait_for_queued()
             self.native.reclaim()
@@ -150,7 +187,12 @@ class LayerCache:
             self.table.eviction.observe(self.table, raw.tolist())
 
     def decode(
-        self, experts: Sequence[int], touch_order: Sequence[int], swapped: int, moved: float, late: Late = NONE_LATE
+        self,
+        experts: Sequence[int],
+        touch_order: Sequence[int],
+        swapped: int,
+        moved: float,
+        light: LightExperts = NONE_LIGHT,
     ) -> list[int]:
         """Brings one token's experts in, then those that an earlier layer of the same call has left behind.
 
@@ -159,7 +201,7 @@ class LayerCache:
             touch_order: The same, distinct, the heaviest first.
             swapped: How many of them exact routing would not have chosen.
             moved: Exact router weight of the displaced.
-            late: Those whose reads a later layer waits for.
+            light: Those whose reads a later layer waits for, and those whose high bits do.
 
         Returns:
             The slots of `experts`; of late ones the heaviest expert's.
@@ -170,13 +212,15 @@ class LayerCache:
         awaited = 0
         with self.event():
             started = time.perf_counter_ns()
-            admission = self.table.begin(touch_order)
+            if self.table.low:
+                self.bank.wait_for_queued()  # experts move between slots as the event begins
+            admission = self.table.begin(touch_order, coarse=light.coarse)
             host, self._host_ns = self._host_ns + time.perf_counter_ns() - started, 0
             waited = 0
-            behind = [placement for placement in admission.misses if placement.expert in late.experts]
+            behind = [placement for placement in admission.misses if placement.expert in light.late]
             if admission.misses:
                 self.bank.wait_for_queued()
-                ahead = [placement for placement in admission.misses if placement.expert not in late.experts]
+                ahead = [placement for placement in admission.misses if placement.expert not in light.late]
                 awaited = len(ahead)
                 reads = self.pool.start(self.spec.index, self.table, self.bank, [*ahead, *behind])
                 waited = reads.finish(awaited) if ahead else 0
@@ -184,7 +228,7 @@ class LayerCache:
             heaviest = slot_of[touch_order[0]] if touch_order else 0
             if self.lateness.may_owe:
                 self.lateness.reading(reads if behind else None, behind, heaviest)
-        self.table.count(touch_order, [placement.expert for placement in admission.misses], late.experts)
+        self.table.count(touch_order, [placement.expert for placement in admission.misses], light.late)
         hits, misses = len(admission.hits), len(admission.misses)
         waited += self.lateness.await_earlier()
         self.log.write(
@@ -194,30 +238,51 @@ class LayerCache:
             hits=hits,
             misses=misses,
             swapped=swapped,
-            bytes_read=misses * self.spec.expert_nbytes,
+            bytes_read=sum(map(self.nbytes_of, admission.misses)),
             wait_ns=waited,
             read_backs=1,
             choices=hits + misses,
             waits=1,
             host_ns=host,
-            late=len(late.experts),
-            late_weight_ppb=int(late.weight * 1e9),
+            late=len(light.late),
+            late_weight_ppb=int(light.late_weight * 1e9),
             read_waits=int(awaited > 0),
             waits_saved=int(misses > 0 and not awaited),
+            coarse=len(light.coarse),
+            coarse_weight_ppb=int(light.coarse_weight * 1e9),
+            **self.parts_of(admission.misses),
             weight_moved=moved,
         )
-        place = {expert: heaviest for expert in late.experts}
+        place = {expert: heaviest for expert in light.late}
         return [place.get(expert, slot_of[expert]) if expert < self.table.experts else 0 for expert in experts]
 
-    def fill(self, experts: Sequence[int]) -> int:
+    def nbytes_of(self, placement: Placement) -> int:
+        """Returns the bytes that are read for a placement."""
+        if placement.part == REST and self.bank.low is not None:
+            return self.bank.low.rest_nbytes
+        if placement.part == COARSE and self.bank.low is not None:
+            return self.bank.low.bank.expert_nbytes
+        return self.spec.expert_nbytes
+
+    def parts_of(self, misses: Sequence[Placement]) -> dict[str, int]:
+        """Returns what of some reads were no whole experts: fields of an event."""
+        rest = [self.nbytes_of(placement) for placement in misses if placement.part == REST]
+        coarse = [self.nbytes_of(placement) for placement in misses if placement.part == COARSE]
+        return {"promotions": len(rest), "rest_bytes": sum(rest), "coarse_bytes": sum(coarse)}
+
+    def fill(self, experts: Sequence[int], coarse: Collection[int] = ()) -> int:
         """Reads experts in outside any step (warm-up, resizing, a full layer at load) and returns the bytes read.
+
+        Args:
+            experts: Distinct, in touch order.
+            coarse: Those of them whose high bits are read.
 
         Raises:
             ExpertReadError: a read failed. What arrived is in, the failed slot empty.
         """
         with self.event():
-            admission = self.table.begin(experts)
             self.bank.wait_for_queued()
+            admission = self.table.begin(experts, coarse=coarse)
             bytes_read, _ = self.pool.read(self.spec.index, self.table, self.bank, admission.misses)
         return bytes_read
 
@@ -231,6 +296,12 @@ class LayerCache:
         self.full = True
         return bytes_read
 
+    def cut_by(self, codes: Codes | None) -> None:
+        """Has codes cut and joined by something faster, from now on; None for what does it anyway."""
+        self.codes = codes
+        if self.bank.low is not None and codes is not None:
+            self.bank.low.codes = codes
+
     def empty(self) -> None:
         """Empties residency, running range and counts; of a layer that holds all its experts the latter two."""
         self.spans.clear()
@@ -242,27 +313,32 @@ class LayerCache:
         else:
             self.table.reset()
 
-    def rebuild(self, slots: int, eviction: Eviction | None = None) -> None:
+    def rebuild(self, slots: int, low: int = 0, eviction: Eviction | None = None) -> None:
         """Gives the bank's memory back and makes another, empty one; no work that reads slots may be queued.
+
+        Args:
+            slots: Whole slots.
+            low: Low slots.
+            eviction: Which expert gives way from then on; by default as before.
 
         Raises:
             DoesNotFitError: the memory cannot be had; the layer then has as many slots as before, or top_k.
         """
-        before = self.table.slots
-        self.table, self.full = self.table.resized(slots, eviction), False  # from here on all has to be read anew
+        before = self.table.slots, self.table.low
+        self.table, self.full = self.table.resized(slots, eviction, low), False  # from here on all has to be read anew
         self.bank.free(self.inner)
         mx.clear_cache()
         refusal: Exception | None = None
-        for count in (slots, before, self.spec.top_k):
+        for counts in ((slots, low), before, (self.spec.top_k, 0)):
             try:
-                bank = SlotBank(self.spec.tensors, count)
+                bank = bank_of(self.spec, *counts, self.inner, self.layout)
             except (MemoryError, RuntimeError) as error:  # the latter is how MLX says it
                 refusal = refusal or error
                 continue
-            bank.install(self.inner)
-            if count != slots:
-                self.table = self.table.resized(count)
-            self.bank = bank
+            if counts != (slots, low):
+                self.table = self.table.resized(counts[0], low=counts[1])
+            self.bank, self.table.mover = bank, bank.low
+            self.cut_by(self.codes)
             break
         if refusal is not None:
             raise DoesNotFitError(f"layer {self.spec.layer}: no memory for {slots} slots: {refusal}")

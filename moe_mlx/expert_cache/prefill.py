@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from moe_mlx.counts.event_log import PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import Reads
+from moe_mlx.expert_cache.residency import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class _Chunk:
         chosen: int64 `[..., k]`, the model's choice; what is not stored stands as some expert that is needed anyway.
         counts: int64 `[E]`, how often each expert was chosen.
         needed: The experts that were chosen at all.
-        resident: bool `[E]`, what was in memory before.
+        resident: bool `[E]`, what was in memory before, whole.
     """
 
     chosen: NDArray[np.int64]
@@ -58,7 +59,7 @@ class _Chunk:
         stored = chosen < experts
         counts = np.bincount(chosen[stored], minlength=experts)
         needed = np.flatnonzero(counts)
-        return cls(np.where(stored, chosen, needed[0] if needed.size else 0), counts, needed, cache.resident_mask())
+        return cls(np.where(stored, chosen, needed[0] if needed.size else 0), counts, needed, cache.whole_mask())
 
     def rarest_first(self) -> list[int]:
         return [int(expert) for expert in self.needed[np.argsort(self.counts[self.needed], kind="stable")]]
@@ -109,7 +110,7 @@ def visit(cache: LayerCache, x: mx.array, indices: mx.array, way: Pass) -> mx.ar
     with cache.event():
         chunk = _Chunk.of(np.array(indices).astype(np.int64), cache)
         run = _at_once if chunk.needed.size <= cache.table.slots else _in_waves
-        y, bytes_read, waited = run(cache, x, chunk, way)
+        y, missed, bytes_read, waited = run(cache, x, chunk, way)
     if not way.again:
         np.frombuffer(cache.table.rows, dtype=np.int64)[:] += chunk.counts
     cache.table.stamp(chunk.rarest_first())
@@ -125,30 +126,32 @@ def visit(cache: LayerCache, x: mx.array, indices: mx.array, way: Pass) -> mx.ar
         read_backs=0 if way.again else 1,
         choices=0 if way.again else int(chunk.counts.sum()),
         read_waits=int(chunk.needed.size > hits),
+        **cache.parts_of(missed),
     )
     return y
 
 
-def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, int, int]:
+def _at_once(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, list[Placement], int, int]:
     """All needed experts fit: one event, one call, the rarest touched first."""
-    admission = cache.table.begin(chunk.rarest_first())
     cache.bank.wait_for_queued()
+    admission = cache.table.begin(chunk.rarest_first())
     bytes_read = waited = 0
     if admission.misses:
         bytes_read, waited = cache.pool.read(cache.spec.index, cache.table, cache.bank, admission.misses)
     slot_of = np.frombuffer(cache.table.slot_of, dtype=np.int32)
     y = way.compute(x, mx.array(np.maximum(slot_of[chunk.chosen], 0).astype(np.uint32)))
     cache.bank.using(y)
-    return y, bytes_read, waited
+    return y, list(admission.misses), bytes_read, waited
 
 
-def _plan(slots: int, chunk: _Chunk) -> tuple[list[list[int]], set[int]]:
+def _plan(slots: int, chunk: _Chunk, low: bool) -> tuple[list[list[int]], set[int]]:
     """Splits a chunk's absent experts into waves and names the experts to keep throughout.
 
     The most used experts of the chunk stay for decode, but for `2 * width` slots that the waves pass through, half of
     them computing while the other half is filled. The rarest come first, the most used last, so that they remain.
+    Beside low slots whole ones are few, and what gives way keeps its high bits: the waves take all of them.
     """
-    width = max(1, slots // 4)
+    width = max(1, slots // (2 if low else 4))
     needed, resident = chunk.needed, chunk.resident
     by_use = needed[np.argsort(-(chunk.counts[needed] * 2 + resident[needed]), kind="stable")]
     keep = set(by_use[: max(0, slots - 2 * width)].tolist())
@@ -156,14 +159,15 @@ def _plan(slots: int, chunk: _Chunk) -> tuple[list[list[int]], set[int]]:
     return [absent[start : start + width] for start in range(0, len(absent), width)], keep
 
 
-def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, int, int]:
+def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, list[Placement], int, int]:
     """More experts than slots: what is resident computes first, then wave after wave."""
     table, bank, k = cache.table, cache.bank, chunk.chosen.shape[-1]
     flat_x, flat = x.reshape(-1, x.shape[-1]), chunk.chosen.reshape(-1)
-    waves, keep = _plan(table.slots, chunk)
+    waves, keep = _plan(table.slots, chunk, table.low > 0)
     present = [int(expert) for expert in chunk.needed if chunk.resident[expert]]
     outputs: list[mx.array] = []
     places: list[NDArray[np.intp]] = []
+    missed: list[Placement] = []
     bytes_read = waited = 0
     bank.wait_for_queued()
 
@@ -183,9 +187,11 @@ def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple
         return y
 
     def start(experts: list[int], busy: list[int]) -> Reads:
-        kept = {table.slot_of[expert] for expert in keep if table.slot_of[expert] >= 0}
-        protect = kept | {table.slot_of[expert] for expert in busy if table.slot_of[expert] >= 0}
-        return cache.pool.start(cache.spec.index, table, bank, table.begin(experts, protect).misses)
+        kept = {table.slot_of[expert] for expert in keep if table.whole(expert)}
+        protect = kept | {table.slot_of[expert] for expert in busy if table.whole(expert)}
+        misses = table.begin(experts, protect).misses
+        missed.extend(misses)
+        return cache.pool.start(cache.spec.index, table, bank, misses)
 
     table.begin(present)
     # Slots of what is resident and goes on to be needed later must be free of queued work before they are refilled.
@@ -202,15 +208,16 @@ def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple
         waited += reads.finish()
         bytes_read += reads.bytes_read
         earlier, running, computing = running, compute(wave), wave
-    table.touch(sorted((e for e in chunk.needed.tolist() if table.slot_of[e] >= 0), key=lambda e: (chunk.counts[e], e)))
+    here = [expert for expert in chunk.needed.tolist() if table.slot_of[expert] >= 0]
+    table.touch(sorted(here, key=lambda expert: (chunk.counts[expert], expert)))
     order = np.argsort(np.concatenate(places))
     y = mx.concatenate(outputs, axis=0)[mx.array(order.astype(np.uint32))]
     y = y.reshape(*chunk.chosen.shape, y.shape[-1])
     bank.using(y)
-    return y, bytes_read, waited
+    return y, missed, bytes_read, waited
 
 
 def _room(slots: int, keep: set[int], computing: list[int], wave: list[int], table: Any) -> bool:
     """Whether the next wave fits beside what is kept and what is computing."""
-    taken = {expert for expert in (*keep, *computing) if table.slot_of[expert] >= 0}
+    taken = {expert for expert in (*keep, *computing) if table.whole(expert)}
     return slots - len(taken) >= len(wave)

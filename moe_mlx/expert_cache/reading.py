@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.expert_cache.residency import QUARANTINED, Placement, ResidencyTable
+from moe_mlx.expert_cache.residency import QUARANTINED, WHOLE, Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
+from moe_mlx.store.store import StoreSource
 from moe_mlx.system.calibration import DEFAULT_READERS
 from moe_mlx.system.threads import granted, started_pool
+
+if TYPE_CHECKING:
+    from moe_mlx.expert_cache.low_slots import LowSlots
 
 #: A disk that sleeps wakes up in seconds; a read longer than this ends the turn instead of hanging it.
 STALL_SECONDS = 60.0
@@ -25,6 +29,10 @@ STALL_SECONDS = 60.0
 
 class SlotMemory(Protocol):
     """Where an expert's bytes go."""
+
+    @property
+    def low(self) -> LowSlots | None:
+        """Where those of a part of an expert go."""
 
     def buffers(self, slot: int) -> list[memoryview]:
         """Returns the writable bytes of a slot, one view per tensor."""
@@ -140,17 +148,23 @@ class ReaderPool:
 
         reads = Reads(table, explain, self.stall_seconds)
         for placement in misses:
-            buffers = memory.buffers(placement.slot)
-            reads.add(placement, self._threads.submit(self._read, reads, index, placement, buffers))
+            buffers = memory.buffers(placement.slot) if placement.part == WHOLE else []
+            reads.add(placement, self._threads.submit(self._read, reads, index, placement, buffers, memory.low))
         return reads
 
-    def _read(self, reads: Reads, index: int, placement: Placement, buffers: list[memoryview]) -> int:
+    def _read(
+        self, reads: Reads, index: int, placement: Placement, buffers: list[memoryview], low: LowSlots | None
+    ) -> int:
         with reads.writing(placement.slot) as wanted:
             if not wanted:
                 raise CancelledError
             depth, nbytes, started = self.log.begin(), 0, time.perf_counter_ns()
             try:
-                nbytes = self.source.read_into(index, placement.expert, buffers)
+                if placement.part == WHOLE:
+                    nbytes = self.source.read_into(index, placement.expert, buffers)
+                else:
+                    assert low is not None and isinstance(self.source, StoreSource)
+                    nbytes = low.read(self.source, index, placement)
             finally:
                 self.log.end(depth, nbytes, time.perf_counter_ns() - started)
             return nbytes

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx import nn
 
 from moe_mlx.errors import TWO_THREADS, UnsupportedModelError, UsageError
 from moe_mlx.store import TensorSpec
+
+if TYPE_CHECKING:
+    from moe_mlx.expert_cache.low_slots import LowSlots
 
 DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32,
@@ -50,10 +53,15 @@ def placeholders(path: str, experts: int, specs: Sequence[TensorSpec]) -> dict[s
 
 
 class SlotBank:
-    """The arrays of one layer and the writable memory behind each slot."""
+    """The arrays of one layer and the writable memory behind each slot.
+
+    Attributes:
+        low: The low slots beside them, which queued work reads with them; None where there are none.
+    """
 
     def __init__(self, specs: Sequence[TensorSpec], slots: int) -> None:
         self.specs, self.slots = tuple(specs), slots
+        self.low: LowSlots | None = None
         self.arrays = [mx.zeros((slots, *spec.shape), dtype_of(spec)) for spec in specs]
         mx.eval(self.arrays)
         self._bits = [array.view(mx.uint16) if array.dtype == mx.bfloat16 else array for array in self.arrays]
@@ -64,8 +72,14 @@ class SlotBank:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all slots."""
-        return sum(array.nbytes for array in self.arrays)
+        """Bytes of all slots, low ones included."""
+        low = 0 if self.low is None else self.low.bank.nbytes
+        return low + sum(array.nbytes for array in self.arrays)
+
+    @property
+    def expert_nbytes(self) -> int:
+        """Bytes of one slot."""
+        return sum(spec.nbytes for spec in self.specs)
 
     @property
     def allocated(self) -> bool:
@@ -130,6 +144,7 @@ class SlotBank:
         self.wait_for_queued()
         self._memory.clear()
         self._bits.clear()
+        self.low = None
         lazy = [mx.zeros((1, *spec.shape), dtype_of(spec)) for spec in self.specs]
         self.arrays = lazy
         self.install(switch)

@@ -16,7 +16,7 @@ from moe_mlx.counts.event_log import DECODE, PREFILL
 from moe_mlx.expert_cache.gradient import run_for_gradient
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
-from moe_mlx.routing.light import Late
+from moe_mlx.routing.light import LightExperts
 
 #: Rows of a batch whose decode step may run in the graph.
 MOST_ROWS = 8
@@ -74,7 +74,7 @@ class CappedSwitch(nn.Module):
         Raises:
             ExpertReadError: an expert could not be read; the cache stays consistent.
         """
-        cache, inner = self.cache, self.cache.inner
+        cache = self.cache
         if cache.aside is not None:
             return cache.aside(cache, x, indices, *args, **kwargs)
         selected, cache.selected = cache.selected, None
@@ -109,7 +109,7 @@ class CappedSwitch(nn.Module):
             slots = self._slots(cache.decode(experts, distinct, 0, 0.0), indices)
         if native is None:
             cache.bank.wait_for_queued()
-        y = inner(x, slots, *args, **kwargs)
+        y = cache.compute(x, slots, *args, **kwargs)
         cache.bank.using(y)
         cache.lateness.entered(x, args, kwargs)
         return y
@@ -206,7 +206,8 @@ class CappedSwitch(nn.Module):
             raw: `[..., E]`, the scores before groups were masked, where that differs.
             weigh: `[..., E]`, what the model weighs by, where that orders experts differently from `scores`.
             weights: `[..., k]`, the model's weights of `exact`; for the count of weight moved.
-            shares: `[..., E]`, what each expert would weigh, up to a common factor; where experts may be late.
+            shares: `[..., E]`, what each expert would weigh, up to a common factor; where it matters who is light, and
+                the router knows it.
 
         Returns:
             `[..., k]`: `exact` itself where the set is unchanged, else the chosen experts by descending score. To be
@@ -232,18 +233,21 @@ class CappedSwitch(nn.Module):
         order = cache.stored(sorted(choice.experts, key=lambda expert: (-z_weigh[expert], expert)))
         moved = 0.0 if own is None else float(sum(own[experts.index(lost)] for lost in choice.displaced))
         cache.record(z, z_raw, z_weigh, experts, order)
-        late = cache.lateness.pick(order, shared)
-        slots = cache.decode(choice.experts, order, choice.swapped, moved, late)
+        light = cache.lateness.pick(order, shared)
+        owes = cache.lateness.may_owe
+        slots = cache.decode(choice.experts, order, choice.swapped, moved, light)
         chosen = exact if choice.experts is experts else self._slots(choice.experts, exact)
         cache.selected = (chosen, self._slots(slots, exact))
         cache.lateness.take(
-            None if shared is None else self._split(choice.experts, (order or choice.experts)[0], late, exact),
+            self._split(choice.experts, (order or choice.experts)[0], light, exact) if owes else None,
             None if cache.lateness.expected() is None else self._slots(cache.lateness.earlier_slots, exact),
         )
         return chosen
 
-    def _split(self, experts: list[int], heaviest: int, late: Late, like: mx.array) -> tuple[mx.array, mx.array]:
+    def _split(
+        self, experts: list[int], heaviest: int, light: LightExperts, like: mx.array
+    ) -> tuple[mx.array, mx.array]:
         """Returns which experts are there, and the places of the late ones; the heaviest fills up the rows."""
-        places = [experts.index(expert) for expert in late.experts]
+        places = [experts.index(expert) for expert in light.late]
         places += [experts.index(heaviest)] * (self.cache.lateness.rows - len(places))
-        return self._slots([expert not in late.experts for expert in experts], like), self._slots(places, like)
+        return self._slots([expert not in light.late for expert in experts], like), self._slots(places, like)

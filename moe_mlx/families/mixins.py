@@ -49,7 +49,7 @@ class Routing:
             raw=ranking.raw,
             weigh=_order(ranking),
             weights=weights,
-            shares=router.shares(ranking) if lateness.may_owe else None,
+            shares=router.shares(ranking) if lateness.judges else None,
         )
         if chosen is not ranking.exact:
             weights = router.weights(module, x, ranking, chosen)

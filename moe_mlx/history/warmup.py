@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
+from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.history.file import History
 from moe_mlx.system.given import check_choice
@@ -53,7 +54,7 @@ class Warmup:
         rounds: list[list[tuple[LayerCache, list[int]]]] = []
         known = () if history is None else zip(layers, history, strict=True)
         for cache, layer in known:
-            hot = [] if cache.full else layer.hottest()[: cache.table.slots]
+            hot = [] if cache.full else layer.hottest()[: cache.table.slots + cache.table.low]
             for place, start in enumerate(range(0, len(hot), width)):
                 if place == len(rounds):
                     rounds.append([])
@@ -75,12 +76,12 @@ class Warmup:
         cache, batch = self._left.pop()
         cache.claim()
         table = cache.table
-        wanted = [expert for expert in batch if table.slot_of[expert] < 0][: table.owner.count(-1)]
+        wanted, coarse = _into_empty(table, [expert for expert in batch if table.slot_of[expert] < 0])
         if not wanted:
             return
         older = table.hottest()
         try:
-            self.nbytes += cache.fill(wanted)
+            self.nbytes += cache.fill(wanted, coarse)
         except ExpertReadError as error:
             self._left.clear()
             self._say(f"warm-up ends early: {error}")
@@ -118,6 +119,12 @@ class Warmup:
         """Leaves the rest unread, and counts from here on."""
         self.give_up()
         self.experts = self.nbytes = 0
+
+
+def _into_empty(table: ResidencyTable, experts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Returns those that find an empty slot, and which of them find low ones alone: the last."""
+    whole, low = (list(table.owner[part]).count(-1) for part in (slice(table.slots), slice(table.slots, None)))
+    return list(experts[: whole + low]), list(experts[whole : whole + low])
 
 
 def warm_up(

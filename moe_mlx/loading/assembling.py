@@ -7,9 +7,9 @@ from mlx import nn
 from moe_mlx.counts.ledger import Ledger
 from moe_mlx.expert_cache.eviction import make_eviction
 from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.low_slots import bank_of
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import ResidencyTable
-from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.expert_cache.switch import CappedSwitch
 from moe_mlx.families.registry import make_routable
@@ -33,11 +33,14 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
     pool, ledger, counter = ReaderPool(source, options.readers), Ledger(len(source.layers)), StepCounter()
     layers: list[LayerCache] = []
     routed = True
-    for spec, slots, (path, inner) in zip(source.layers, plan.slots, skeleton.switches, strict=True):
-        bank = SlotBank(spec.tensors, slots)
-        bank.install(inner)
-        table = ResidencyTable(spec.experts, slots, make_eviction(options.evict))
+    low_slots = plan.low or (0,) * len(plan.slots)
+    for spec, slots, low, (path, inner) in zip(source.layers, plan.slots, low_slots, skeleton.switches, strict=True):
+        layout = source.layouts[spec.index] if source.layouts else None
+        bank = bank_of(spec, slots, low, inner, layout)
+        table = ResidencyTable(spec.experts, slots, make_eviction(options.evict), low)
+        table.mover = bank.low
         cache = LayerCache(spec, table, bank, pool, Exact(), ledger.logs[spec.index], counter, inner)
+        cache.layout = layout
         replace_module(model, path, CappedSwitch(cache))
         routed = make_routable(model, path) and routed
         if layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import overload
 
 import mlx.core as mx
@@ -17,8 +18,9 @@ from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.steps import StepCounter
 from moe_mlx.native.bridge import NativeDecode
+from moe_mlx.planning.low_slots import coarse_sizes
 from moe_mlx.routing.light import LightRule
-from moe_mlx.routing.names import NATIVE, READBACK
+from moe_mlx.routing.names import COARSE, EXACT, NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 
@@ -82,13 +84,23 @@ class CachedLayers(Sequence[LayerCache]):
         return sum(cache.bank.nbytes for cache in self)
 
     @property
+    def low_slots(self) -> list[int]:
+        """Low slots of each layer."""
+        return [cache.table.low for cache in self]
+
+    @property
+    def coarse_nbytes(self) -> tuple[int, ...] | None:
+        """Bytes of a low slot of each layer; None where experts can only be whole."""
+        return coarse_sizes(self.source)
+
+    @property
     def whole(self) -> bool:
         """Whether every expert of every layer is resident, for good."""
         return all(cache.full for cache in self)
 
     @property
     def why_waits(self) -> str:
-        """Why every expert is waited for even where light ones may be late; "" where there is no reason."""
+        """Why every expert is waited for even where light ones might be late; "" where there is no reason."""
         return next((cache.lateness.why_waits for cache in self if cache.lateness.why_waits), "")
 
     @property
@@ -163,14 +175,15 @@ class CachedLayers(Sequence[LayerCache]):
                 cache.policy = policy_of(cache.spec.top_k, cache.spec.experts)
 
     def light_by(self, rule: LightRule) -> None:
-        """Changes what absent light experts do, between tokens; nothing where `why_waits` says why."""
+        """Changes what light experts do, between tokens; nobody is late where `why_waits` says why."""
         with self.lock:
             self.drain()
-            rule = LightRule() if self.why_waits else rule
+            if self.why_waits:
+                rule = replace(rule, mode=COARSE if rule.coarse else EXACT)
             for place, cache in enumerate(self):
                 before, after = place - rule.distance, place + rule.distance
-                earlier = self[before] if before >= 0 and not rule.waits else None
-                later = self[after] if after < len(self) and not rule.waits else None
+                earlier = self[before] if before >= 0 and rule.late else None
+                later = self[after] if after < len(self) and rule.late else None
                 cache.lateness.link(rule, earlier, later)
 
     def evict_by(self, name: str) -> None:
@@ -185,7 +198,9 @@ class CachedLayers(Sequence[LayerCache]):
                 if not cache.full and cache.table.eviction.name != name:
                     if self.native is not None:
                         self.native.release(cache)
-                    cache.table = cache.table.resized(cache.table.slots, make_eviction(name))
+                    table, mover = cache.table, cache.table.mover
+                    cache.table = table.resized(table.slots, make_eviction(name), table.low)
+                    cache.table.mover = mover
 
     def empty(self) -> None:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them."""
@@ -197,7 +212,7 @@ class CachedLayers(Sequence[LayerCache]):
         self.counter.begin_anew()
         self.stats.reset()
 
-    def rebuild(self, index: int, slots: int, evict: str) -> None:
+    def rebuild(self, index: int, slots: int, evict: str, low: int = 0) -> None:
         """Gives a layer another bank and rereads its hottest experts, after `drain`.
 
         A file that cannot be read is told by the step that needs it, not here.
@@ -207,17 +222,18 @@ class CachedLayers(Sequence[LayerCache]):
         """
         cache = self[index]
         every = slots == cache.table.experts
-        if slots == cache.table.slots and cache.full == every:
+        if (slots, low) == (cache.table.slots, cache.table.low) and cache.full == every:
             return
-        hottest = list(reversed(cache.table.hottest()[:slots]))
+        hottest = cache.table.hottest()[: slots + low]
+        coarse = hottest[slots:]
         if self.native is not None:
             self.native.release(cache)
-        cache.rebuild(slots, make_eviction(evict))
+        cache.rebuild(slots, low, make_eviction(evict))
         with suppress(ExpertReadError):
             if every:
                 cache.fill_whole()
             else:
-                cache.fill(hottest)
+                cache.fill(list(reversed(hottest)), coarse)
 
     def fill_whole_layers(self) -> None:
         """Reads in every expert of the layers that have a slot for each.

@@ -18,6 +18,7 @@ from moe_mlx.native.layout import layout_problem
 from moe_mlx.native.toolchain import NativeUnavailableError
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.names import DECODE_WAYS, NATIVE, READBACK
+from moe_mlx.store.store import StoreSource
 from moe_mlx.system.calibration import read_calibration
 from moe_mlx.system.given import check_choice
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
@@ -93,8 +94,8 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     """Joins the primitive to every layer; returns why not. Prefetch is on during the self-check, which covers it."""
     if fast_synch():
         return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
-    if any(layout.rearranged for layout in cached.source.layouts):
-        return "this store keeps experts in parts (version 2), which only Python joins"
+    if any(layout.rearranged for layout in cached.source.layouts) and not isinstance(cached.source, StoreSource):
+        return "experts are read as a machine's share of their rows, which only Python joins"
     try:
         module = load_extension(say)
     except NativeUnavailableError as error:

@@ -83,7 +83,9 @@ def load(
         route_max_rank: M of Max-Rank.
         route_mass: p of Cumulative, in [0, 1].
         light: "exact" waits for every expert at decode. "late" does not wait for an absent one of little weight: its
-            output is added a layer later, with its own weight and from its own layer's input. Prompts are exact.
+            output is added a layer later, with its own weight and from its own layer's input. "coarse" uses experts of
+            little weight at their high bits where they are not in memory whole, and reads those alone; it takes a
+            store of `moe-mlx convert --nested`. "late-coarse" reads them late. Prompts are exact.
         light_beyond: Share of a token's weight that lies before an expert of little weight, in [0, 1].
         light_distance: How many MoE layers later a late expert's output is added.
         evict: "lru" or "lfu".
@@ -225,7 +227,7 @@ def _load(
         layers=cached,
         routing=options.routing,
         evict=options.evict,
-        sizing=Sizing(cached, planned.plan, planned.curves),
+        sizing=Sizing(cached, planned.plan, planned.curves, options.routing.light_rule.coarse, planned.budget),
         limits=limits,
         kv=kv,
         decode_reason=chosen.reason,

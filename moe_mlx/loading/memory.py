@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
 from moe_mlx.planning.budget import MemoryPlan, plan_memory
+from moe_mlx.planning.low_slots import coarse_sizes, divided
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, asked_curves, shared_by
 from moe_mlx.store import ExpertSource
@@ -21,6 +22,7 @@ class Planned:
 
     Attributes:
         plan: The memory plan, buffers of `prefetch` included.
+        budget: Bytes that the cap gave to experts; low slots may leave some of them over.
         prefetch: How to prefetch, should decode run in the graph; None for not at all.
         curves: What slots are shared by; None where they are shared evenly.
         history: What adds the model's counts to its history; None where none is kept.
@@ -28,6 +30,7 @@ class Planned:
     """
 
     plan: MemoryPlan
+    budget: int
     prefetch: Prefetch | None
     curves: tuple[Curve, ...] | None
     history: HistoryKeeper | None
@@ -60,7 +63,12 @@ def plan_load(
     Raises:
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
     """
+    coarse = coarse_sizes(source) if options.routing.light_rule.coarse else None
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
+    if coarse is not None and prefetch is not None:
+        prefetch = None
+        if options.prefetch == "on":
+            remark("--prefetch on has no effect: which bits a guessed expert needs is not known (--light coarse)")
     # A bounce buffer and room to rearrange an expert a thread: of Python's readers, the graph's, those that prefetch.
     bounce = source.access.bounce_nbytes + source.scratch_nbytes
     demand = bounce * (options.readers if options.decode == "readback" else 2 * options.readers)
@@ -79,4 +87,5 @@ def plan_load(
     )
     history = open_history(options.history_folder, source, remark)
     curves = asked_curves(options.share, None if history is None else history.past, source.layers, remark)
-    return Planned(shared_by(plan, source.layers, curves), prefetch, curves, history, demand)
+    plan = shared_by(plan, source.layers, curves)
+    return Planned(divided(plan, source.layers, coarse), plan.expert_cache, prefetch, curves, history, demand)

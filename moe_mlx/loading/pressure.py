@@ -131,7 +131,7 @@ class PressureWatch:
                 "layer): close other programs, or choose a smaller model"
             )
         self._shrunk = now
-        self._asked = self._asked or have
+        self._asked = self._asked or runtime.sizing.budget
         runtime.resize(max(floor, int(have * STEP)))
         self.say(f"memory pressure: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")
 
@@ -147,6 +147,6 @@ class PressureWatch:
             runtime.resize(wanted)
         except DoesNotFitError:
             return
-        if runtime.expert_cache_bytes >= asked:
+        if runtime.sizing.budget >= asked:
             self._asked = None
         self.say(f"pressure is over: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.loading.cached_layers import CachedLayers
-from moe_mlx.planning.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory
+from moe_mlx.planning.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.planning.low_slots import bank_sizes, divided
 from moe_mlx.planning.slot_share import Curve, shared_by
 from moe_mlx.system.memory import room_beside
 from moe_mlx.system.metal import comfortable_bytes
@@ -21,11 +22,15 @@ class Sizing:
         layers: Its layers.
         plan: The memory plan in force.
         curves: What slots are shared by, at loading and at every resizing; None where they are shared evenly.
+        coarse: Whether slots are divided for coarse experts.
+        budget: Bytes that the cap gave to experts; low slots may leave some of them over.
     """
 
     layers: CachedLayers
     plan: MemoryPlan
     curves: tuple[Curve, ...] | None
+    coarse: bool
+    budget: int
 
     @property
     def held(self) -> int:
@@ -34,6 +39,12 @@ class Sizing:
 
     def plan_for(self, expert_cache: str | int) -> MemoryPlan:
         """Returns the plan of another cap, and changes nothing; errors as `Runtime.plan_for`."""
+        return self._divided(self._undivided(expert_cache))
+
+    def _divided(self, plan: MemoryPlan) -> MemoryPlan:
+        return divided(plan, self.layers.source.layers, self.layers.coarse_nbytes if self.coarse else None)
+
+    def _undivided(self, expert_cache: str | int) -> MemoryPlan:
         source = self.layers.source
         plan = plan_memory(
             source.layers,
@@ -60,17 +71,30 @@ class Sizing:
         """
         layers = self.layers
         with layers.lock:
-            plan = self.plan_for(expert_cache)
+            undivided = self._undivided(expert_cache)
+            plan = self._divided(undivided)
             layers.drain()
             layers.ledger.collect(closing=True)
-            before = layers.slots_per_layer
+            before = [cache.bank.nbytes for cache in layers]
+            after = bank_sizes(layers.source.layers, plan.slots, plan.low, layers.coarse_nbytes or ())
             try:
-                for index in sorted(range(len(before)), key=lambda index: plan.slots[index] - before[index]):
-                    layers.rebuild(index, plan.slots[index], evict)
+                for index in sorted(range(len(before)), key=lambda index: after[index] - before[index]):
+                    layers.rebuild(index, plan.slots[index], evict, plan.low[index] if plan.low else 0)
             finally:  # what is there, whatever came in between
-                slots = tuple(layers.slots_per_layer)
-                self.plan = replace(plan, slots=slots, expert_cache=cache_bytes(layers.source.layers, slots))
+                slots, low = tuple(layers.slots_per_layer), tuple(layers.low_slots)
+                self.plan = replace(plan, slots=slots, low=low if any(low) else (), expert_cache=layers.nbytes)
+                self.budget = max(undivided.expert_cache, layers.nbytes)
             return plan
+
+    def divide(self, coarse: bool, evict: str) -> None:
+        """Divides the slots of the cap in force for coarse experts, or no longer; arguments as `resize`."""
+        before, self.coarse = self.coarse, coarse
+        try:
+            if self.layers.coarse_nbytes is not None:
+                self.resize(self.budget, evict)
+        except BaseException:
+            self.coarse = before
+            raise
 
     def reserve(self, nbytes: int, what: str) -> None:
         """Takes bytes beside the expert cache into the plan; `give_back` takes them out again.

@@ -101,8 +101,13 @@ class Runtime:
 
     @property
     def slots_per_layer(self) -> list[int]:
-        """Slots of each MoE layer."""
+        """Whole slots of each MoE layer."""
         return self.layers.slots_per_layer
+
+    @property
+    def low_slots_per_layer(self) -> list[int]:
+        """Low slots of each MoE layer, beside them."""
+        return self.layers.low_slots
 
     @property
     def expert_cache_bytes(self) -> int:
@@ -116,8 +121,9 @@ class Runtime:
 
     @property
     def resident_share(self) -> float:
-        """Share of the routed experts that have a slot."""
-        return sum(self.slots_per_layer) / sum(layer.experts for layer in self.source.layers)
+        """Share of the routed experts that have a slot, whole or low."""
+        held = sum(self.slots_per_layer) + sum(self.low_slots_per_layer)
+        return held / sum(layer.experts for layer in self.source.layers)
 
     def resident_experts(self) -> list[tuple[int, int]]:
         """Returns the experts that have a slot now: pairs of MoE ordinal and expert."""
@@ -172,14 +178,16 @@ class Runtime:
 
         Raises:
             UsageError: a value or a name that cannot be taken.
+            DoesNotFitError: experts may be coarse from now on, or no longer, and memory for the slots that this takes
+                has gone since loading.
         """
         unknown = set(changes) - set(RoutingSettings.__dataclass_fields__)
         if unknown:
             raise UsageError(f"unknown routing setting {sorted(unknown)[0]!r}")
         settings = replace(self.routing, **changes)
         with self.layers.lock:
+            self.light_by(settings.light_rule)
             self.layers.route_by(settings.policy)
-            self.layers.light_by(settings.light_rule)
             self.routing = settings
         return settings
 
@@ -192,8 +200,14 @@ class Runtime:
         self.layers.route_by(policy_of)
 
     def light_by(self, rule: LightRule) -> None:
-        """Treats light experts as no setting does, until the next `set_routing`; for measurements."""
-        self.layers.light_by(rule)
+        """Treats light experts as no setting does, until the next `set_routing`; for measurements.
+
+        Where experts may be coarse from now on, or may no longer, the slots of the cap are divided anew.
+        """
+        with self.layers.lock:
+            if rule.coarse != self.sizing.coarse:
+                self.sizing.divide(rule.coarse, self.evict)
+            self.layers.light_by(rule)
 
     def set_eviction(self, evict: str) -> None:
         """Changes which expert gives way, between tokens; layers where that is another one start empty.

@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 
 from moe_mlx.expert_cache.eviction import AgedLeastFrequentlyUsed, LeastRecentlyUsed, RouterMean
 from moe_mlx.expert_cache.layer import LayerCache
+from moe_mlx.expert_cache.low_slots import LowSlots, cut_in
 from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.routing.cache_prior import CachePrior
 from moe_mlx.routing.exact import Exact
 from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
+from moe_mlx.store.codes import Bytes
+from moe_mlx.store.parts import ALL, COARSE_FORMS, HIGH, LOW, ExpertLayout, Halves
+from moe_mlx.store.parts import COARSE as HIGH_BITS_ONLY
+from moe_mlx.store.store import StoreSource
 from moe_mlx.system.metal import stall_limit
 
 
@@ -63,9 +68,70 @@ def eviction_numbers(eviction: Eviction) -> EvictionNumbers | None:
     return None
 
 
+class NativeCodes:
+    """`Codes` by the extension, without the GIL."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def high_of(self, cut: Halves, whole: Bytes, high: Bytes) -> None:
+        """See `Codes.high_of`."""
+        self.module.high_of(*cut, whole.ctypes.data, high.ctypes.data, whole.size)
+
+    def lift(self, cut: Halves, high: Bytes, whole: Bytes) -> None:
+        """See `Codes.lift`."""
+        self.module.lift(*cut, high.ctypes.data, whole.ctypes.data, whole.size)
+
+    def complete(self, cut: Halves, low: Bytes, whole: Bytes) -> None:
+        """See `Codes.complete`."""
+        self.module.complete(*cut, low.ctypes.data, whole.ctypes.data, whole.size)
+
+
 def address_of(memory: array[Any]) -> int:
     """Returns where an array's items lie; good for as long as it is kept and not resized."""
     return memory.buffer_info()[0]
+
+
+def _digests(source: ExpertSource, index: int, expert: int) -> tuple[str, ...]:
+    """Returns what an expert's bytes are checked against: a digest of its tensors, or one a part of its file."""
+    if source.layouts and source.layouts[index].rearranged:
+        assert isinstance(source, StoreSource)
+        return source.part_digests(index, expert)
+    digest = source.digest(index, expert)
+    return () if digest is None else (digest,)
+
+
+def parts_of(layout: ExpertLayout, low: LowSlots | None) -> dict[str, Any] | None:
+    """Returns how a layer's experts lie in their files, for `moe::Parts`; None where their tensors do one by one.
+
+    Args:
+        layout: Of the layer.
+        low: Its low slots; None where there are none.
+    """
+    if not layout.rearranged:
+        return None
+    form = low.form if low is not None else HIGH_BITS_ONLY
+    prefix = COARSE_FORMS[form] if layout.nested else len(layout.parts)
+    cut = set(cut_in(layout, form)) if layout.nested else set()
+    halves, placed = array("q"), array("q")
+    for tensor in range(len(layout.layer.tensors)):
+        how = layout.halves.get(tensor)
+        halves.extend((how.bits, how.high_bits, tensor in cut) if how is not None else (0, 0, 0))
+    for one in (one for run in layout.runs() for one in run.placed):
+        offset = one.row * one.nbytes // one.rows if one.rows else 0
+        placed.extend((one.tensor, (ALL, HIGH, LOW).index(one.half), offset, one.at, one.nbytes))
+    return {
+        "halves": halves.tobytes(),
+        "placed": placed.tobytes(),
+        "digested": array("q", layout.part_nbytes).tobytes(),
+        "names": [
+            part.name if part.blocks == 1 else f"{part.name}, row block {block}"
+            for part in layout.parts
+            for block in range(part.blocks)
+        ],
+        "coarse_digests": prefix * layout.row_blocks,
+        "coarse_nbytes": sum(part.nbytes for part in layout.parts[:prefix]),
+    }
 
 
 def bind(
@@ -84,13 +150,13 @@ def bind(
     Raises:
         ValueError: an eviction that only Python knows.
     """
-    spec, table, log = cache.spec, cache.table, cache.log
+    spec, table, log, low = cache.spec, cache.table, cache.log, cache.bank.low
     files: dict[Path, int] = {}
     ranges, digests = array("q"), bytearray()
     for expert in range(spec.experts):
         for run in source.byte_ranges(spec.index, expert):
             ranges.extend((files.setdefault(run.path, len(files)), run.offset, run.nbytes))
-        if source.verify and (digest := source.digest(spec.index, expert)) is not None:
+        for digest in _digests(source, spec.index, expert) if source.verify else ():
             digests += bytes.fromhex(digest)
     whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
     evict = eviction_numbers(table.eviction)
@@ -118,6 +184,10 @@ def bind(
         log={name: address_of(memory) for name, memory in logged.items()},
         banks=cache.bank.arrays,
         stall_seconds=stall_limit(cache.pool.stall_seconds),
+        parts=parts_of(source.layouts[spec.index], low) if source.layouts else None,
+        low_banks=[] if low is None else low.bank.arrays,
+        low_nbytes=[] if low is None else [tensor.nbytes for tensor in low.bank.specs],
+        low=table.low,
         keep=(arrays, table.state, logged),
     )
     if prefetcher is not None:

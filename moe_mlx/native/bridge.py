@@ -27,7 +27,7 @@ from moe_mlx.expert_cache.lateness import LateLayer
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.residency import Eviction
 from moe_mlx.expert_cache.steps import StepCounter
-from moe_mlx.native.binding import address_of, bind, eviction_numbers, policy_numbers
+from moe_mlx.native.binding import NativeCodes, address_of, bind, eviction_numbers, policy_numbers
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
@@ -78,6 +78,8 @@ class NativeDecode:
     def join(self, caches: Sequence[LayerCache]) -> None:
         """Takes the model's layers, in order."""
         self.layers = [NativeLayer(self, cache) for cache in caches]
+        for cache in caches:
+            cache.cut_by(NativeCodes(self.module))
 
     def prefetch(self, how: Prefetch) -> int:
         """Lets every layer's step prefetch for the next layer, from its next step on.
@@ -225,7 +227,8 @@ class NativeLayer:
             next_scores=next_scores,
             next=next_layer,
             late_rows=rows,
-            late_beyond=lateness.rule.beyond,
+            light_beyond=lateness.rule.beyond,
+            coarse=cache.spec.top_k if lateness.may_be_coarse and router.get("scores") is not None else 0,
             earlier=self._left_by(lateness.earlier) if left else None,
             after=cache.bank.queued,
         )

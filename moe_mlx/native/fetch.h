@@ -48,7 +48,7 @@ struct Router {
   std::optional<mx::array> scores, raw, weigh, weights, shares;
 };
 
-// What may be late in a step, and which layer has left how many rows to it. That layer's bank is read after this step.
+// What may be late or coarse in a step, and which layer has left how many rows to it. That layer's bank is read after this step.
 struct LateStep {
   Light light;
   std::shared_ptr<Bound> earlier;

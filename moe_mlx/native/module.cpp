@@ -75,6 +75,33 @@ moe::Table make_table(int experts, int slots, const moe::Eviction& evict, const 
   return table;
 }
 
+// How experts lie in their files: as moe_mlx/native/binding.py writes it down, words of 64 bits.
+moe::Parts make_parts(const nb::object& given) {
+  moe::Parts parts;
+  if (given.is_none()) return parts;
+  const auto found = nb::cast<nb::dict>(given);
+  const auto words = [&](const char* name) {
+    const auto bytes = nb::cast<nb::bytes>(found[name]);
+    std::vector<int64_t> out(bytes.size() / sizeof(int64_t));
+    std::memcpy(out.data(), bytes.c_str(), out.size() * sizeof(int64_t));
+    return out;
+  };
+  const auto halves = words("halves"), placed = words("placed"), digested = words("digested");
+  for (size_t i = 0; i + 2 < halves.size(); i += 3) {
+    const moe::Halves how{int(halves[i]), int(halves[i + 1])};
+    if (how.bits && !moe::Halves::known(how.bits, how.high)) throw std::invalid_argument("halves");
+    parts.halves.push_back(how);
+    parts.cut.push_back(char(halves[i + 2]));
+  }
+  for (size_t i = 0; i + 4 < placed.size(); i += 5)
+    parts.placed.push_back({placed[i], placed[i + 1], placed[i + 2], placed[i + 3], placed[i + 4]});
+  const auto names = nb::cast<std::vector<std::string>>(found["names"]);
+  for (size_t i = 0; i < digested.size(); i++) parts.digested.push_back({names.at(i), digested[i]});
+  parts.coarse_digests = nb::cast<size_t>(found["coarse_digests"]);
+  parts.coarse_nbytes = nb::cast<int64_t>(found["coarse_nbytes"]);
+  return parts;
+}
+
 moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                       const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges, nb::bytes digests,
                       int experts) {
@@ -111,6 +138,18 @@ NB_MODULE(_moe_mlx_native, m) {
   m.attr("TABLE_ARRAYS") = table_arrays;
   m.attr("READ_DEPTHS") = int(moe::ReadLog::kDepths);
   m.attr("READ_BUCKETS") = int(moe::ReadLog::kBuckets);
+
+  // Halves of codes in memory of Python's, contiguous and of the sizes that `bits` and `high` make of `nbytes`.
+  const auto halves_function = [&](const char* name, void (*function)(const moe::Halves&, const char*, char*, int64_t)) {
+    m.def(name, [function](int bits, int high, uintptr_t from, uintptr_t to, int64_t nbytes) {
+      if (!moe::Halves::known(bits, high)) throw std::invalid_argument("halves");
+      nb::gil_scoped_release nogil;
+      function({bits, high}, at<char>(from), at<char>(to), nbytes);
+    });
+  };
+  halves_function("high_of", moe::high_of);
+  halves_function("lift", moe::lift);
+  halves_function("complete", moe::complete);
 
   m.def("probe", [](const mlx::core::array& a) { return a.size(); });  // a TypeError: another ABI than mlx's
 
@@ -179,27 +218,37 @@ NB_MODULE(_moe_mlx_native, m) {
                           std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
                           const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
                           nb::bytes digests, int experts, int slots, const nb::dict& table, const moe::Eviction& evict,
-                          const nb::dict& log, nb::list banks, double stall_seconds,
-                          nb::object keep) {
+                          const nb::dict& log, nb::list banks, double stall_seconds, nb::object parts,
+                          nb::list low_banks, std::vector<int64_t> low_nbytes, int low, nb::object keep) {
         const moe::EventLog l{named<moe::Event>(log, "rows"), named<double>(log, "weights_moved"),
                               named<int64_t>(log, "written")};
         auto arrays = std::make_shared<std::vector<mlx::core::array>>();
-        std::vector<char*> memory;
-        for (auto bank : banks) {
-          arrays->push_back(nb::cast<mlx::core::array>(bank));
-          memory.push_back(arrays->back().data<char>());
-        }
+        const auto memory_of = [&](const nb::list& given) {
+          std::vector<char*> memory;
+          for (auto bank : given) {
+            arrays->push_back(nb::cast<mlx::core::array>(bank));
+            memory.push_back(arrays->back().data<char>());
+          }
+          return memory;
+        };
+        auto memory = memory_of(banks), low_memory = memory_of(low_banks);
         auto shelf = make_shelf(layer, std::move(tensors), std::move(tensor_nbytes), paths, file_nbytes, ranges,
                                 digests, experts);
-        auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf),
-                                                 make_table(experts, slots, evict, table), l, std::move(memory),
-                                                 arrays);
+        shelf.parts = make_parts(parts);
+        auto residency = make_table(experts, slots, evict, table);
+        if (low) {
+          residency.low = low;
+          residency.low_slots = {shelf.parts,           slots,      memory, shelf.tensor_nbytes,
+                                 std::move(low_memory), low_nbytes};
+        }
+        auto core = std::make_unique<moe::Layer>(reader.reader, std::move(shelf), std::move(residency), l,
+                                                 std::move(memory), arrays);
         core->stall_seconds = stall_seconds;
         new (self) Layer{std::make_shared<moe::Bound>(
             moe::Bound{streams.streams, std::move(core), keep_alive(std::move(keep))})};
       }, nb::kw_only(), "streams"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
          "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "evict"_a, "log"_a, "banks"_a,
-         "stall_seconds"_a, "keep"_a)
+         "stall_seconds"_a, "parts"_a.none(), "low_banks"_a, "low_nbytes"_a, "low"_a, "keep"_a)
       .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
       .def("reclaim", [](Layer& self) { self.bound->layer->reclaim(); },
@@ -213,14 +262,14 @@ NB_MODULE(_moe_mlx_native, m) {
                         std::optional<mlx::core::array> scores, std::optional<mlx::core::array> raw,
                         std::optional<mlx::core::array> weigh, std::optional<mlx::core::array> weights,
                         std::optional<mlx::core::array> shares, std::optional<mlx::core::array> next_scores,
-                        nb::object next, int late_rows, double late_beyond, nb::object earlier,
+                        nb::object next, int late_rows, double light_beyond, int coarse, nb::object earlier,
                         std::optional<mlx::core::array> after) {
         moe::NextLayer layer;
         if (next_scores && !next.is_none()) {  // (its handle, its policy, how many experts to guess)
           const auto of = nb::cast<nb::tuple>(next);
           layer = {next_scores, nb::cast<Layer&>(of[0]).bound, nb::cast<moe::Policy&>(of[1]), nb::cast<int>(of[2])};
         }
-        moe::LateStep late{{late_rows, late_beyond}};
+        moe::LateStep late{{late_rows, light_beyond, coarse}};
         if (!earlier.is_none()) {  // (its handle, how many rows it has left)
           const auto of = nb::cast<nb::tuple>(earlier);
           late.earlier = nb::cast<Layer&>(of[0]).bound, late.earlier_rows = nb::cast<int>(of[1]);
@@ -228,8 +277,8 @@ NB_MODULE(_moe_mlx_native, m) {
         return moe::decode(self.bound, step, policy, exact, {scores, raw, weigh, weights, shares}, layer, late, after);
       }, "step"_a, "policy"_a, "exact"_a, "scores"_a.none() = nb::none(), "raw"_a.none() = nb::none(),
          "weigh"_a.none() = nb::none(), "weights"_a.none() = nb::none(), "shares"_a.none() = nb::none(),
-         "next_scores"_a.none() = nb::none(), "next"_a.none() = nb::none(), "late_rows"_a = 0, "late_beyond"_a = 0.0,
-         "earlier"_a.none() = nb::none(), "after"_a.none() = nb::none())
+         "next_scores"_a.none() = nb::none(), "next"_a.none() = nb::none(), "late_rows"_a = 0, "light_beyond"_a = 0.0,
+         "coarse"_a = 0, "earlier"_a.none() = nb::none(), "after"_a.none() = nb::none())
       .def("rows", [](Layer& self, int64_t step, const mlx::core::array& chosen,
                       std::optional<mlx::core::array> after) { return moe::fetch_rows(self.bound, step, chosen, after); },
            "step"_a, "chosen"_a, "after"_a.none() = nb::none());

@@ -29,6 +29,7 @@ class MemoryPlan:
 
     Attributes:
         slots: Slots of each MoE layer.
+        low: Low slots of each beside them; empty where there are none.
         extra: Staging and audit buffers.
         beside: What else this process holds: a draft model and its KV cache.
         experts_total: What every routed expert would take, of which `expert_cache` has a slot.
@@ -43,6 +44,7 @@ class MemoryPlan:
     extra: int = 0
     beside: int = 0
     experts_total: int = 0
+    low: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from moe_mlx.errors import DoesNotFitError
 from moe_mlx.planning.budget import Cap, MemoryPlan, mlx_cache_bytes, parse_cap, plan_memory
 from moe_mlx.planning.crossings import PER_LAYER, capped_layers
+from moe_mlx.planning.low_slots import divide_all, low_slots_words
 from moe_mlx.planning.prediction import Rates, StepTime, assumed_miss_rate, step_time
 from moe_mlx.planning.shape import ModelShape
 from moe_mlx.planning.slot_share import Curve, shared_by
@@ -35,6 +36,8 @@ class CapPlan:
         bytes_per_token: Read at that miss rate.
         step: Where the time of a decode step goes.
         capped_layers: Layers with fewer slots than experts.
+        coarse: Whole and low slots of each layer that the same bytes make with --light coarse; empty where experts are
+            whole only.
     """
 
     cap: str
@@ -47,6 +50,7 @@ class CapPlan:
     bytes_per_token: float
     step: StepTime
     capped_layers: int = 0
+    coarse: tuple[tuple[int, int], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Returns it with what is derived; crossings are of decode in the graph, read-backs of decode without it."""
@@ -111,7 +115,9 @@ def plan_caps(
         chosen = sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
         step = step_time(shape, rates, misses, capped=not everything)
         read, capped = misses * chosen, capped_layers(shape.layers, plan.slots)
-        lines.append(CapPlan(text, plan.slots, plan.expert_cache, total, fits, why_not, misses, read, step, capped))
+        coarse = divide_all(shape.layers, plan.slots, shape.coarse_nbytes)
+        line = CapPlan(text, plan.slots, plan.expert_cache, total, fits, why_not, misses, read, step, capped, coarse)
+        lines.append(line)
     return lines
 
 
@@ -146,6 +152,7 @@ def plan_table(
         "\ndisk",
         "\nlayers",
         "bottleneck",
+        *(["coarse: whole +\nlow slots"] if shape.coarse_nbytes else []),
     ]
     cells = []
     for line in lines:
@@ -165,6 +172,7 @@ def plan_table(
                 f"{line.step.reads * 1e3:.1f}",
                 f"{line.step.layers * 1e3:.1f}",
                 line.step.bottleneck,
+                *([low_slots_words(line.coarse)] if shape.coarse_nbytes else []),
             ]
         )
     return "\n".join(
@@ -177,5 +185,20 @@ def plan_table(
             f"on {rates.name}: {rates.assumed}",
             "",
             render(heads, cells),
+            *_advice(shape, lines),
         ]
     )
+
+
+def _advice(shape: ModelShape, lines: Sequence[CapPlan]) -> list[str]:
+    """Returns what --light coarse would do at "auto", where it would do anything; nothing turns it on by itself."""
+    line = next((line for line in lines if line.cap == "auto" and line.fits), None)
+    if line is None or not any(low for _, low in line.coarse):
+        return []
+    held = sum(whole + low for whole, low in line.coarse)
+    return [
+        "",
+        f"At auto, --light coarse would hold {held} of {sum(layer.experts for layer in shape.layers)} experts, "
+        f"{sum(whole for whole, _ in line.coarse)} of them whole, instead of {sum(line.slots)}.",
+        "It is lossy and off unless asked for: `moe-mlx eval --light exact,coarse` says what it costs this model.",
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.planning.low_slots import coarse_sizes
 from moe_mlx.planning.taken import taken
 from moe_mlx.store import ExpertLayer, header, is_store, open_source
 from moe_mlx.store.checkpoint import read_shards
@@ -32,6 +33,7 @@ class ModelShape:
         resident_nbytes: Bytes of every weight in memory that is no routed expert; what mlx-lm drops is none.
         looked_up_nbytes: Bytes of embeddings of which a token takes one row (0 where they are the output head too).
         to_convert: Whether it runs only once it is converted: mlx-lm stacks its experts while it loads.
+        coarse_nbytes: Bytes of a coarse expert, by layer; None where experts are whole only.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ModelShape:
     resident_nbytes: int
     looked_up_nbytes: int
     to_convert: bool = False
+    coarse_nbytes: tuple[int, ...] | None = None
 
     @property
     def experts_nbytes(self) -> int:
@@ -93,7 +96,13 @@ def local_shape(folder: Path) -> ModelShape:
                 os.close(fd)
             tensors += [(name, entry.nbytes) for name, entry in entries.items()]
         return ModelShape(
-            str(folder), "store", dict(source.config), source.layers, source.resident_nbytes, looked_up(tensors)
+            str(folder),
+            "store",
+            dict(source.config),
+            source.layers,
+            source.resident_nbytes,
+            looked_up(tensors),
+            coarse_nbytes=coarse_sizes(source),
         )
 
 

@@ -3,7 +3,9 @@
 With a token's chosen experts in descending weight, an expert is light where more than a share `beyond` of the token's
 weight lies before it. The heaviest never is. `late` reads an absent light expert while the model goes on and adds its
 output, with its own weight and from its own layer's input, a layer later (KTransformers' deferral, kept to what is
-absent and light). Who is late follows from weights and residency alone, never from how fast the disk was.
+absent and light). `coarse` uses a light expert at its high bits where it is not resident whole (EdgeMoE 2308.14352,
+D2MoE 2504.15299), and reads those alone where it is absent; `late-coarse` reads them late. Who is late or coarse
+follows from weights and residency alone, never from how fast the disk was.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE, LIGHTS
+from moe_mlx.routing.names import COARSE, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE, LATE_COARSE, LIGHTS
 from moe_mlx.system.given import check_choice, check_whole
 
 
@@ -40,31 +42,60 @@ class LightRule:
 
     @property
     def waits(self) -> bool:
-        """Whether every expert is waited for."""
+        """Whether every expert is waited for, and used whole."""
         return self.mode == EXACT
+
+    @property
+    def late(self) -> bool:
+        """Whether absent light experts join later, or not at all."""
+        return self.mode in (LATE, LATE_COARSE, DROPPED)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether light experts may be coarse."""
+        return self.mode in (COARSE, LATE_COARSE)
 
     def describe(self) -> str:
         """Returns one short line, "" where every expert is waited for."""
         if self.waits:
             return ""
-        later = "" if self.mode != LATE or self.distance == 1 else f", {self.distance} layers on"
+        later = "" if self.mode not in (LATE, LATE_COARSE) or self.distance == 1 else f", {self.distance} layers on"
         return f"light {self.mode} beyond {self.beyond:g}{later}"
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
-    """The late experts of one token in one layer.
+class LightExperts:
+    """What one token does with its light experts in one layer.
 
     Attributes:
-        experts: In descending weight.
-        weight: Their share of the token's weight.
+        late: Those whose output is added a later layer's, in descending weight.
+        late_weight: Their share of the token's weight.
+        coarse: Those that are used at their high bits, likewise; a late one may be among them.
+        coarse_weight: Their share.
     """
 
-    experts: tuple[int, ...] = ()
-    weight: float = 0.0
+    late: tuple[int, ...] = ()
+    late_weight: float = 0.0
+    coarse: tuple[int, ...] = ()
+    coarse_weight: float = 0.0
 
 
-NONE_LATE = Late()
+NONE_LIGHT = LightExperts()
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a layer has for light experts.
+
+    Attributes:
+        slots: Its whole slots; low ones are numbered after them.
+        late: How many experts of a token may be late.
+        coarse: How many may be coarse.
+    """
+
+    slots: int
+    late: int = 0
+    coarse: int = 0
 
 
 def rows_for(top_k: int) -> int:
@@ -72,24 +103,52 @@ def rows_for(top_k: int) -> int:
     return top_k // 2
 
 
-def pick_late(order: Sequence[int], shares: Sequence[float], slot_of: Sequence[int], beyond: float, most: int) -> Late:
-    """Returns who is late. The primitive has the same rule, bit for bit (native/core/late.h).
+def by_rank(order: Sequence[int], experts: int) -> list[float]:
+    """Returns shares that make light what is beyond the first half of a token's experts, for any threshold below 1.
+
+    For routers whose weights are not known before the choice.
+
+    Args:
+        order: The chosen experts, the heaviest first.
+        experts: E.
+    """
+    shares = [0.0] * experts
+    if order:
+        shares[order[(len(order) - 1) // 2]] = 1.0
+    return shares
+
+
+def pick_light(
+    order: Sequence[int], shares: Sequence[float], slot_of: Sequence[int], beyond: float, room: Room
+) -> LightExperts:
+    """Returns who is late and who is coarse. The primitive has the same rule, bit for bit (native/core/light.h).
+
+    An expert that is resident whole is neither. Otherwise a light one is coarse, where there is room, and late where it
+    is absent, where there is room; what is left waits for all its bits.
 
     Args:
         order: The chosen experts of this layer, distinct, in touch order: the heaviest first.
         shares: `[E]`, what each expert would weigh, up to a common factor; float32, added up here in double.
         slot_of: `[E]`, below 0 where an expert is absent.
         beyond: Share of the weight that lies before a light expert.
-        most: How many may be late; those after them wait.
+        room: What the layer has for them.
     """
     total = 0.0
     for expert in order:  # not `sum`, which rounds otherwise since Python 3.12
         total += shares[expert]
     late: list[int] = []
-    limit, before, weight = beyond * total, 0.0, 0.0
+    coarse: list[int] = []
+    limit, before, late_weight, coarse_weight = beyond * total, 0.0, 0.0, 0.0
     for place, expert in enumerate(order):
-        if place and before > limit and slot_of[expert] < 0 and len(late) < most:
-            late.append(expert)
-            weight += shares[expert]
-        before += shares[expert]
-    return Late(tuple(late), weight / total) if late else NONE_LATE
+        slot, share = slot_of[expert], shares[expert]
+        if place and before > limit and not 0 <= slot < room.slots:
+            if len(coarse) < room.coarse:
+                coarse.append(expert)
+                coarse_weight += share
+            if slot < 0 and len(late) < room.late:
+                late.append(expert)
+                late_weight += share
+        before += share
+    if not late and not coarse:
+        return NONE_LIGHT
+    return LightExperts(tuple(late), late_weight / total, tuple(coarse), coarse_weight / total)

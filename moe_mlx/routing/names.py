@@ -4,9 +4,10 @@ POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
 DEFAULT_ROUTING = "cache-prior"
 #: Policies, and the baselines that only an evaluation knows.
 EVALUATED = (*POLICIES, "pruned", "belady")
-#: What an absent expert of little weight may do at decode: be waited for like any other, or join one layer later.
-EXACT, LATE = "exact", "late"
-LIGHTS = (EXACT, LATE)
+#: What an absent expert of little weight may do at decode: be waited for like any other, join one layer later, be used
+#: at its high bits, or both.
+EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
+LIGHTS = (EXACT, LATE, COARSE, LATE_COARSE)
 #: Of what was tried on two trained models the least KL for the misses it takes off the critical path; layers.
 DEFAULT_BEYOND, DEFAULT_DISTANCE = 0.6, 1
 #: What was tried and is not offered: such an expert left out, the others weighing more. An evaluation reproduces it.

@@ -99,6 +99,7 @@ def state_now(service: Service, loaded: Loaded) -> dict[str, Any]:
         "generated": tally.generated,
         "routing": runtime.routing.describe(),
         "slots_per_layer": runtime.slots_per_layer,
+        "low_slots_per_layer": runtime.low_slots_per_layer,
         "layers": [list(pair) for pair in runtime.layers.ledger.layer_totals()],
         "decode": _counts(runtime.stats.decode),
         "prefill": _counts(runtime.stats.prefill),

@@ -13,6 +13,7 @@ from moe_mlx_tui.drawing.cells import (
     ABSENT,
     AGE_EDGES,
     ARRIVED,
+    COARSE,
     EVICTED,
     HELD,
     LATE,
@@ -180,6 +181,24 @@ def test_the_sampler_tells_a_late_read_from_one_that_was_waited_for():
             table.commit(placed)
         table.count([0, 1], [placed.expert for placed in missed], late)
         assert tuple(sampler.sample()["cells"][:2]) == expected
+
+
+def test_the_sampler_tells_high_bits_from_a_whole_expert():
+    from moe_mlx.expert_cache.eviction import LeastRecentlyUsed
+    from moe_mlx.expert_cache.residency import ResidencyTable
+
+    table = ResidencyTable(8, 2, LeastRecentlyUsed(), low=2)
+    sampler = CellSampler(_Runtime(_Layer(table, 2)))
+    sampler.sample()
+    for placed in table.begin([0, 1], coarse=[1]).misses:
+        table.commit(placed)
+    assert tuple(sampler.sample()["cells"][:3]) == (ARRIVED, ARRIVED | COARSE, ABSENT)
+
+
+def test_an_answer_s_line_tells_what_was_coarse():
+    receipt = scene.over(scene.decode("t")).receipt
+    assert "coarse" not in receipt_line(receipt).plain
+    assert " · coarse 12.3% · " in receipt_line(replace(receipt, coarse_share=0.123)).plain
 
 
 def test_an_answer_s_line_tells_who_was_late():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from moe_mlx.routing.names import EXACT, LIGHTS, POLICIES
+from moe_mlx.routing.names import COARSE, EXACT, LATE, LATE_COARSE, LIGHTS, POLICIES
 from moe_mlx_tui.engine.orders import Source
 
 #: Caps that are offered; any other may be typed.
@@ -61,11 +61,18 @@ def entries(app: PaletteApp) -> Iterator[Entry]:
         for light in LIGHTS:
             yield Entry(
                 f"light experts {light}",
-                "wait for absent ones of little weight" if light == EXACT else "let them join one layer later",
+                _OF_LIGHT[light],
                 partial(app.set_routing, light=light),
             )
 
 
+#: What is done with absent experts of little weight.
+_OF_LIGHT = {
+    EXACT: "wait for absent ones of little weight",
+    LATE: "let them join one layer later",
+    COARSE: "use them at their high bits",
+    LATE_COARSE: "their high bits, one layer later",
+}
 #: What may be typed with a value: pattern, what it says, how it is called.
 _VALUES: tuple[tuple[str, str, str], ...] = (
     (r"(?:expert )?cache\s+(\d\S*|auto)", "expert cache {}", "set_cap"),

@@ -84,13 +84,20 @@ bool Access::prepare(int fd) const {
 #endif
 }
 
+char* Bounce::make(int64_t nbytes) {
+  void* made = nullptr;
+  if (posix_memalign(&made, size_t(sysconf(_SC_PAGESIZE)), size_t(nbytes)) != 0) throw std::bad_alloc();
+  return static_cast<char*>(made);
+}
+
 char* Bounce::of(int64_t nbytes) {
-  if (!memory_) {
-    void* made = nullptr;
-    if (posix_memalign(&made, size_t(sysconf(_SC_PAGESIZE)), size_t(nbytes)) != 0) throw std::bad_alloc();
-    memory_.reset(static_cast<char*>(made));
-  }
+  if (!memory_) memory_.reset(make(nbytes));
   return memory_.get();
+}
+
+char* Bounce::scratch(int64_t nbytes) {
+  if (scratch_nbytes_ < nbytes) scratch_.reset(make(nbytes)), scratch_nbytes_ = nbytes;
+  return scratch_.get();
 }
 
 int64_t fill(const Access& access, Bounce& bounce, int fd, std::vector<iovec> buffers, int64_t offset) {

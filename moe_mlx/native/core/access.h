@@ -22,16 +22,20 @@ struct Access {
   bool prepare(int fd) const;  // after it; false with errno
 };
 
-// A reader thread's bounce buffer, there from its first use on.
+// A reader thread's buffers, there from their first use on.
 class Bounce {
  public:
   char* of(int64_t nbytes);  // begins at a page; throws std::bad_alloc
+  // Memory beside it for what a read finds in another order than it is wanted in; likewise.
+  char* scratch(int64_t nbytes);
 
  private:
   struct Free {
     void operator()(char* memory) const { std::free(memory); }
   };
-  std::unique_ptr<char, Free> memory_;
+  static char* make(int64_t nbytes);
+  std::unique_ptr<char, Free> memory_, scratch_;
+  int64_t scratch_nbytes_ = 0;
 };
 
 // Reads into buffers, one after the other, until they are full or the file ends; what is aligned straight into them.

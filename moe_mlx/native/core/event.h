@@ -27,7 +27,12 @@ namespace moe {
   FIELD(late)                   \
   FIELD(late_weight_ppb)        \
   FIELD(read_waits)             \
-  FIELD(waits_saved)
+  FIELD(waits_saved)            \
+  FIELD(coarse)                 \
+  FIELD(coarse_weight_ppb)      \
+  FIELD(promotions)             \
+  FIELD(coarse_bytes)           \
+  FIELD(rest_bytes)
 
 enum Phase { kPrefill = 0, kDecode = 1 };
 

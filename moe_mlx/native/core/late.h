@@ -1,5 +1,4 @@
-// Light experts that may be late: the rule of moe_mlx/routing/light.py, bit for bit, and the late reads of a step until a
-// later layer's step has waited for them.
+// The late reads of one step, until a later layer's step has waited for them.
 #pragma once
 
 #include <cstdint>
@@ -11,22 +10,6 @@
 #include "reader.h"
 
 namespace moe {
-
-// How many experts of a token may be late, and the share of its weight that lies before each of them.
-struct Light {
-  int rows = 0;  // 0: every expert is waited for
-  double beyond = 0;
-};
-
-struct LateChoice {
-  std::vector<int> experts;  // the heaviest first
-  double weight = 0;         // their share of the token's
-
-  bool has(int expert) const;
-  void clear() { experts.clear(), weight = 0; }
-  // order: the chosen, the heaviest first; shares: of every expert, up to a common factor.
-  void pick(const Light& light, const std::vector<int>& order, const float* shares, const int32_t* slot_of);
-};
 
 // What one step has left to a later layer's: places in its list of misses, and how each of them comes.
 struct LateReads {

@@ -10,7 +10,7 @@ void Layer::start_late(int64_t step, const Light& light) {
   if (!light.rows) return;
   late_.step = step;
   for (int i = 0; i < int(misses_.size()); i++) {
-    if (!late_choice_.has(misses_[i].expert)) continue;
+    if (!light_choice_.is_late(misses_[i].expert)) continue;
     late_.misses.push_back(i);
     const auto staged = guess_.find(misses_[i].expert);
     if (staged && guess_.wait(staged, 0) != Staged::failed) {

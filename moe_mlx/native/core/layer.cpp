@@ -55,11 +55,25 @@ std::shared_ptr<Batch> Layer::batch_of(const std::vector<int>& misses) const {
   batch->memory = owner_;
   for (int i : misses) {
     batch->experts.push_back(misses_[i].expert);
+    batch->parts.push_back(misses_[i].part);
+    if (misses_[i].part == kCoarse) {
+      batch->buffers.push_back(table_.low_slots.buffers(misses_[i].slot));
+      continue;
+    }
     auto& buffers = batch->buffers.emplace_back();
     for (size_t t = 0; t < memory_.size(); t++)
       buffers.push_back(memory_[t] + misses_[i].slot * shelf_->tensor_nbytes[t]);
   }
   return batch;
+}
+
+void Layer::count_parts(Event& event) const {
+  for (const Placement& miss : misses_) {
+    const int64_t nbytes = shelf_->nbytes_of(miss.part);
+    event.bytes_read += nbytes;
+    if (miss.part == kCoarse) event.coarse_bytes += nbytes;
+    if (miss.part == kRest) event.rest_bytes += nbytes, event.promotions++;
+  }
 }
 
 void Layer::commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors) {
@@ -78,7 +92,7 @@ void Layer::commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<
 }
 
 bool Layer::take_staged(int miss, const std::shared_ptr<Staged>& staged, double seconds, Errors& errors) {
-  const auto& [expert, slot] = misses_[miss];
+  const int expert = misses_[miss].expert, slot = misses_[miss].slot;
   const auto state = guess_.wait(staged, seconds);
   if (state == Staged::failed) return false;
   if (state == Staged::running) {  // a demand read would hang on the same disk; nothing writes to the slot
@@ -110,7 +124,7 @@ void Layer::read_missing(int64_t step, const Light& light) {
   Errors errors(misses_.size());
   std::vector<int> demanded, staged, again;
   for (int i = 0; i < int(misses_.size()); i++)
-    if (!late_choice_.has(misses_[i].expert)) (guess_.find(misses_[i].expert) ? staged : demanded).push_back(i);
+    if (!light_choice_.is_late(misses_[i].expert)) (guess_.find(misses_[i].expert) ? staged : demanded).push_back(i);
   const auto batch = batch_of(demanded);
   reader_->start(batch);
   start_late(step, light);
@@ -135,7 +149,7 @@ void Layer::read_missing(int64_t step, const Light& light) {
 int Layer::admit(int64_t step, const Light& light, int64_t& waited) {
   int hits = 0;
   try {
-    hits = table_.begin(touched_, misses_);
+    hits = table_.begin(touched_, light_choice_.coarse, misses_);
   } catch (const std::length_error& error) {
     throw ReadError(shelf_->layer, touched_.front(), shelf_->files[0].path, error.what());
   }
@@ -152,7 +166,7 @@ int Layer::admit(int64_t step, const Light& light, int64_t& waited) {
 void Layer::prefetch(const Policy& policy, const float* scores, int width, int count) {
   const int64_t started = now_ns();
   std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock || !guess_.enabled()) return;
+  if (!lock || !guess_.enabled() || table_.low) return;  // whether a guessed expert has to be whole is not known yet
   std::vector<int> best(static_cast<size_t>(width));
   std::iota(best.begin(), best.end(), 0);
   count = std::min(count, width);
@@ -183,17 +197,17 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, const
   if (late_.step != LateReads::kNone) drop_late();  // of a call that was broken off
   if (!stalled_.empty()) give_back();
   choose(token, policy);
-  late_choice_.pick(lateness.light, touched_, token.shares, table_.slot_of);
+  light_choice_.pick(lateness.light, touched_, token.shares, table_.slot_of, table_.slots);
   float moved = 0;
   if (token.weights)
     for (int place : choice_.displaced) moved += token.weights[place];
   int64_t waited = 0;
   const int hits = admit(step, lateness.light, waited);
-  table_.count(touched_, misses_, late_choice_.experts);
+  table_.count(touched_, misses_, light_choice_.late);
   late_.heaviest = touched_.empty() ? 0 : table_.slot_of[touched_.front()];
   for (int i = 0; i < token.k; i++) {
     const int expert = taken.experts[i] = choice_.experts[i];
-    const bool late = late_choice_.has(expert);
+    const bool late = light_choice_.is_late(expert);
     taken.slots[i] = late ? late_.heaviest : expert < table_.experts ? table_.slot_of[expert] : 0;
     if (taken.here) taken.here[i] = !late;
   }
@@ -201,23 +215,26 @@ void Layer::decode(int64_t step, const Policy& policy, const Token& token, const
     return int(std::find(choice_.experts.begin(), choice_.experts.end(), expert) - choice_.experts.begin());
   };
   for (int row = 0; taken.places && row < lateness.light.rows; row++)
-    taken.places[row] = row < int(late_choice_.experts.size()) ? place_of(late_choice_.experts[size_t(row)])
-                        : touched_.empty()                     ? 0
-                                                               : place_of(touched_.front());
+    taken.places[row] = row < int(light_choice_.late.size()) ? place_of(light_choice_.late[size_t(row)])
+                        : touched_.empty()                    ? 0
+                                                              : place_of(touched_.front());
   if (lateness.earlier) {
     const int64_t from = now_ns();
     lateness.earlier->join(step, lateness.earlier_rows, taken.late_slots);
     waited += now_ns() - from;
   }
   Event event;
-  event.late = int64_t(late_choice_.experts.size());
-  event.late_weight_ppb = int64_t(late_choice_.weight * 1e9);
+  event.late = int64_t(light_choice_.late.size());
+  event.late_weight_ppb = int64_t(light_choice_.late_weight * 1e9);
+  event.coarse = int64_t(light_choice_.coarse.size());
+  event.coarse_weight_ppb = int64_t(light_choice_.coarse_weight * 1e9);
   event.read_waits = int64_t(misses_.size()) > event.late;
   event.waits_saved = !misses_.empty() && !event.read_waits;
   event.step = step, event.phase = kDecode, event.tokens = 1;
   event.hits = hits, event.misses = int64_t(misses_.size());
   event.swapped = int64_t(choice_.displaced.size());
-  event.bytes_read = event.misses * shelf_->expert_nbytes(), event.wait_ns = waited;
+  count_parts(event);
+  event.wait_ns = waited;
   event.choices = event.hits + event.misses, event.waits = 1;
   guess_.drop();
   event.host_ns = now_ns() - started - waited;

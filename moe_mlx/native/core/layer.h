@@ -11,6 +11,7 @@
 #include "event.h"
 #include "guess.h"
 #include "late.h"
+#include "light.h"
 #include "policy.h"
 #include "reader.h"
 #include "table.h"
@@ -89,7 +90,7 @@ class Deadline {
 
 class Layer {
  public:
-  // memory: one block a tensor, slot after slot, kept by `owner`.
+  // memory: one block a tensor, slot after slot, kept by `owner`; that of the table's low slots too.
   Layer(std::shared_ptr<Reader> reader, Shelf shelf, Table table, EventLog log, std::vector<char*> memory,
         std::shared_ptr<void> owner);
 
@@ -120,7 +121,7 @@ class Layer {
  private:
   using Errors = std::vector<std::optional<ReadError>>;
   void choose(const Token& token, const Policy& policy);
-  // Brings in `touched_`, of which `late_choice_` may be late; returns the hits.
+  // Brings in `touched_`, of which `light_choice_` may be late or coarse; returns the hits.
   int admit(int64_t step, const Light& light, int64_t& waited);
   void read_missing(int64_t step, const Light& light);
   void read_now(const std::vector<int>& misses, Errors& errors);
@@ -128,6 +129,7 @@ class Layer {
   void start_late(int64_t step, const Light& light);
   void drop_late();
   std::shared_ptr<Batch> batch_of(const std::vector<int>& misses) const;
+  void count_parts(Event& event) const;  // of the misses
   // Makes slots of what was read whole; the rest is forgotten, or quarantined while it is still being read.
   void commit_reads(const std::shared_ptr<Batch>& batch, const std::vector<int>& misses, Errors& errors);
   // Waits for what is staged and copies it; false: it has to be read on demand.
@@ -146,7 +148,7 @@ class Layer {
   Choice choice_;
   std::vector<int> touched_;
   std::vector<Placement> misses_;
-  LateChoice late_choice_;
+  LightChoice light_choice_;
   LateReads late_;
   struct Stalled {
     std::shared_ptr<Batch> batch;

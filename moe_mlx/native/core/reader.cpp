@@ -35,6 +35,14 @@ std::string hex(const Digest& digest) {
   return text;
 }
 
+Digest canonical(const XXH128_hash_t& hash) {
+  XXH128_canonical_t found;
+  XXH128_canonicalFromHash(&found, hash);
+  Digest digest;
+  std::memcpy(digest.data(), found.digest, sizeof found.digest);
+  return digest;
+}
+
 }  // namespace
 
 ReadError::ReadError(int layer, int expert, std::string path, std::string reason)
@@ -46,6 +54,10 @@ int64_t Shelf::expert_nbytes() const {
   int64_t sum = 0;
   for (int64_t n : tensor_nbytes) sum += n;
   return sum;
+}
+
+int64_t Shelf::nbytes_of(Part part) const {
+  return part == kWhole ? expert_nbytes() : part == kCoarse ? parts.coarse_nbytes : expert_nbytes() - parts.coarse_nbytes;
 }
 
 Reader::Reader(int threads, std::string root, Access access, ReadLog log)
@@ -87,7 +99,7 @@ void Reader::work() {
     batch->state[i] = Batch::running;
     std::optional<ReadError> error;
     try {
-      counted(lock, *batch->shelf, batch->experts[i], batch->buffers[i], bounce);
+      counted(lock, *batch->shelf, batch->experts[i], batch->parts[i], batch->buffers[i], bounce);
     } catch (const ReadError& failed) {
       error = failed;
     } catch (const std::exception& failed) {
@@ -101,17 +113,17 @@ void Reader::work() {
 
 void Reader::read(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
   std::unique_lock lock(mutex_);
-  counted(lock, shelf, expert, buffers, bounce);
+  counted(lock, shelf, expert, kWhole, buffers, bounce);
 }
 
 // Lets the lock go while it reads, and has it again afterwards, failure or not.
-void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert,
+void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert, Part part,
                      const std::vector<char*>& buffers, Bounce& bounce) {
   const int depth = ++running_;
   lock.unlock();
   const int64_t started = now_ns();
   try {
-    read_one(shelf, expert, buffers, bounce);
+    read_one(shelf, expert, part, buffers, bounce);
   } catch (...) {
     lock.lock();
     running_--;
@@ -120,7 +132,7 @@ void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int
   const int64_t took = now_ns() - started;
   lock.lock();
   running_--;
-  log_.add(depth, shelf.expert_nbytes(), took);
+  log_.add(depth, shelf.nbytes_of(part), took);
 }
 
 void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
@@ -176,22 +188,52 @@ std::optional<ReadError> Reader::error(const Batch& batch, int i) {
   return batch.errors[i];
 }
 
-void Reader::read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
+void Reader::read_one(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce) {
+  const auto read = [&] {
+    if (shelf.parts.empty()) read_whole(shelf, expert, buffers, bounce);
+    else read_parts(shelf, expert, part, buffers, bounce);
+  };
   try {
-    read_whole(shelf, expert, buffers, bounce);
+    read();
   } catch (const ReadError&) {
     // The descriptor may be of a file that was damaged and has been replaced since: look once at what is there.
-    read_whole(shelf, expert, buffers, bounce);
+    read();
+  }
+}
+
+void Reader::damaged(const Shelf& shelf, int expert, int file, const std::string& reason) {
+  const Range* range = &shelf.ranges[size_t(expert) * shelf.runs()];
+  for (size_t r = 0; r < shelf.runs(); r++) descriptors_.forget(shelf.key + range[r].file);
+  throw ReadError(shelf.layer, expert, shelf.files[file].path, reason);
+}
+
+std::string Reader::fill_from(const Shelf& shelf, int file, int64_t offset, std::vector<iovec> buffers, Bounce& bounce,
+                              int64_t* got) {
+  try {
+    const int fd = descriptors_.acquire(shelf, file);
+    std::string problem;
+    try {
+      struct stat found {};
+      if (shelf.files[file].nbytes >= 0 && fstat(fd, &found) != 0) fail(errno, "fstat");
+      if (shelf.files[file].nbytes >= 0 && found.st_size != shelf.files[file].nbytes)
+        problem = "the file has " + std::to_string(found.st_size) + " bytes, " +
+                  std::to_string(shelf.files[file].nbytes) + " are expected";
+      else
+        *got = fill(access_, bounce, fd, std::move(buffers), offset);
+    } catch (...) {
+      descriptors_.release(shelf.key + file, fd);
+      throw;
+    }
+    descriptors_.release(shelf.key + file, fd);
+    return problem;
+  } catch (const std::system_error& error) {
+    return reason_of(shelf, error.code().value());
   }
 }
 
 void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce) {
   const size_t runs = shelf.runs(), tensors = shelf.tensor_nbytes.size();
   const Range* range = &shelf.ranges[size_t(expert) * runs];
-  const auto damaged = [&](int file, const std::string& reason) {
-    for (size_t r = 0; r < runs; r++) descriptors_.forget(shelf.key + range[r].file);
-    throw ReadError(shelf.layer, expert, shelf.files[file].path, reason);
-  };
   size_t tensor = 0;
   for (size_t r = 0; r < runs;) {
     const int file = range[r].file;
@@ -204,40 +246,43 @@ void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>
     for (int64_t n = 0; n < wanted && tensor < tensors; n += shelf.tensor_nbytes[tensor++])
       if (shelf.tensor_nbytes[tensor]) parts.push_back({buffers[tensor], size_t(shelf.tensor_nbytes[tensor])});
     int64_t got = 0;
-    std::string problem;
-    try {
-      const int fd = descriptors_.acquire(shelf, file);
-      try {
-        struct stat found {};
-        if (shelf.files[file].nbytes >= 0 && fstat(fd, &found) != 0) fail(errno, "fstat");
-        if (shelf.files[file].nbytes >= 0 && found.st_size != shelf.files[file].nbytes)
-          problem = "the file has " + std::to_string(found.st_size) + " bytes, " +
-                    std::to_string(shelf.files[file].nbytes) + " are expected";
-        else
-          got = fill(access_, bounce, fd, std::move(parts), offset);
-      } catch (...) {
-        descriptors_.release(shelf.key + file, fd);
-        throw;
-      }
-      descriptors_.release(shelf.key + file, fd);
-    } catch (const std::system_error& error) {
-      problem = reason_of(shelf, error.code().value());
-    }
+    std::string problem = fill_from(shelf, file, offset, std::move(parts), bounce, &got);
     if (problem.empty() && got != wanted)
       problem = (shelf.root.empty() ? shelf.tensors[first] + " ends" : std::string("the data ends")) + " after " +
                 std::to_string(got) + " of " + std::to_string(wanted) + " bytes";
-    if (!problem.empty()) damaged(file, problem);
+    if (!problem.empty()) damaged(shelf, expert, file, problem);
   }
   if (shelf.digests.empty()) return;
   XXH3_state_t running;
   XXH3_128bits_reset(&running);
   for (size_t t = 0; t < tensors; t++) XXH3_128bits_update(&running, buffers[t], size_t(shelf.tensor_nbytes[t]));
-  XXH128_canonical_t found;
-  XXH128_canonicalFromHash(&found, XXH3_128bits_digest(&running));
-  Digest digest;
-  std::memcpy(digest.data(), found.digest, sizeof found.digest);
+  const Digest digest = canonical(XXH3_128bits_digest(&running));
   if (digest != shelf.digests[size_t(expert)])
-    damaged(range[0].file, "digest is " + hex(digest) + ", the manifest says " + hex(shelf.digests[size_t(expert)]));
+    damaged(shelf, expert, range[0].file,
+            "digest is " + hex(digest) + ", the manifest says " + hex(shelf.digests[size_t(expert)]));
+}
+
+void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce) {
+  const Parts& parts = shelf.parts;
+  const Range& range = shelf.ranges[size_t(expert)];
+  const int64_t from = part == kRest ? parts.coarse_nbytes : 0, wanted = shelf.nbytes_of(part);
+  char* data = bounce.scratch(shelf.expert_nbytes());
+  int64_t got = 0;
+  std::string problem = fill_from(shelf, range.file, range.offset + from, {{data, size_t(wanted)}}, bounce, &got);
+  if (problem.empty() && got != wanted)
+    problem = "the data ends after " + std::to_string(from + got) + " of " + std::to_string(shelf.expert_nbytes()) + " bytes";
+  if (!problem.empty()) damaged(shelf, expert, range.file, problem);
+  const size_t all = parts.digested.size();
+  const size_t first = part == kRest ? parts.coarse_digests : 0, last = part == kCoarse ? parts.coarse_digests : all;
+  const char* next = data;
+  for (size_t i = first; i < last && !shelf.digests.empty(); next += parts.digested[i++].nbytes) {
+    const Digest digest = canonical(XXH3_128bits(next, size_t(parts.digested[i].nbytes)));
+    const Digest& wanted_digest = shelf.digests[size_t(expert) * all + i];
+    if (digest != wanted_digest)
+      damaged(shelf, expert, range.file,
+              "part " + parts.digested[i].name + ": digest is " + hex(digest) + ", the manifest says " + hex(wanted_digest));
+  }
+  parts.place(part, data, from, from + wanted, buffers);
 }
 
 }  // namespace moe

@@ -23,6 +23,7 @@ struct Batch {
   std::shared_ptr<const Shelf> shelf;
   std::shared_ptr<void> memory;  // keeps what the buffers point into
   std::vector<int> experts;
+  std::vector<Part> parts;                  // what is read of each
   std::vector<std::vector<char*>> buffers;  // one per tensor
   std::vector<State> state;                 // under the reader's lock, as is all below
   std::vector<std::optional<ReadError>> errors;
@@ -52,11 +53,17 @@ class Reader {
   void work();
   void enqueue(const std::shared_ptr<Batch>& batch);  // these two under the lock
   void await(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Batch>& batch, double seconds);
-  void counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert, const std::vector<char*>& buffers,
-               Bounce& bounce);
-  void read_one(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
+  void counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int expert, Part part,
+               const std::vector<char*>& buffers, Bounce& bounce);
+  void read_one(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce);
   // Forgets the files of an expert that it could not read.
   void read_whole(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);
+  // The same of an expert that lies in its file in parts.
+  void read_parts(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce);
+  // Fills buffers from one run of a file; returns what is wrong, or nothing.
+  std::string fill_from(const Shelf& shelf, int file, int64_t offset, std::vector<iovec> buffers, Bounce& bounce,
+                        int64_t* got);
+  [[noreturn]] void damaged(const Shelf& shelf, int expert, int file, const std::string& reason);
   const Access access_;
   ReadLog log_;  // written under the lock
   int running_ = 0;

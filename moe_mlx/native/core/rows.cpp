@@ -25,7 +25,7 @@ void Layer::rows(int64_t step, const int* chosen, int count, int k, int* slots) 
   for (int e = 0; e < table_.experts; e++)
     if (uses[e]) touched_.push_back(e);
   std::stable_sort(touched_.begin(), touched_.end(), [&](int a, int b) { return uses[a] < uses[b]; });
-  late_choice_.clear();
+  light_choice_.clear();
   int64_t waited = 0;
   const int hits = admit(step, {}, waited);
   for (const int e : touched_) table_.rows[e] += uses[e];
@@ -34,7 +34,8 @@ void Layer::rows(int64_t step, const int* chosen, int count, int k, int* slots) 
   Event event;
   event.step = step, event.phase = kPrefill, event.tokens = count;
   event.hits = hits, event.misses = int64_t(misses_.size());
-  event.bytes_read = event.misses * shelf_->expert_nbytes(), event.wait_ns = waited;
+  count_parts(event);
+  event.wait_ns = waited;
   event.read_waits = event.misses > 0;
   event.choices = real, event.waits = 1;
   guess_.drop();

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "parts.h"
+
 namespace moe {
 
 struct ReadError : std::runtime_error {
@@ -36,11 +38,13 @@ struct Shelf {
   std::vector<int64_t> tensor_nbytes;
   std::vector<File> files;
   std::vector<Range> ranges;     // experts x ranges an expert
-  std::vector<Digest> digests;   // one an expert, or none
+  std::vector<Digest> digests;   // one an expert, or one for each of what `parts` has digested; or none
+  Parts parts;                   // empty where an expert's tensors lie one behind the other
   int experts = 0;
   int64_t key = 0;               // of files[0] among all shelves of a reader
 
   int64_t expert_nbytes() const;
+  int64_t nbytes_of(Part part) const;
   size_t runs() const { return ranges.size() / size_t(experts); }
 };
 

@@ -10,10 +10,13 @@
 #include <utility>
 #include <vector>
 
+#include "low.h"
+
 namespace moe {
 
 struct Placement {
   int expert, slot;
+  Part part = kWhole;
 };
 
 // Type codes as Python's `array` has them.
@@ -70,7 +73,11 @@ struct Table {
   MOE_TABLE_ARRAYS(FIELD)
 #undef FIELD
   static constexpr int64_t kQuarantined = int64_t(1) << 62;  // a clock no event reaches
+  int low = 0;              // low slots, numbered after the whole ones
+  LowSlots low_slots = {};  // what moves experts there
   std::vector<int64_t> stamps = {};  // scratch of begin
+
+  bool whole(int expert) const { return slot_of[expert] >= 0 && slot_of[expert] < slots; }
 
   // One decode step that went through: what it used, in touch order, what it had to read for that, and what of that late.
   void count(const std::vector<int>& chosen, const std::vector<Placement>& misses, const std::vector<int>& late) {
@@ -113,8 +120,9 @@ struct Table {
     state->score_range = highest - lowest;
   }
 
-  // Touches what is resident and clears a slot for each expert that is not; returns the number of hits.
-  int begin(const std::vector<int>& chosen, std::vector<Placement>& misses) {
+  // Touches what is resident and clears a slot for each expert that is not, or not as whole as it must be; returns the
+  // number of hits. `coarse` are those whose high bits do.
+  int begin(const std::vector<int>& chosen, const std::vector<int>& coarse, std::vector<Placement>& misses) {
     const int64_t since = state->clock;
     misses.clear();
     stamps.clear();
@@ -122,21 +130,21 @@ struct Table {
       const int e = chosen[i];
       if (evict.kind == Eviction::lfu) heat[e] += state->gain;
       if (evict.kind == Eviction::router) heat[e] += evict.gain * state->score_range;
-      if (slot_of[e] >= 0) {
-        used[slot_of[e]] = since + 1 + int64_t(i);
-      } else {
-        misses.push_back({e, -1});
-        stamps.push_back(since + 1 + int64_t(i));
-      }
+      const bool light = std::find(coarse.begin(), coarse.end(), e) != coarse.end();
+      if (slot_of[e] >= 0) used[slot_of[e]] = since + 1 + int64_t(i);
+      if (whole(e) || (slot_of[e] >= 0 && light)) continue;
+      misses.push_back({e, -1, light ? kCoarse : kWhole});
+      stamps.push_back(since + 1 + int64_t(i));
     }
     state->clock = since + int64_t(chosen.size());
     for (size_t m = 0; m < misses.size(); m++) {
-      const int slot = evict.kind == Eviction::lru ? oldest(since) : coldest(since);
+      const int slot = misses[m].part == kCoarse ? worst(since, slots, slots + low) : victim(since);
       if (slot < 0) {
         for (size_t done = 0; done < m; done++) forget(misses[done].slot);
         throw std::length_error("more experts than slots");
       }
-      if (owner[slot] >= 0) slot_of[owner[slot]] = -1, owner[slot] = -1;
+      if (low && misses[m].part != kCoarse) misses[m].part = make_room(slot, misses[m].expert, since);
+      else vacate(slot);
       used[slot] = stamps[m];
       misses[m].slot = slot;
     }
@@ -151,9 +159,13 @@ struct Table {
   }
 
   void forget(int slot) {
+    vacate(slot);
+    used[slot] = 0;
+  }
+
+  void vacate(int slot) {
     if (owner[slot] >= 0) slot_of[owner[slot]] = -1;
     owner[slot] = -1;
-    used[slot] = 0;
   }
 
   void quarantine(int slot) {
@@ -161,18 +173,53 @@ struct Table {
     used[slot] = kQuarantined;
   }
 
-  int oldest(int64_t since) const {
+  // Empties a whole slot for an expert and lifts what there is of it; returns what is to be read. Who gives way goes to
+  // the low slot that the expert leaves, or that is worth least.
+  Part make_room(int slot, int expert, int64_t since) {
+    const int loser = owner[slot], origin = slot_of[expert];
+    const int64_t stamp = used[slot];
+    int target = origin;
+    vacate(slot);
+    if (origin >= 0) {
+      forget(origin);
+      if (loser >= 0) low_slots.swap(slot, origin);
+      else low_slots.lift(origin, slot);
+    } else if (loser >= 0 && (target = low_slot_for(loser, stamp, since)) >= 0) {
+      vacate(target);
+      low_slots.demote(slot, target);
+    }
+    if (loser >= 0 && target >= 0) used[target] = stamp, commit({loser, target});
+    return origin < 0 ? kWhole : kRest;
+  }
+
+  // The low slot that an expert touched last at `stamp` may take; -1 where all are worth more.
+  int low_slot_for(int expert, int64_t stamp, int64_t since) const {
+    const int found = worst(since, slots, slots + low);
+    if (found < 0 || owner[found] < 0) return found;
+    return worth(found) < Worth{evict.kind == Eviction::lru ? 0 : heat[expert], stamp} ? found : -1;
+  }
+
+  int victim(int64_t since) const {
+    if (evict.kind != Eviction::lru) return worst(since, 0, slots);
     const int slot = int(std::min_element(used, used + slots) - used);
     return used[slot] <= since ? slot : -1;
   }
 
-  int coldest(int64_t since) const {
+  using Worth = std::pair<double, int64_t>;
+
+  Worth worth(int slot) const {
+    const double nothing = -std::numeric_limits<double>::infinity();
+    return {owner[slot] < 0 ? nothing : evict.kind == Eviction::lru ? 0 : heat[owner[slot]], used[slot]};
+  }
+
+  // The slot that is worth least of those from `from` on; -1 where all were touched after `since`.
+  int worst(int64_t since, int from, int to) const {
     int best = -1;
-    std::pair<double, int64_t> best_key;
-    for (int slot = 0; slot < slots; slot++) {
+    Worth best_worth;
+    for (int slot = from; slot < to; slot++) {
       if (used[slot] > since) continue;
-      const std::pair<double, int64_t> key{owner[slot] >= 0 ? heat[owner[slot]] : -std::numeric_limits<double>::infinity(), used[slot]};
-      if (best < 0 || key < best_key) best = slot, best_key = key;
+      const Worth found = worth(slot);
+      if (best < 0 || found < best_worth) best = slot, best_worth = found;
     }
     return best;
   }

@@ -7,13 +7,14 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_mlx.counts.totals import PhaseTotals
-from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, NEWEST, USED
+from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, COARSE, EVICTED, HELD, NEWEST, USED
 from moe_mlx_tui.engine.snapshot import Memory, ModelFacts
 
 #: Bytes of one array at most, unpacked.
@@ -60,7 +61,7 @@ class States:
             "time": float(state["time"]),
             "model": self.facts,
             "routing": str(state["routing"]),
-            "slots_per_layer": tuple(state["slots_per_layer"]),
+            "slots_per_layer": tuple(map(add, state["slots_per_layer"], state["low_slots_per_layer"])),
             "running": decode,
             "answer": decode - before_decode,
             "prefill": prefill - before_prefill,
@@ -86,6 +87,7 @@ class States:
         if self._resident is not None:
             cells[resident & ~self._resident & (cells != HELD)] = ARRIVED
             cells[self._resident & ~resident] = EVICTED
+        cells[slots >= np.repeat(held, widths)] |= COARSE
         self._resident = resident
         counts = {name: _unpacked(state[name], "<u4").astype("<u4").tobytes() for name in ("uses", "reads")}
         return {"cells": cells.tobytes(), "slots": slots.astype("<u2").tobytes(), **counts}

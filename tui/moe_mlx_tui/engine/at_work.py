@@ -155,7 +155,7 @@ class ModelAtWork:
 
     def _in_force(self) -> dict[str, Any]:
         session, runtime, args = self.session, self.session.runtime, self.args
-        cap = args.expert_cache or f"{runtime.resident_share:.0%}"
+        cap = args.expert_cache or f"{runtime.sizing.budget / runtime.source.experts_nbytes:.0%}"
         loaded = tuple((name, str(getattr(args, name))) for name in ("evict", "decode", "prefetch"))
         return {
             "routing": runtime.routing.describe(),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, EVICTED, HELD, LATE, NEWEST, USED
+from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, COARSE, EVICTED, HELD, LATE, NEWEST, USED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class CellSampler:
         lates = self._whole("lates")
         if self._lates is not None and self._lates.size == lates.size:
             cells[resident & (lates > self._lates)] = LATE
+        cells[np.concatenate([_low(cache.table) for cache in self.runtime.layers])] |= COARSE
         self._before, self._lates = resident, lates
         return {
             "cells": cells.tobytes(),
@@ -63,3 +64,8 @@ class CellSampler:
         ages = NEWEST - np.searchsorted(_EDGES, since // max(1, top_k))
         ages[since < top_k] = USED
         return np.where(resident, ages, ABSENT).astype(np.uint8), slots
+
+
+def _low(table: ResidencyTable) -> NDArray[np.bool_]:
+    """Returns bool `[E]`: which experts have their high bits alone in memory."""
+    return np.frombuffer(table.slot_of, dtype=np.int32) >= table.slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class GaugeReader:
         running = runtime.stats.decode
         fields: dict[str, Any] = {
             **self._cells.sample(),
-            "slots_per_layer": tuple(runtime.slots_per_layer),
+            "slots_per_layer": tuple(map(add, runtime.slots_per_layer, runtime.low_slots_per_layer)),
             "layer_hits": tuple(hits for hits, _ in pairs),
             "layer_misses": tuple(misses for _, misses in pairs),
             "running": running,

@@ -116,6 +116,7 @@ class TurnReceipt:
     routing: str
     late_share: float = 0.0
     counted: bool = True
+    coarse_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class Snapshot:
         uses: Four bytes per expert, likewise: decode steps that used it since loading or the last reset. A layer held
             whole does not look, so it does not count.
         reads: Four bytes per expert, likewise: how often it had to be read for that.
-        slots_per_layer: Slots of each layer.
+        slots_per_layer: Slots of each layer, whole and low.
         layer_hits: Decode hits of each layer in this answer.
         layer_misses: Decode misses of each layer in this answer.
         answer: Decode totals of this answer.

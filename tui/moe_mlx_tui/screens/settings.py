@@ -69,7 +69,7 @@ SAMPLING = (
 )
 POLICIES_OF_DECODE = (
     Choice("routing", "routing", tuple(POLICIES), "exact, or what memory holds"),
-    Choice("light", "light experts", LIGHTS, "wait, or join one layer late"),
+    Choice("light", "light experts", LIGHTS, "wait, join later, fewer bits"),
 )
 #: What a loaded model cannot change.
 LOADING = (

@@ -32,6 +32,10 @@ def rows_of(totals: PhaseTotals) -> list[tuple[str, str]]:
     ]
     if totals.late:
         rows.append(("late", f"{totals.late:,} ({totals.late_share:.1%}), {totals.waits_saved:,} waits saved"))
+    if totals.coarse:
+        rows.append(("coarse", f"{totals.coarse:,} ({totals.coarse_share:.1%})"))
+    if totals.promotions:
+        rows.append(("promoted", f"{totals.promotions:,}"))
     if totals.hinted:
         rows.append(("prefetched", f"{totals.hinted:,}, {totals.hint_hits:,} of them used"))
     return rows

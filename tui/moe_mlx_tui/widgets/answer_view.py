@@ -154,6 +154,7 @@ def receipt_line(receipt: TurnReceipt) -> Content:
             f"hit {receipt.hit_rate:.0%}",
             f"swapped {receipt.swapped_share:.1%}",
             *([f"late {receipt.late_share:.1%}"] if receipt.late_share else []),
+            *([f"coarse {receipt.coarse_share:.1%}"] if receipt.coarse_share else []),
             f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
             f"waited {receipt.wait_seconds:.2f} s",
         ]
