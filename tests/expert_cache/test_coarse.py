@@ -14,7 +14,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 import moe_mlx
+from moe_mlx.conversation.audit import Auditor
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.store import codes
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.expert_cache.coarse_oracle import CoarseOracle
@@ -226,3 +228,57 @@ def _flip(path: Path, at: int) -> None:
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1]))
+
+
+def test_memory_pressure_shrinks_both_kinds_and_gives_them_back(nested: Any, load: Any):
+    model = load(nested()[1], "75%")
+    runtime = moe_mlx.runtime_of(model)
+    before = runtime.slots_per_layer, runtime.low_slots_per_layer, runtime.expert_cache_bytes
+    said, now = [], iter(range(0, 10_000, 30))
+    pressed: list[bool | None] = [True, True, *[False] * 20]
+    watch = PressureWatch(runtime, said.append, lambda: pressed.pop(0), lambda: float(next(now)), lambda: False)
+    for _ in range(2):
+        turns(model)
+        watch.between_tokens()
+        for cache in runtime.layers:
+            cache.table.check()
+            assert cache.table.slots >= cache.spec.top_k
+    assert runtime.expert_cache_bytes < before[2] and "memory pressure" in said[0]
+    for _ in range(20):
+        watch.between_tokens()
+    assert (runtime.slots_per_layer, runtime.low_slots_per_layer, runtime.expert_cache_bytes) == before
+    changes = len(said)
+    pressed.append(False)
+    watch.between_tokens()
+    assert len(said) == changes, "what was asked for is there again"
+
+
+def test_warm_up_fills_both_kinds(nested: Any, load: Any, tmp_path: Path):
+    store = nested()[1]
+    first = load(store, history=str(tmp_path))
+    turns(first)
+    moe_mlx.runtime_of(first).close()
+    model = load(store, history=str(tmp_path), warm="on")
+    runtime = moe_mlx.runtime_of(model)
+    assert runtime.warmed_bytes == runtime.expert_cache_bytes, "every slot of either kind is filled once"
+    for cache in runtime.layers:
+        cache.table.check()
+        assert -1 not in cache.table.owner
+    assert same(turns(model), turns(load(store, history=str(tmp_path), warm="on")))
+
+
+def test_an_audit_reads_what_is_not_whole(nested: Any, load: Any):
+    """An answer that is audited is the answer it would have been."""
+    store = nested()[1]
+    model, plain = load(store, light_beyond=0.0), load(store, light_beyond=0.0)
+    audit = Auditor(model, 1)
+    cache, own = make_prompt_cache(model), make_prompt_cache(plain)
+    with audit:
+        for token in range(5, 25):
+            audited = model(mx.array([[token]]), cache=cache)
+            assert mx.array_equal(audited, plain(mx.array([[token]]), cache=own))
+    found = audit.summary()
+    audit.close()
+    assert found.tokens == 20 and found.kl > 0 and found.bytes_read > 0
+    for left, right in zip(moe_mlx.runtime_of(model).layers, moe_mlx.runtime_of(plain).layers, strict=True):
+        assert left.table.slot_of == right.table.slot_of and left.table.used == right.table.used
