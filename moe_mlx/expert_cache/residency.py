@@ -233,12 +233,12 @@ class ResidencyTable(UseCounts):
 
         Who gives way goes to the low slot that the expert leaves, or that is worth least.
         """
-        assert self.mover is not None
         loser, origin = self.owner[slot], self.slot_of[expert]
         target, stamp = origin, self._vacate(slot)
         if origin >= 0:
             self._vacate(origin)
             self.used[origin] = 0
+            assert self.mover is not None
             if loser >= 0:
                 self.mover.swap(slot, origin)
             else:
@@ -247,6 +247,7 @@ class ResidencyTable(UseCounts):
             if (dropped := self.owner[target]) >= 0:
                 evicted.append(dropped)
             self._vacate(target)
+            assert self.mover is not None
             self.mover.demote(slot, target)
         if loser >= 0 and target >= 0:
             self.used[target] = stamp
