@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.rest = rest
         else:
             args = verb_parser.parse_args(words[1:])
-        refuse_alone(verb)
+        refuse_alone(verb, getattr(args, "parallel", None))
         return int(command.run(args) or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

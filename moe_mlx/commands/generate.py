@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.model_arguments import (
     add_history_arguments,
+    add_machines_arguments,
     add_model_arguments,
     add_sampling_arguments,
 )
 from moe_mlx.conversation.opening import open_session
-from moe_mlx.system.terminal import for_reader
+from moe_mlx.system.terminal import for_reader, to_stderr
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Answer, Session
@@ -36,14 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_history_arguments(parser)
     add_sampling_arguments(parser, max_tokens=100)
+    add_machines_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Loads, answers, sums up."""
+    if args.parallel is not None:
+        return _over_machines(args)
+    return _answer(args, open_session(args))
+
+
+def _over_machines(args: argparse.Namespace) -> int:
+    from moe_mlx.conversation.joining import join
+
+    session = join(args, to_stderr)
+    return 0 if session is None else _answer(args, session)
+
+
+def _answer(args: argparse.Namespace, session: Session) -> int:
     from moe_mlx.conversation.context import context_watch
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    session = open_session(args)
     messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
     messages.append({"role": "user", "content": prompt})
     tokens = session.encode(messages, prefill_response=args.prefill_response)
@@ -62,9 +76,13 @@ def run(args: argparse.Namespace) -> int:
     print(flush=True)
     if not args.quiet and not args.json:
         print(describe(session, answer), file=sys.stderr)
+        if ranks := session.machines():
+            from moe_mlx.conversation.leading import describe_ranks
+
+            print("\n".join(f"[{line}]" for line in describe_ranks(ranks)), file=sys.stderr)
     for line in watch.remarks(len(tokens) + len(answer.tokens)):
         print(f"[{line}]", file=sys.stderr)
-    session.runtime.close()
+    session.close()
     return 0
 
 
@@ -122,6 +140,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
         "prefill": answer.prefill.as_dict(),
+        "machines": session.machines(),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
+from moe_mlx.machines.launched import PATIENCE, WAYS
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.planning.slot_share import SHARES
 from moe_mlx.routing.names import (
@@ -198,3 +199,21 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_tokens: int) -> 
     kv.add_argument("--kv-bits", type=int, help="quantise the KV cache, where the family's can be")
     kv.add_argument("--kv-group-size", type=int, default=64, help="(default: 64)")
     kv.add_argument("--quantized-kv-start", type=int, default=5000, help="(default: 5000)")
+
+
+def add_machines_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a verb shares its model with the other ranks that mlx.launch started."""
+    group = parser.add_argument_group("several machines (docs/machines.md)")
+    group.add_argument(
+        "--parallel",
+        choices=WAYS,
+        help="share the model among the machines that mlx.launch started; pipeline: each keeps some of the layers",
+    )
+    group.add_argument("--split", metavar="N,N", help="layers of each rank (default: by memory)")
+    group.add_argument(
+        "--peer-timeout",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="how long a machine may be missing or silent before the others give up (default: %(default)g)",
+    )

@@ -164,16 +164,26 @@ def prompt_store_of(
     )
 
 
+def template_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments for the chat template that were given.
+
+    Raises:
+        UsageError: they are no JSON object.
+    """
+    if not args.chat_template_config:
+        return {}
+    try:
+        template = json.loads(args.chat_template_config)
+    except ValueError as error:
+        raise UsageError(f"--chat-template-config is no JSON: {error}") from error
+    if not isinstance(template, dict):
+        raise UsageError("--chat-template-config holds no object")
+    return template
+
+
 def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stderr) -> Session:
     """Checks the arguments, loads the model and opens a conversation with it."""
-    template: dict[str, Any] = {}
-    if args.chat_template_config:
-        try:
-            template = json.loads(args.chat_template_config)
-        except ValueError as error:
-            raise UsageError(f"--chat-template-config is no JSON: {error}") from error
-        if not isinstance(template, dict):
-            raise UsageError("--chat-template-config holds no object")
+    template = template_of(args)
     from moe_mlx.conversation.audit import Auditor, check_every
     from moe_mlx.conversation.session import Session
     from moe_mlx.loading.attachment import runtime_of

@@ -34,6 +34,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.tokenizer import apply_template
+from moe_mlx.machines.agreement import Agreement
 from moe_mlx.planning.kv_cache import first_value
 from moe_mlx.system.terminal import sound
 
@@ -61,6 +62,7 @@ class Session:
         between_tokens: Called after each token while no step is being built; may resize the expert cache.
         auditor: Computes every N-th token with exact routing too; the answer does not change.
         store: Prompt caches on disk: what an earlier run has read of a prompt is not read again.
+        agreement: Where other processes run parts of the model: what all agree on at each token of this answer.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class Session:
     between_tokens: Callable[[], None] | None = None
     auditor: Auditor | None = None
     store: PromptStore | None = None
+    agreement: Agreement | None = None
     _held: list[int] = field(default_factory=list)
     _prompt_cache: list[Any] | None = None
     _warmed: int = 0
@@ -97,6 +100,11 @@ class Session:
     def kv_nbytes(self) -> int:
         """Bytes of the prompt cache as it stands."""
         return sum(int(getattr(layer, "nbytes", 0)) for layer in self._prompt_cache or ())
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the prompt cache holds."""
+        return len(self._held)
 
     @property
     def plain(self) -> bool:
@@ -142,7 +150,18 @@ class Session:
 
     def forget(self) -> None:
         """Throws the prompt cache away; the next answer prefills everything."""
+        self._throw_away()
+
+    def _throw_away(self) -> None:
         self._prompt_cache, self._held = None, []
+
+    def machines(self) -> list[dict[str, Any]]:
+        """Returns what each machine says of the latest answer, by rank; nothing where there is one only."""
+        return []
+
+    def close(self) -> None:
+        """Ends the conversation and closes the model."""
+        self.runtime.close()
 
     def keep_prompt(self) -> bool:
         """Writes the conversation's prompt cache to the store, if there is one; returns whether it is there."""
@@ -222,7 +241,7 @@ class Session:
             account.fed = done
             if on_prefill is not None:
                 on_prefill(reused + done, reused + total)
-            if stop is not None and stop.is_set() and done < total:
+            if done < total and self._stops_in_prompt(stop):
                 raise _CancelledError
 
         stream = self._stream(prompt[reused:], progress, logits_processors)
@@ -237,7 +256,7 @@ class Session:
                     runtime.drain()
                     raise not_finite(runtime, len(account.tokens) + 1)
                 yield account.add(response)
-                if stop is not None and stop.is_set():
+                if self._stops(stop):
                     break
                 if self.between_tokens is not None:
                     self.between_tokens()
@@ -248,19 +267,31 @@ class Session:
             self._held = prompt + account.tokens
             raise
         except BaseException:
-            self.forget()
+            self._throw_away()
             raise
         finally:
             stream.close()
             audit.close()
-            if runtime.end_turn() is not None:  # the step that runs ahead failed, and wrote to the prompt cache
-                self.forget()
+            if (ahead := runtime.end_turn()) is not None:  # the step that runs ahead failed, and wrote to the cache
+                self._throw_away()
+                if self.agreement is not None:  # other ranks wait for that step
+                    raise ahead
             found = None if self.auditor is None else self.auditor.summary()
             warmed, self._warmed = max(0, runtime.warmed - self._warmed), runtime.warmed
             self.last = account.close(found, warmed)
             if runtime.history is not None:
                 runtime.history.save()
         return self.last
+
+    def _stops_in_prompt(self, stop: threading.Event | None) -> bool:
+        if self.agreement is not None:
+            return self.agreement.prompt_stops()
+        return stop is not None and stop.is_set()
+
+    def _stops(self, stop: threading.Event | None) -> bool:
+        if self.agreement is not None:
+            return self.agreement.taken()
+        return stop is not None and stop.is_set()
 
     def _stream(
         self, prompt: list[int], progress: Callable[[int, int], None], extra: list[Any] | None
@@ -276,6 +307,8 @@ class Session:
             xtc_threshold=s.xtc_threshold,
             xtc_special_tokens=[*self.tokenizer.encode("\n"), *self.tokenizer.eos_token_ids],
         )
+        if self.agreement is not None:
+            sampler = self.agreement.sampler(sampler)
         processors = make_logits_processors(repetition_penalty=s.repetition_penalty) + list(extra or [])
         stream: Generator[Any, None, None] = stream_generate(
             self.model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -23,6 +24,8 @@ from moe_mlx.system.calibration import read_calibration
 from moe_mlx.system.given import check_choice
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
 
+#: Gives every process's words about something, from its own; all that share a model ask in the same order.
+Agree = Callable[[str, str], list[str]]
 #: Overrides `auto`, for a machine where one way is to be used throughout.
 VARIABLE = "MOE_MLX_DECODE"
 
@@ -54,7 +57,12 @@ class DecodeChoice:
 
 
 def choose_decode(
-    model: nn.Module, cached: CachedLayers, decode: str, say: Callable[[str], None], prefetch: Prefetch | None = None
+    model: nn.Module,
+    cached: CachedLayers,
+    decode: str,
+    say: Callable[[str], None],
+    prefetch: Prefetch | None = None,
+    agree: Agree | None = None,
 ) -> DecodeChoice:
     """Chooses, and lets the layers decode that way.
 
@@ -64,6 +72,7 @@ def choose_decode(
         decode: One of `DECODE_WAYS`.
         say: Gets a line before a build, and one with the choice and its reason.
         prefetch: How to prefetch, where decode is native; None to read on demand only.
+        agree: How several processes that share the model agree; each step of each is a step of all.
 
     Raises:
         UsageError: "native" was asked for and cannot be had.
@@ -71,14 +80,14 @@ def choose_decode(
     decode = check_decode(decode)
     if decode == READBACK:
         return DecodeChoice(READBACK, "as asked")
-    if decode == "auto" and cached.whole:
+    whole = decode == "auto" and cached.whole
+    if whole if agree is None else all(agree("whole layers", "yes" if whole else "")):
         return DecodeChoice(READBACK, "every expert is resident, so nothing is read back")
-    found = read_calibration() if decode == "auto" else None
-    if found is not None and found.native_gain is not None and found.native_gain < 1:
-        reason = f"this machine's calibration measured {found.native_gain:.2f}x in the graph"
-        say(f"decode reads back at every layer: {reason}")
-        return DecodeChoice(READBACK, reason)
-    problem = _try_native(model, cached, say, prefetch)
+    problem = _measured_slower(decode, agree)
+    if problem:
+        say(f"decode reads back at every layer: {problem}")
+        return DecodeChoice(READBACK, problem)
+    problem = _try_native(model, cached, say, prefetch, agree)
     if not problem:
         cached.use_decode(NATIVE)
         choice = DecodeChoice(NATIVE, "as asked" if decode == NATIVE else "self-check passed", prefetch)
@@ -90,32 +99,40 @@ def choose_decode(
     return DecodeChoice(READBACK, problem)
 
 
-def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], None], prefetch: Prefetch | None) -> str:
+def _measured_slower(decode: str, agree: Agree | None) -> str:
+    found = read_calibration() if decode == "auto" else None
+    slower = found is not None and found.native_gain is not None and found.native_gain < 1
+    reason = f"this machine's calibration measured {found.native_gain:.2f}x in the graph" if found and slower else ""
+    return _agreed(agree, "calibration", reason)
+
+
+def _agreed(agree: Agree | None, about: str, problem: str) -> str:
+    """Returns the first problem that a rank has; of this process where it runs alone."""
+    return problem if agree is None else next(filter(None, agree(about, problem)), "")
+
+
+def _try_native(
+    model: nn.Module, cached: CachedLayers, say: Callable[[str], None], prefetch: Prefetch | None, agree: Agree | None
+) -> str:
     """Joins the primitive to every layer; returns why not. Prefetch is on during the self-check, which covers it."""
-    if fast_synch():
-        return f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
-    if any(layout.rearranged for layout in cached.source.layouts) and not isinstance(cached.source, StoreSource):
-        return "experts are read as a machine's share of their rows, which only Python joins"
+    module, unknown, mine = None, 0, ""
     try:
-        module = load_extension(say)
-    except NativeUnavailableError as error:
-        return str(error)
-    if problem := layout_problem(module):
-        return problem
-    try:
+        module = _extension(cached, say)
         native = NativeDecode(module, cached.source, cached.pool.readers)
         cached.join(native)
         unknown = native.prefetch(prefetch) if prefetch is not None else 0
-    except (ThreadsRefusedError, RuntimeError) as error:  # between asking and starting, others may have started some
-        cached.part()
-        return str(error)
-    problem = _checked(model, cached)
-    native.reader.close()
+    except (NativeUnavailableError, ThreadsRefusedError, RuntimeError) as error:
+        mine = str(error)  # threads too: between asking and starting, others may have started some
+    if not (problem := _agreed(agree, "decode", mine)):
+        mine = _checked(model, cached, alone=agree is None)
+        if mine and module is not None and came_along(module):
+            reject(module, mine)
+            mine += "; it came with this package, the next start builds one here"
+        problem = _agreed(agree, "self-check", mine)
+    if cached.native is not None:
+        cached.native.reader.close()
     if problem:
         cached.part()
-        if came_along(module):
-            reject(module, problem)
-            problem += "; it came with this package, the next start builds one here"
     elif prefetch is not None:
         say(f"prefetch is on ({prefetch.why}): {prefetch.nbytes / 1e6:.1f} MB of staging")
         if unknown:
@@ -123,9 +140,30 @@ def _try_native(model: nn.Module, cached: CachedLayers, say: Callable[[str], Non
     return problem
 
 
-def _checked(model: nn.Module, cached: CachedLayers) -> str:
+def _extension(cached: CachedLayers, say: Callable[[str], None]) -> Any:
+    """Returns the primitive's module.
+
+    Raises:
+        NativeUnavailableError: it cannot be had here, or not for these layers.
+    """
+    if fast_synch():
+        raise NativeUnavailableError(
+            f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
+        )
+    if any(layout.rearranged for layout in cached.source.layouts) and not isinstance(cached.source, StoreSource):
+        raise NativeUnavailableError("experts are read as a machine's share of their rows, which only Python joins")
+    module = load_extension(say)
+    if problem := layout_problem(module):
+        raise NativeUnavailableError(problem)
+    return module
+
+
+def _checked(model: nn.Module, cached: CachedLayers, *, alone: bool) -> str:
+    """Checks the model; among others an error is no verdict, for they wait for the same steps."""
     try:
-        return self_check(model, cached)
+        return self_check(model, cached, alone=alone)
     except (RuntimeError, ValueError, TypeError) as error:
+        if not alone:
+            raise
         mx.synchronize()
         return f"self-check: {error}"

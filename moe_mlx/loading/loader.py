@@ -25,7 +25,7 @@ from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options, is_demo
 from moe_mlx.loading.resizing import Sizing
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.loading.skeleton import build
+from moe_mlx.loading.skeleton import build, narrowed
 from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.kv_cache import KVWish
@@ -191,6 +191,8 @@ def _load(
     skeleton = build(
         opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
     )
+    if options.part is not None:
+        skeleton = narrowed(skeleton, source, options.part)
     kv = kv_room(skeleton.model, skeleton.family, skeleton.config, options.kv)
     for line in kv.remarks(options.kv):
         remark(line)
@@ -202,7 +204,8 @@ def _load(
     if cached.pool.readers < options.readers:
         remark(f"{cached.pool.readers} of {options.readers} reader threads: the system starts no more")
     read_resident(skeleton.model, cached)
-    chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch)
+    agree = None if options.part is None else options.part.agree
+    chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch, agree)
     if planned.prefetch is not None and chosen.prefetch is None:
         planned = planned.without_prefetch()
         if options.prefetch == "on":

@@ -12,6 +12,7 @@ from moe_mlx.history.file import check_history
 from moe_mlx.history.warmup import check_warm
 from moe_mlx.loading.decode_way import check_decode
 from moe_mlx.loading.wiring import check_wired
+from moe_mlx.machines.part import Part
 from moe_mlx.planning.budget import Cap, parse_cap
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import check_prefetch
@@ -30,6 +31,7 @@ class Options:
     Attributes:
         kv: What the KV cache is planned for.
         beside: Bytes that something else in this process takes, or will take: they are in the memory plan.
+        part: What of the model this process runs, where several share it; None for all of it.
 
     Raises:
         UsageError: a value that cannot be taken.
@@ -56,6 +58,7 @@ class Options:
     history: str | Path | None = None
     warm: str = "off"
     beside: int = 0
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         make_eviction(self.evict)

@@ -20,11 +20,12 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, load_model
 
-from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError
+from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError, UsageError
 from moe_mlx.expert_cache.slots import placeholders
 from moe_mlx.families.dbrx import stack_experts
 from moe_mlx.loading.fitting import check_fit, check_groups
-from moe_mlx.store import ExpertLayer
+from moe_mlx.machines.part import Part
+from moe_mlx.store import ExpertLayer, ExpertSource
 
 
 class Described(Protocol):
@@ -164,6 +165,29 @@ def build(
     switches = _find_switches(model, source.layers, owners)
     resident = sum(array.nbytes for _, array in tree_flatten(model.parameters()) if id(array) not in owners)
     return Skeleton(model, config, switches, resident)
+
+
+def narrowed(skeleton: Skeleton, source: ExpertSource, part: Part) -> Skeleton:
+    """Leaves a model and its source with the layers of one rank.
+
+    Args:
+        skeleton: Of the whole model; its model is changed.
+        source: Its experts; changed as well.
+        part: The rank's.
+
+    Raises:
+        UsageError: mlx-lm cannot pipeline this family, or the rank would have no layer with experts.
+    """
+    held = part.narrow(skeleton.model, skeleton.family)
+    kept = [layer.index for layer in source.layers if layer.layer in held]
+    if not kept:
+        raise UsageError(
+            f"layers {held.start} to {held.stop - 1} of {skeleton.family} have no routed experts: give another --split"
+        )
+    source.keep_layers(kept)
+    whole = sum(array.nbytes for _, array in tree_flatten(skeleton.model.parameters()))
+    switches = [skeleton.switches[index] for index in kept]
+    return Skeleton(skeleton.model, skeleton.config, switches, whole - source.experts_nbytes)
 
 
 def _own_code(folder: Path, config: Mapping[str, Any], trusted: bool) -> str | None:

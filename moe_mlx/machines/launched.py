@@ -12,6 +12,10 @@ from typing import Any
 from moe_mlx.errors import UsageError, one_line
 
 RING, JACCL = "ring", "jaccl"
+#: How a model may be shared.
+WAYS = ("pipeline",)
+#: Seconds that a rank may be missing or silent.
+PATIENCE = 60.0
 #: Where ranks meet before MLX lets them: "HOST:PORT" of rank 0, for networks where the derived one will not do.
 MEETING = "MOE_MLX_MEETING"
 #: What each machine does for itself, so that it is right under mlx.launch as well.
@@ -115,14 +119,19 @@ def _place(text: str, named: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def refuse_alone(verb: str, environment: Mapping[str, str] | None = None) -> None:
+def refuse_alone(verb: str, parallel: str | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Refuses a verb that would run once a machine where one answer is expected.
+
+    Args:
+        verb: What is to run.
+        parallel: How it shares the model; None where it does not.
+        environment: `os.environ` by default.
 
     Raises:
         UsageError: it would.
     """
-    if verb not in FOR_ITSELF and (found := launched(environment)) is not None:
+    if verb not in FOR_ITSELF and parallel is None and (found := launched(environment)) is not None:
         raise UsageError(
             f"mlx.launch started {found.size} of these, and each would load all of the model and answer by itself: "
-            "run it without mlx.launch"
+            "run it without mlx.launch, or generate with --parallel pipeline"
         )

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,13 @@ class CheckpointSource(ExpertSource):
     def digest(self, index: int, expert: int) -> str | None:
         """Returns None: a checkpoint carries no digests."""
         return None
+
+    def keep_layers(self, indices: Sequence[int]) -> None:
+        """Leaves the checkpoint with some of its layers."""
+        kept = (self._located[index] for index in indices)
+        self._located = tuple(replace(one, layer=replace(one.layer, index=place)) for place, one in enumerate(kept))
+        self.layers = tuple(located.layer for located in self._located)
+        self.experts_nbytes = sum(layer.nbytes for layer in self.layers)
 
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
         layer, start = self.layers[index], 0

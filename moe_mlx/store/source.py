@@ -65,6 +65,14 @@ class ExpertSource(ABC):
         """Returns the XXH3-128 digest (32 hexadecimal digits) of an expert's bytes; None in place."""
 
     @abstractmethod
+    def keep_layers(self, indices: Sequence[int]) -> None:
+        """Leaves the source with some of its layers, counted anew; their files alone are ever opened from then on.
+
+        Args:
+            indices: MoE ordinals, ascending. Before anything was read.
+        """
+
+    @abstractmethod
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
         """Fills byte buffers or raises ExpertReadError."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
@@ -130,6 +131,18 @@ class StoreSource(ExpertSource):
 
         self._twice(index, expert, read)
         return wanted
+
+    def keep_layers(self, indices: Sequence[int]) -> None:
+        """Leaves the store with some of its layers."""
+        kept = (self.manifest.layers[index] for index in indices)
+        layers = tuple(
+            replace(one, layout=replace(one.layout, layer=replace(one.layer, index=place)))
+            for place, one in enumerate(kept)
+        )
+        self.manifest = replace(self.manifest, layers=layers)
+        self.layouts = tuple(stored.layout for stored in layers)
+        self.layers = tuple(stored.layer for stored in layers)
+        self.experts_nbytes = self.manifest.experts_nbytes
 
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
         layout = self.layouts[index]

@@ -67,11 +67,11 @@ def test_verbs_that_run_a_model_are_refused_and_others_are_not(tmp_path: Path):
     environment = hostfile(tmp_path, [["a:1"], ["b:2"]])
     assert set(VERBS) > FOR_ITSELF
     for verb in FOR_ITSELF:
-        refuse_alone(verb, environment)
+        refuse_alone(verb, None, environment)
     for verb in ("generate", "serve", "chat", "bench", "eval", "lora"):
-        refuse_alone(verb, {})
+        refuse_alone(verb, None, {})
         with pytest.raises(UsageError, match="started 2 of these"):
-            refuse_alone(verb, environment)
+            refuse_alone(verb, None, environment)
 
 
 def test_the_command_says_so_in_one_line(tmp_path: Path):

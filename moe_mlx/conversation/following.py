@@ -1,0 +1,50 @@
+"""A rank that does what rank 0 says: the same answers over its own part of the model, and nothing of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moe_mlx.conversation.leading import ANSWER, END, FORGET, agreement_of, forget_if_apart, rank_summary
+from moe_mlx.conversation.sampling import Sampling
+from moe_mlx.conversation.session import Session
+from moe_mlx.errors import MachinesError
+from moe_mlx.machines.group import in_group
+from moe_mlx.machines.meeting import Meeting
+
+
+def follow(session: Session, meeting: Meeting, group: Any) -> None:
+    """Follows rank 0 until it ends.
+
+    Args:
+        session: Over this rank's part.
+        meeting: Where orders come from.
+        group: MLX's group.
+
+    Raises:
+        MachinesError: rank 0 or another rank is gone, or failed.
+        MoeMlxError: what an answer raises here; the others have been told.
+    """
+    named = meeting.launch.named(meeting.launch.rank)
+    with in_group(meeting):
+        while True:
+            order = meeting.next_order()
+            wanted = order.get("do")
+            if wanted == ANSWER:
+                _answer(session, group, order)
+                forget_if_apart(session, meeting.exchange("answered", rank_summary(session, named)))
+            elif wanted == FORGET:
+                session.forget()
+            elif wanted == END:
+                break
+            else:
+                raise MachinesError(f"rank 0 orders {str(wanted)[:40]!r}, which this moe-mlx does not know")
+        meeting.exchange("ended", None)
+    meeting.close()
+    session.runtime.close()
+
+
+def _answer(session: Session, group: Any, order: dict[str, Any]) -> None:
+    session.sampling = Sampling(**order["sampling"])
+    session.agreement = agreement_of(group, session.runtime)
+    for _ in session.answer([int(token) for token in order["prompt"]]):
+        pass

@@ -1,0 +1,147 @@
+"""A conversation whose model runs on several machines: rank 0's side, which asks, chooses the tokens, and stops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from moe_mlx.conversation.answer import Answer, Piece
+from moe_mlx.conversation.session import Session
+from moe_mlx.errors import UsageError
+from moe_mlx.loading.runtime import Runtime
+from moe_mlx.machines.agreement import Agreement
+from moe_mlx.machines.group import in_group
+from moe_mlx.machines.meeting import Meeting
+from moe_mlx.system.sizes import show_bytes
+
+ANSWER, FORGET, END = "answer", "forget", "end"
+
+
+def agreement_of(group: Any, runtime: Runtime) -> Agreement:
+    """Returns the agreement of an answer that begins, with this rank's counts from here on."""
+    before = runtime.stats.decode
+
+    def counts() -> tuple[int, int, int]:
+        since = runtime.stats.decode - before
+        return since.hits, since.misses, since.bytes_read
+
+    return Agreement(group, counts)
+
+
+def rank_summary(session: Session, named: str) -> dict[str, Any]:
+    """Returns what this rank, under its name, says of the answer that just ended; JSON."""
+    answer, runtime = session.last, session.runtime
+    assert answer is not None
+    return {
+        "machine": named,
+        "tokens": len(answer.tokens),
+        "held": session.held_tokens,
+        "layers": [layer.layer for layer in runtime.source.layers],
+        "decode_way": runtime.decode_way,
+        "expert_cache_bytes": runtime.expert_cache_bytes,
+        "slots_per_layer": runtime.slots_per_layer,
+        "resident_bytes": runtime.plan.resident_weights,
+        "peak_memory_bytes": mx.get_peak_memory(),
+        "decode": answer.decode.as_dict(),
+        "prefill": answer.prefill.as_dict(),
+    }
+
+
+def describe_ranks(ranks: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns what each rank said of an answer, one line each, for people."""
+    lines = []
+    for rank in ranks:
+        decode, layers = rank["decode"], rank["layers"]
+        lines.append(
+            f"{rank['machine']}: layers {layers[0]}-{layers[-1]}, hit {decode['hit_rate']:.0%}, "
+            f"read {show_bytes(decode['bytes_read'] + rank['prefill']['bytes_read'])}, "
+            f"experts {show_bytes(rank['expert_cache_bytes'])}, resident {show_bytes(rank['resident_bytes'])}, "
+            f"decode {rank['decode_way']}"
+        )
+    return lines
+
+
+def forget_if_apart(session: Session, ranks: Sequence[dict[str, Any]]) -> None:
+    """Throws the prompt cache away where not every rank's holds as much: they have to be cut back alike."""
+    if len({rank["held"] for rank in ranks}) > 1:
+        session._throw_away()
+
+
+@dataclass
+class LeadingSession(Session):
+    """Rank 0's conversation.
+
+    Attributes:
+        meeting: Where the other ranks listen.
+        group: MLX's group.
+        ranks: What each rank said of the latest answer, by rank.
+    """
+
+    meeting: Meeting = field(kw_only=True)
+    group: Any = field(kw_only=True)
+    ranks: list[dict[str, Any]] = field(default_factory=list, kw_only=True)
+
+    def answer(
+        self,
+        prompt: list[int],
+        *,
+        stop: threading.Event | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+        logits_processors: Sequence[Any] | None = None,
+    ) -> Generator[Piece, None, Answer]:
+        """Generates one answer on all ranks; as `Session.answer`.
+
+        Raises:
+            MachinesError: another rank failed or is gone. The conversation so far is still this session's.
+        """
+        if not prompt:
+            raise UsageError("the prompt is empty: say something")
+        self._check_sampling()
+        agreement = self.agreement = agreement_of(self.group, self.runtime)
+        if stop is not None:
+            agreement.stop = stop
+        with in_group(self.meeting):
+            self.meeting.order({"do": ANSWER, "prompt": list(prompt), "sampling": asdict(self.sampling)})
+            pieces = super().answer(
+                prompt, stop=stop, on_prefill=on_prefill, logits_processors=list(logits_processors or ())
+            )
+            try:
+                while (piece := next(pieces, None)) is not None:
+                    yield piece
+            except GeneratorExit:
+                # The others run on until they are told: so do we, and nobody sees the two tokens that this takes.
+                agreement.stop.set()
+                with suppress(StopIteration):
+                    while True:
+                        next(pieces)
+                self._all_ended()
+                raise
+            self._all_ended()
+        assert self.last is not None
+        return self.last
+
+    def machines(self) -> list[dict[str, Any]]:
+        """Returns what each rank says of the latest answer, by rank."""
+        return self.ranks
+
+    def _all_ended(self) -> None:
+        self.ranks = self.meeting.exchange("answered", rank_summary(self, self.meeting.launch.named(0)))
+        forget_if_apart(self, self.ranks)
+
+    def forget(self) -> None:
+        """Throws every rank's prompt cache away."""
+        super().forget()
+        if not self.meeting.trouble:
+            self.meeting.order({"do": FORGET})
+
+    def close(self) -> None:
+        """Lets the other ranks go, and closes the model."""
+        self.meeting.order({"do": END})
+        self.meeting.exchange("ended", None)
+        self.meeting.close()
+        self.runtime.close()
