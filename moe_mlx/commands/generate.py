@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.model_arguments import (
@@ -20,6 +23,10 @@ from moe_mlx.system.terminal import for_reader, to_stderr
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Answer, Session
     from moe_mlx.store.page_cache import PageCacheUse
+
+
+#: Exit code of an answer that Ctrl-C stopped on every machine.
+INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +58,22 @@ def _over_machines(args: argparse.Namespace) -> int:
     from moe_mlx.conversation.joining import join
 
     session = join(args, to_stderr)
-    return 0 if session is None else _answer(args, session)
+    if session is None:
+        return 0
+    stop = threading.Event()
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():  # told twice: whatever the others are at
+            raise KeyboardInterrupt
+        stop.set()
+
+    # Raised in the midst of a step it would leave the others in theirs: they stop together, two tokens later.
+    signal.signal(signal.SIGINT, interrupted)
+    code = _answer(args, session, stop)
+    return INTERRUPTED if stop.is_set() else code
 
 
-def _answer(args: argparse.Namespace, session: Session) -> int:
+def _answer(args: argparse.Namespace, session: Session, stop: threading.Event | None = None) -> int:
     from moe_mlx.conversation.context import context_watch
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
@@ -66,7 +85,7 @@ def _answer(args: argparse.Namespace, session: Session) -> int:
         print(f"[{line}]", file=sys.stderr)
     if args.compare is not None:
         return _compare(args, session, tokens)
-    for piece in session.answer(tokens):
+    for piece in session.answer(tokens, stop=stop):
         if not args.json:
             print(shown(piece.text), end="", flush=True)
     answer = session.last

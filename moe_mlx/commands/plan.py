@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_mlx.commands.plan_arguments import available_bytes
+from moe_mlx.commands.plan_machines import add_machines_arguments, plan_machines
 from moe_mlx.commands.share_arguments import add_share_arguments, curves_of_args
 from moe_mlx.errors import StoreMissingError, UsageError
 from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_ROUTING, POLICIES
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--expert-cache", metavar="CAPS", help="caps to plan for, separated by commas")
     memory.add_argument("--max-kv-size", type=int, help="tokens of KV cache to leave room for (default: 8192)")
     add_share_arguments(parser)
+    add_machines_arguments(parser)
     speed = parser.add_argument_group("speed")
     speed.add_argument("--chip", help="published rates of a chip, such as m4-pro (default: this Mac's, else m4)")
     speed.add_argument("--calibrated", action="store_true", help="this machine's measured rates")
@@ -62,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.max_kv_size is not None:
         check_whole("--max-kv-size", args.max_kv_size, of="tokens")
     rates = _rates(args)
+    if args.machines is not None:
+        shape = _shape(args.model, args.revision)
+        return plan_machines(args, shape, rates, _kv_cache(args, shape)[1])
     available = available_bytes(args)
     curves = _curves(args)
     shape = _shape(args.model, args.revision)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from moe_mlx.conversation.leading import ANSWER, END, FORGET, agreement_of, forget_if_apart, rank_summary
+from moe_mlx.conversation.leading import (
+    ANSWER,
+    CHANGE,
+    CHANGES,
+    END,
+    FORGET,
+    agreement_of,
+    forget_if_apart,
+    rank_summary,
+)
 from moe_mlx.conversation.sampling import Sampling
 from moe_mlx.conversation.session import Session
 from moe_mlx.errors import MachinesError
@@ -34,6 +43,8 @@ def follow(session: Session, meeting: Meeting, group: Any) -> None:
                 forget_if_apart(session, meeting.exchange("answered", rank_summary(session, named)))
             elif wanted == FORGET:
                 session.forget()
+            elif wanted == CHANGE and order.get("name") in CHANGES:
+                getattr(session.runtime, order["name"])(**order["arguments"])
             elif wanted == END:
                 break
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,10 @@ def join(args: argparse.Namespace, say: Callable[[str], None]) -> LeadingSession
     def told(line: str) -> None:
         say(line if launch.rank == 0 else f"rank {launch.rank}: {line}")
 
+    if launch.rank:
+        # A terminal's Ctrl-C reaches every process on its machine: it is rank 0 that stops, and the others with it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options, sampling = _options(args, launch), sampling_of(args)
     meeting = Meeting.open(launch, patience=args.peer_timeout, say=told)
     from moe_mlx.machines.group import in_group

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +19,10 @@ from moe_mlx.machines.group import in_group
 from moe_mlx.machines.meeting import Meeting
 from moe_mlx.system.sizes import show_bytes
 
-ANSWER, FORGET, END = "answer", "forget", "end"
+ANSWER, FORGET, CHANGE, END = "answer", "forget", "change", "end"
+#: What of a runtime may be changed on all ranks, and what each may change by itself while it answers.
+CHANGES = frozenset(("reset", "set_routing", "set_eviction", "use_decode", "resize"))
+OWN = frozenset(("use_decode", "resize"))
 
 
 def agreement_of(group: Any, runtime: Runtime) -> Agreement:
@@ -85,6 +88,22 @@ class LeadingSession(Session):
     meeting: Meeting = field(kw_only=True)
     group: Any = field(kw_only=True)
     ranks: list[dict[str, Any]] = field(default_factory=list, kw_only=True)
+    _answering: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.runtime.on_change = self._change
+
+    def _change(self, name: str, arguments: dict[str, Any]) -> None:
+        """Lets every rank change what rank 0 changes.
+
+        Raises:
+            UsageError: in an answer's midst, where the others would hear of it at another token.
+        """
+        if not self._answering:
+            self.meeting.order({"do": CHANGE, "name": name, "arguments": arguments})
+        elif name not in OWN:
+            raise UsageError(f"{name.replace('_', ' ')}: all machines change together, when the answer has ended")
 
     def answer(
         self,
@@ -105,7 +124,7 @@ class LeadingSession(Session):
         agreement = self.agreement = agreement_of(self.group, self.runtime)
         if stop is not None:
             agreement.stop = stop
-        with in_group(self.meeting):
+        with in_group(self.meeting), self._in_answer():
             self.meeting.order({"do": ANSWER, "prompt": list(prompt), "sampling": asdict(self.sampling)})
             pieces = super().answer(
                 prompt, stop=stop, on_prefill=on_prefill, logits_processors=list(logits_processors or ())
@@ -124,6 +143,14 @@ class LeadingSession(Session):
             self._all_ended()
         assert self.last is not None
         return self.last
+
+    @contextmanager
+    def _in_answer(self) -> Iterator[None]:
+        self._answering = True
+        try:
+            yield
+        finally:
+            self._answering = False
 
     def machines(self) -> list[dict[str, Any]]:
         """Returns what each rank says of the latest answer, by rank."""

@@ -44,6 +44,8 @@ class Runtime:
         prefetch: How decode in the graph prefetches; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
         warmup: What warm-up has read since loading or the last reset, and what of it waits for idle time.
+        on_change: Told of a change before it is made, by the method's name and arguments, where other processes run
+            parts of the model; raises what forbids it.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Runtime:
     prefetch: Prefetch | None
     history: HistoryKeeper | None
     warmup: Warmup
+    on_change: Callable[[str, dict[str, Any]], None] | None = None
 
     @property
     def source(self) -> ExpertSource:
@@ -157,13 +160,19 @@ class Runtime:
             raise UsageError(f"unknown decode {way!r}: choose native or readback")
         if way == NATIVE and self.layers.native is None:
             raise UsageError(f"decode in the graph is not available here: {self.decode_reason}")
+        self._tell("use_decode", way=way)
         self.layers.use_decode(way)
+
+    def _tell(self, change: str, **arguments: Any) -> None:
+        if self.on_change is not None:
+            self.on_change(change, arguments)
 
     def reset(self) -> None:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them.
 
         What was counted goes to the history first. Warm-up is not repeated.
         """
+        self._tell("reset")
         with self.layers.lock:
             self.end_turn()
             if self.history is not None:
@@ -185,6 +194,7 @@ class Runtime:
         if unknown:
             raise UsageError(f"unknown routing setting {sorted(unknown)[0]!r}")
         settings = replace(self.routing, **changes)
+        self._tell("set_routing", **changes)
         with self.layers.lock:
             self.light_by(settings.light_rule)
             self.layers.route_by(settings.policy)
@@ -216,6 +226,7 @@ class Runtime:
             UsageError: there is no such eviction.
         """
         make_eviction(evict)
+        self._tell("set_eviction", evict=evict)
         with self.layers.lock:
             self.layers.evict_by(evict)
             self.evict = evict
@@ -242,6 +253,7 @@ class Runtime:
             DoesNotFitError: it is below the floor or above what fits, and nothing was changed; or memory that was
                 there when it was asked for has gone since, and some layers have slots as before.
         """
+        self._tell("resize", expert_cache=expert_cache)
         return self.sizing.resize(expert_cache, self.evict)
 
     def warm_while_idle(self, wanted_elsewhere: Callable[[], bool], say: Callable[[str], None]) -> None:

@@ -1,0 +1,44 @@
+"""Layers shared among processes: tokens, logits and counts of one process, whatever the split and the routing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.machines.ranks import LIMIT, ranks
+
+WORDS = ["-m", "tests.machines.many_answers", "--expert-cache", "50%", "--max-tokens", "24"]
+COUNTS = ("hits", "misses", "swapped", "bytes_read")
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[dict]:
+    done = subprocess.run([sys.executable, *WORDS], capture_output=True, text=True, timeout=LIMIT, check=True)
+    return json.loads(done.stdout)
+
+
+def together(folder: Path, words: list[str], size: int) -> list[dict]:
+    with ranks(folder, [[*WORDS, "--parallel", "pipeline", *words]] * size) as group:
+        codes = [rank.wait() for rank in group]
+        assert codes == [0] * size, [rank.said for rank in group]
+        return json.loads(group[0].told)
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(alone: list[dict], tmp_path: Path):
+    found = together(tmp_path, ["--split", "3,5"], 2)
+    for ours, theirs in zip(found, alone, strict=True):
+        machines = ours.pop("machines")
+        assert {**ours, "machines": []} == theirs
+        assert [row["layers"] for row in machines] == [[5, 6, 7], [0, 1, 2, 3, 4]]
+        assert {row["decode_way"] for row in machines} == {ours["way"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--split", "1,1,6"]])
+def test_three_processes_answer_as_one(alone: list[dict], tmp_path: Path, words: list[str]):
+    found = together(tmp_path, words, 3)
+    assert [{**ours, "machines": []} for ours in found] == alone
+    assert len(found[0]["machines"]) == 3
