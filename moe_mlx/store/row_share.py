@@ -41,11 +41,19 @@ class RowShare(ExpertSource):
         self.root, self.config, self.in_place = store.root, store.config, False
         self.expert_names, self.resident_shards = store.expert_names, store.resident_shards
         self.resident_nbytes = store.resident_nbytes
-        self.layouts = store.layouts
-        self.layers = tuple(_share(layout, blocks) for layout in store.layouts)
+        self.verify = store.verify
+        self._take_layers()
+
+    def _take_layers(self) -> None:
+        self.layouts = self.store.layouts
+        self.layers = tuple(_share(layout, self.blocks) for layout in self.store.layouts)
         self.experts_nbytes = sum(layer.nbytes for layer in self.layers)
         self.scratch_nbytes = max(layer.expert_nbytes for layer in self.layers)
-        self.verify = store.verify
+
+    def keep_layers(self, indices: Sequence[int]) -> None:
+        """Leaves the share, and its store, with some of their layers."""
+        self.store.keep_layers(indices)
+        self._take_layers()
 
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns one range a part."""
