@@ -8,7 +8,7 @@ taken with the model's own scales and biases, so that a low slot keeps nothing b
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -63,17 +63,20 @@ class CoarseLinear(nn.Module):
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
 
 
-def coarse_switch(inner: nn.Module, halves: Mapping[str, Halves]) -> nn.Module:
+def coarse_switch(inner: nn.Module, names: Iterable[str], halves: Mapping[str, Halves]) -> nn.Module:
     """Returns a switch like `inner` for coarse experts, its tensors still to come from a low bank.
 
     Args:
         inner: mlx-lm's module. What it holds beside its projections is shared with it.
+        names: Of its projections.
         halves: By the name of each weight that is cut, such as `gate_proj.weight`.
 
     Raises:
         UnsupportedModelError: its projections are not where the weights' names say.
     """
     coarse = copy.copy(inner)
+    for name in names:  # what is not cut has its own arrays too
+        coarse[name] = copy.copy(inner[name])
     for name, cut in halves.items():
         projection, _, leaf = name.rpartition(".")
         whole = inner.get(projection)

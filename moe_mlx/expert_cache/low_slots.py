@@ -108,7 +108,8 @@ class LowSlots:
         self.layout, self.form, self._whole = layout, form, whole
         self.cut = cut_in(layout, form)
         self.bank = SlotBank(layout.coarse_tensors(form), slots)
-        self.switch = coarse_switch(inner, {layout.layer.tensors[i].name: cut for i, cut in self.cut.items()})
+        names = dict.fromkeys(tensor.name.partition(".")[0] for tensor in layout.layer.tensors)
+        self.switch = coarse_switch(inner, names, {layout.layer.tensors[i].name: cut for i, cut in self.cut.items()})
         self.bank.install(self.switch)
 
     @property

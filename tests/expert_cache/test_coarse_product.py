@@ -83,7 +83,7 @@ def test_a_switch_is_copied_with_all_that_it_holds(kind: type):
 
     nn.quantize(whole, 32, 4)
     names = [name for name in whole if isinstance(whole[name], QuantizedSwitchLinear)]
-    coarse = coarse_switch(whole, {f"{name}.weight": halves for name in names})
+    coarse = coarse_switch(whole, names, {f"{name}.weight": halves for name in names})
     for name in names:
         install(coarse[name], whole[name], halves)
     x, indices = mx.random.normal((1, 1, WIDTH)), mx.array([[[1, 2, 2]]], dtype=mx.uint32)
@@ -120,4 +120,4 @@ def test_half_precision_costs_little():
 def test_what_is_not_affine_is_refused_by_name():
     whole = SwitchGLU(WIDTH, HIDDEN, EXPERTS)
     with pytest.raises(UnsupportedModelError, match=r"up_proj\.weight is no affine weight of 4 bits"):
-        coarse_switch(whole, {"up_proj.weight": Halves(4, 2)})
+        coarse_switch(whole, ["up_proj"], {"up_proj.weight": Halves(4, 2)})

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,3 +166,17 @@ def flip(path: Path, at: int) -> None:
         byte = file.read(1)[0]
         file.seek(at)
         file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("light", ["coarse", "late-coarse"])
+def test_they_cross_by_the_same_two_arrays_a_layer(native: Any, nested: Callable[..., Path], light: str):
+    """Which slots are low rides in their numbers; on a stream of their own, fetches give the same answer."""
+    model, _, runtime = loaded(nested(), "native", "75%", routing="exact", light=light, light_beyond=0.0)
+    other, _, _ = loaded(nested(), "readback", "75%", routing="exact", light=light, light_beyond=0.0)
+    runtime.layers.native.streams.apart = True
+    logits = model(mx.array([[7]]))
+    assert runtime.layers.native.crossings([logits]) == (len(runtime.layers), len(runtime.layers))
+    mx.eval(logits)
+    runtime.reset()
+    assert same(steps(model), steps(other))
+    assert runtime.stats.decode.coarse > 0
