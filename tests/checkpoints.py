@@ -121,11 +121,11 @@ def tiny_checkpoint(
     """
     if quantization is not None and family in UNQUANTISED:
         pytest.skip(f"{family} takes no quantisation but its own")
-    make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=_fill_constants, **overrides)
+    make_checkpoint(folder, config(family), quantize=quantization, seed=seed, fill=fill_constants, **overrides)
     return folder
 
 
-def _fill_constants(model: nn.Module) -> None:
+def fill_constants(model: nn.Module) -> None:
     """Gives every constant parameter (routers, correction biases, norms) a random value, in float32."""
     fresh = []
     for name, old in tree_flatten(model.parameters()):

@@ -18,12 +18,14 @@ class FakeHub:
         given: Bytes given away of each file.
         whole: Files that were asked for whole.
         slow: Name of a file that trickles.
+        broken: Files that are described, and cannot be had whole.
     """
 
     def __init__(self, folder: Path, repo: str = "owner/name") -> None:
         self.folder, self.repo, self.slow = folder, repo, ""
         self.given: dict[str, int] = {}
         self.whole: list[str] = []
+        self.broken: set[str] = set()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,6 +63,10 @@ class FakeHub:
             def file(self, name: str, body: bool) -> None:
                 data = (hub.folder / name).read_bytes()
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if name in hub.broken and body and not wanted:
+                    self.send_response(500)
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
                 part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
                 self.send_response(206 if wanted else 200)
                 self.send_header("Content-Length", str(len(part) if body else len(data)))

@@ -1,6 +1,6 @@
-"""What mlx-lm makes of a checkpoint, as lazy arrays, one of them alive at a time.
+"""What mlx-lm, or mlx-vlm, makes of a checkpoint, as lazy arrays, one of them alive at a time.
 
-MLX and mlx-lm are imported here and nowhere else in the converter, and only when a checkpoint needs them.
+MLX and those are imported here and nowhere else in the converter, and only when a checkpoint needs them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
+from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.durable import Fs
+from moe_mlx.store.families import MLX_VLM, library_of
 from moe_mlx.store.schemes import scheme_of, unpacked
 from moe_mlx_convert.errors import ConvertError
 from moe_mlx_convert.sources import Sources
@@ -38,6 +39,15 @@ def sanitized(root: Path, shards: Sequence[Path]) -> dict[str, Any]:
         raise
     except Exception as error:  # what mlx reads more strictly than we do: encodings, dtypes, names of tensors
         raise StoreCorruptError(f"{root}: mlx-lm cannot read it ({error}). Fetch it again.") from error
+    if library_of(config) == MLX_VLM:
+        from moe_mlx.vlm.building import sanitized as made_by_mlx_vlm
+
+        try:
+            return made_by_mlx_vlm(root, config, weights)
+        except MoeMlxError:
+            raise
+        except Exception as error:
+            raise StoreCorruptError(f"{root}: mlx-vlm cannot build this model ({error}). Fetch it again.") from error
     found = scheme_of(config)
     if found is not None and found[0] in _UNPACKED_LATER:
         if not _loads(root):

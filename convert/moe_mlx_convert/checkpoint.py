@@ -73,6 +73,18 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
     if is_store(folder):
         raise UsageError(f"{folder}: already a store (it has a {MANIFEST}); nothing to convert.")
     shards = read_shards(folder)
+    verbatim = verbatim_files(shards, trust_remote_code=trust_remote_code)
+    return Checkpoint(named.name, named.revision, shards, verbatim, _fingerprint(shards, verbatim))
+
+
+def verbatim_files(shards: Shards, *, trust_remote_code: bool) -> tuple[Path, ...]:
+    """Returns the small files that go along with a checkpoint's tensors.
+
+    Raises:
+        UsageError: One of a name or size that no store holds.
+        UnsupportedModelError: A model that wants code of its own to run.
+    """
+    folder = shards.root
     if shards.config.get("model_file") is not None and not trust_remote_code:
         raise UnsupportedModelError(
             f"{folder}: config.json wants the code in {str(shards.config['model_file'])[:80]!r} to run. "
@@ -84,7 +96,7 @@ def read_checkpoint(source: str, revision: str | None = None, *, trust_remote_co
             raise UsageError(f"{path}: a store holds no file of such a name; move it out of the checkpoint.")
         if path.stat().st_size > MAX_VERBATIM_NBYTES:
             raise UsageError(f"{path}: larger than {MAX_VERBATIM_NBYTES} bytes; move it out of the checkpoint.")
-    return Checkpoint(named.name, named.revision, shards, verbatim, _fingerprint(shards, verbatim))
+    return verbatim
 
 
 class Origin(Protocol):

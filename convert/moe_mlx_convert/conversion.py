@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from moe_mlx.store import manifest as manifests
 from moe_mlx.store.durable import Fs
+from moe_mlx.store.families import library_of
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header, layer_directory
 from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.checkpoint import Origin, check_unchanged
@@ -97,16 +98,19 @@ class Conversion:
         journal = Journal(self._fs, folder, mark)
         try:
             self._folders()
-            left = [target for name, target in targets.items() if name not in self._digests]
-
-            def write(batch: list[Target]) -> None:
-                digests = self._copier.write_batch(batch)
-                journal.finished(digests)
-                self._digests.update(digests)
-
-            self._pass("writing", left, write)
+            self._write_left([target for name, target in targets.items() if name not in self._digests], journal)
         finally:
             journal.close()
+
+    def _write_left(self, left: list[Target], journal: Journal) -> None:
+        """Writes the targets that no earlier run finished."""
+
+        def write(batch: list[Target]) -> None:
+            digests = self._copier.write_batch(batch)
+            journal.finished(digests)
+            self._digests.update(digests)
+
+        self._pass("writing", left, write)
 
     def _folders(self) -> None:
         """Makes the layers' folders and puts their names on the drive."""
@@ -209,6 +213,7 @@ class Conversion:
             source=self._origin.name,
             revision=self._origin.revision,
             destination=str(self._destination.path),
+            built_by=library_of(self._origin.config),
             method=self._plan.method,
             version=2 if any(layout.rearranged for layout in self._plan.layouts) else 1,
             nested=self._plan.layouts[0].nested,

@@ -90,6 +90,8 @@ def make_plan(
     left_out: Set[str],
     method: str = "bytes",
     arrangement: Arrangement = PLAIN,
+    *,
+    by_shard: bool = False,
 ) -> Plan:
     """Plans the store of a checkpoint.
 
@@ -100,6 +102,7 @@ def make_plan(
         left_out: Names of those that no model takes.
         method: As in `Plan`.
         arrangement: How experts are to lie in their files.
+        by_shard: Whether resident weights of one shard of the source make one shard of the store.
 
     Raises:
         UnsupportedModelError: They cannot be cut like that.
@@ -107,14 +110,18 @@ def make_plan(
     layouts = arrangement.layouts([located.layer for located in layout.layers], checkpoint.config, checkpoint.root)
     residents = [t for name, t in tensors.items() if name not in layout.expert_names and name not in left_out]
     dropped = {name: tensors[name].entry.nbytes for name in sorted(left_out)}
-    resident, index = resident_shards(residents)
+    resident, index = resident_shards(residents, by_shard=by_shard)
     files = [generated(INDEX, index), *(verbatim(path) for path in checkpoint.verbatim)]
     experts = tuple(expert_targets(how, located.ranges) for how, located in zip(layouts, layout.layers, strict=True))
     return Plan(layouts, experts, resident, tuple(files), sum(t.entry.nbytes for t in residents), dropped, method)
 
 
-def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], bytes]:
+def resident_shards(tensors: Sequence[Located], *, by_shard: bool = False) -> tuple[tuple[Target, ...], bytes]:
     """Groups tensors into shards of at most MAX_SHARD_NBYTES, in the order of the source.
+
+    Args:
+        tensors: Resident weights.
+        by_shard: Whether no shard holds tensors of two shards of the source.
 
     Returns:
         The shards and the bytes of their index.
@@ -122,7 +129,8 @@ def resident_shards(tensors: Sequence[Located]) -> tuple[tuple[Target, ...], byt
     groups: list[list[Located]] = [[]]
     nbytes = 0
     for tensor in tensors:
-        if groups[-1] and nbytes + tensor.entry.nbytes > MAX_SHARD_NBYTES:
+        other = by_shard and groups[-1] and groups[-1][-1].shard != tensor.shard
+        if groups[-1] and (other or nbytes + tensor.entry.nbytes > MAX_SHARD_NBYTES):
             groups.append([])
             nbytes = 0
         groups[-1].append(tensor)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.store.checkpoint import Shards
+from moe_mlx.store.header import Entry
 from moe_mlx.store.locate import Layout
 from moe_mlx.store.spec import ExpertLayer
 
@@ -23,6 +24,7 @@ class Candidate:
         expert_names: Tensors that hold routed experts.
         resident_shards: Its shards.
         weights: Lazy arrays of mlx-lm's making, where the store will hold those; None where it copies bytes.
+        entries: Every tensor by name, where the shards have not arrived yet; else None.
     """
 
     root: Path
@@ -31,6 +33,7 @@ class Candidate:
     expert_names: frozenset[str]
     resident_shards: tuple[Path, ...]
     weights: Mapping[str, Any] | None
+    entries: Mapping[str, Entry] | None = None
 
 
 #: Raises an error of ours where the store could not be loaded, tells the second argument what else is to be said, and
@@ -47,6 +50,9 @@ def check_with(prove: Prover | None, shards: Shards, say: Callable[[str], None])
         if prove is None:
             return frozenset()
         layers = tuple(located.layer for located in layout.layers)
-        return prove(Candidate(shards.root, shards.config, layers, layout.expert_names, shards.files, weights), say)
+        entries = None if shards.headers else {name: located.entry for name, located in shards.tensors.items()}
+        return prove(
+            Candidate(shards.root, shards.config, layers, layout.expert_names, shards.files, weights, entries), say
+        )
 
     return check

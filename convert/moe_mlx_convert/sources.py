@@ -36,6 +36,13 @@ class Sources:
                 f"{path}: ends {buffer.nbytes - got} bytes early; the checkpoint changed. Fetch it again."
             )
 
+    def forget(self, path: Path) -> None:
+        """Closes a file that nothing more is read from."""
+        with self._lock:
+            fd = self._fds.pop(path, None)
+        if fd is not None:
+            close(self._fs, fd)
+
     def close(self) -> None:
         """Closes every descriptor."""
         for fd in self._fds.values():

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.store.families import library_of
 from moe_mlx.store.layout import Manifest
 
 
@@ -14,13 +15,14 @@ class Summary:
     """What a conversion did; sizes in bytes, time in seconds.
 
     Attributes:
-        method: `bytes` (ranges were copied), `arrays` (experts were stacked through mlx-lm) or `upgrade` (of a store).
+        built_by: The library that builds the model.
+        method: `bytes` (ranges were copied), `arrays` (experts stacked through that library) or `upgrade` (of a store).
         version: Of the store's format.
         nested: Whether the high bits of every code come first.
         row_blocks: Blocks of each expert's output rows.
         files_resumed: Files that an earlier, interrupted run had finished and that were verified again.
         compared: Whether every byte written was compared with the source afterwards.
-        left_out: Tensors that mlx-lm drops while it loads, which the store does without.
+        left_out: Tensors that it drops while it loads, which the store does without.
         left_out_bytes: Bytes of those.
         peak_memory_bytes: Largest resident memory of the process.
         peak_array_bytes: Largest memory of MLX arrays; 0 where bytes were copied.
@@ -29,6 +31,7 @@ class Summary:
     source: str
     revision: str | None
     destination: str
+    built_by: str
     method: str
     version: int
     nested: bool
@@ -62,6 +65,7 @@ def already(manifest: Manifest, store: Path) -> Summary:
         source=manifest.source,
         revision=manifest.revision,
         destination=str(store),
+        built_by=library_of({"model_type": manifest.model_type}),
         method="upgrade",
         version=manifest.version,
         nested=layout.nested,

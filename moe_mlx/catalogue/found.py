@@ -14,6 +14,7 @@ from moe_mlx.store.files import expanded
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx.store.schemes import UnpackedError
+from moe_mlx.store.vlm_families import VLM_FAMILIES
 
 #: Where models are looked for unless the config file names folders: the README's, and LM Studio's.
 DEFAULT_FOLDERS = ("~/models", "~/.lmstudio/models")
@@ -138,7 +139,7 @@ def _of_experts(path: Path) -> bool:
         kind = str(read_config(path).get("model_type"))
     except (MoeMlxError, OSError):
         return (path / MANIFEST).exists()
-    return kind in FAMILIES
+    return kind in FAMILIES or kind in VLM_FAMILIES
 
 
 def _cached() -> Iterator[tuple[str, Path]]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.planning.shape import ModelShape
-from moe_mlx.store.families import GLU, expert_count, family_of, top_k
+from moe_mlx.store.families import family_of
+from moe_mlx.store.family import GLU, expert_count, top_k
 from moe_mlx.store.spec import ExpertLayer, TensorSpec
 
 _TABLE = Path(__file__).with_name("known_models.json")

@@ -23,13 +23,15 @@ from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
 from moe_mlx.system.terminal import for_reader, on_terminal
+from moe_mlx.vlm.pictures import text_of, with_pictures
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Message, Session
+    from moe_mlx.vlm.pictures import Picture
 
 HELP = (
-    "type a message; /new starts over, /regenerate answers again, /undo goes back before either, /stats shows the "
-    "cache, /quit leaves; Ctrl-C stops an answer"
+    "type a message; /image FILE shows a picture with the next one, /new starts over, /regenerate answers again, /undo "
+    "goes back before either, /stats shows the cache, /quit leaves; Ctrl-C stops an answer"
 )
 LEAVE = ("/quit", "/exit")
 
@@ -37,7 +39,7 @@ LEAVE = ("/quit", "/exit")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
-    add_model_arguments(parser, alone=True)
+    add_model_arguments(parser, alone=True, pictures=True)
     add_history_arguments(parser, idle=True)
     add_sampling_arguments(parser, max_tokens=1024)
     add_store_arguments(parser.add_argument_group("prompt caches between runs"))
@@ -140,6 +142,7 @@ class Conversation:
         self.session, self.system_prompt = session, system_prompt
         self.context = context_watch(session)
         self.messages: list[Message] = []
+        self.pictures: list[Picture] = []
         self.stopped = False
         self.past: list[list[Message]] = []
         self.commands: dict[str, Callable[[], None]] = {
@@ -179,7 +182,7 @@ class Conversation:
             print("there is nothing to undo", file=sys.stderr)
             return
         self.messages = self.past.pop()
-        last = self.messages[-1]["content"] if self.messages else ""
+        last = text_of(self.messages[-1]["content"]) if self.messages else ""
         print(f"[back to {len(self.messages)} messages, the last: {one_line(last)}]", file=sys.stderr)
 
     def go_back(self, messages: list[Message], why: str) -> None:
@@ -201,6 +204,19 @@ class Conversation:
             file=sys.stderr,
         )
 
+    def show(self, path: str) -> None:
+        """Takes a picture for the next message."""
+        from moe_mlx.vlm.pictures import read_picture
+
+        try:
+            picture = read_picture(path)
+        except MoeMlxError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return
+        self.pictures.append(picture)
+        width, height = picture.size
+        print(f"[{one_line(picture.name)}, {width} x {height}: goes with the next message]", file=sys.stderr)
+
     def help(self) -> None:
         """Prints what can be typed."""
         print(HELP, file=sys.stderr)
@@ -210,11 +226,15 @@ class Conversation:
         if (command := self.commands.get(line)) is not None:
             command()
             return
+        if line.partition(" ")[0] == "/image":
+            self.show(line.partition(" ")[2].strip())
+            return
         if is_command(line):
             print(unknown(line, [*self.commands, *LEAVE]), file=sys.stderr)
             return
-        before = list(self.messages)
-        self.messages.append({"role": "user", "content": line})
+        before, pictures, self.pictures = list(self.messages), self.pictures, []
+        content: Any = with_pictures(line, pictures) if pictures else line
+        self.messages.append({"role": "user", "content": content})
         if not self.answer():
             self.messages = before
 

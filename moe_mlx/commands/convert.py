@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="take a checkpoint whose config names code of its own"
     )
+    parser.add_argument(
+        "--delete-source-shards",
+        action="store_true",
+        help="delete each shard of a hub repository from the hub's cache once all of it is in the store: the model "
+        "then takes its size on the disk once",
+    )
     add_progress_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
@@ -86,7 +92,12 @@ def _check(args: argparse.Namespace) -> None:
         if args.replace:
             raise UsageError("--replace belongs to --upgrade: a checkpoint is never replaced")
         return
-    for name, given in (("--revision", args.revision), ("--no-compare", not args.compare)):
+    checkpoints = {
+        "--revision": args.revision,
+        "--no-compare": not args.compare,
+        "--delete-source-shards": args.delete_source_shards,
+    }
+    for name, given in checkpoints.items():
         if given:
             raise UsageError(f"{name} belongs to --model: an upgrade compares everything with the store as it is")
 
@@ -126,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
                 compare=args.compare,
                 trust_remote_code=args.trust_remote_code,
                 prove=_prove,
+                delete_source_shards=args.delete_source_shards,
                 **how,
             )
     except KeyboardInterrupt:
@@ -141,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     revision = f" at {s.revision}" if s.revision else ""
     copying = s.seconds - s.seconds_compare
     print(one_line(f"{s.source}{revision} -> {s.destination}"))
-    print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}{_how(s)}")
+    print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}{_how(s)}, built by {s.built_by}")
     print(f"resident weights {size_text(s.resident_bytes)}")
     print(f"{s.files} files, {size_text(s.bytes_written)} in {copying:.1f} s ({s.files_resumed} from an earlier run)")
     if s.compared:
@@ -149,6 +161,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("NOT compared with the source (--no-compare); `moe-mlx verify` checks it against its own digests")
     if s.method == "arrays":
-        print(f"stacked through mlx-lm, arrays took {size_text(s.peak_array_bytes)} at most")
+        print(f"stacked through {s.built_by}, arrays took {size_text(s.peak_array_bytes)} at most")
     print(f"peak memory {size_text(s.peak_memory_bytes)}")
     return 0

@@ -1,4 +1,4 @@
-"""List every MoE family of mlx-lm: its router, and what the tests run of it."""
+"""List every MoE family of mlx-lm, and those that only mlx-vlm has: router, and what the tests run of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from moe_mlx.families.registry import RouterFamily
 
 FOOTNOTE = (
-    "tested: bit for bit against mlx-lm on a CPU, in float32 and quantised, in place and converted.\n"
+    "tested: bit for bit against the library that builds it, on a CPU, in float32 and quantised, in place and\n"
+    'converted. mlx-vlm is an extra: pip install "moe-mlx[vlm]".\n'
     "Experts that a CPU cannot execute (nvfp4 with global scales, unquantised bfloat16) are compared as bytes."
 )
 
@@ -30,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
-    print(render(("family", "router", "exact", "cache-aware", "late", "remark"), list(map(_cells, rows)), left=6))
+    print(
+        render(
+            ("family", "library", "router", "exact", "cache-aware", "late", "remark"), list(map(_cells, rows)), left=7
+        )
+    )
     print(f"\n{len(rows)} families. {FOOTNOTE}")
     return 0
 
@@ -42,4 +47,4 @@ def _cells(row: RouterFamily) -> tuple[str, ...]:
     else:
         cache_aware = "tested" if row.cache_aware_tested else "one block"
     late = "yes" if row.late else f"no: {row.why_waits}"
-    return row.family, row.kind, exact, cache_aware, late, row.note
+    return row.family, row.built_by, row.kind, exact, cache_aware, late, row.note

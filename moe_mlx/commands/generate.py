@@ -18,6 +18,7 @@ from moe_mlx.commands.model_arguments import (
     add_sampling_arguments,
 )
 from moe_mlx.conversation.opening import open_session
+from moe_mlx.errors import UsageError
 from moe_mlx.system.terminal import for_reader, to_stderr
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ INTERRUPTED = 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx generate`."""
     parser.add_argument("--prompt", "-p", required=True, help="what to ask; - reads standard input")
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        action="append",
+        default=[],
+        dest="images",
+        help="a picture to ask about (png, jpeg, webp, gif, bmp); may be given several times (extra `vlm`)",
+    )
     parser.add_argument("--prefill-response", help="the answer begins with this")
     parser.add_argument(
         "--compare",
@@ -49,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Loads, answers, sums up."""
+    args.pictures = bool(args.images)
+    if args.images:
+        from moe_mlx.vlm.pictures import read_picture
+
+        if args.parallel is not None:
+            raise UsageError("--image: a model that several machines run is shown no pictures")
+        args.images = [read_picture(path) for path in args.images]
     if args.parallel is not None:
         return _over_machines(args)
     return _answer(args, open_session(args))
@@ -77,8 +93,13 @@ def _answer(args: argparse.Namespace, session: Session, stop: threading.Event | 
     from moe_mlx.conversation.context import context_watch
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    content: Any = prompt
+    if args.images:
+        from moe_mlx.vlm.pictures import with_pictures
+
+        content = with_pictures(prompt, args.images)
     messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
-    messages.append({"role": "user", "content": prompt})
+    messages.append({"role": "user", "content": content})
     tokens = session.encode(messages, prefill_response=args.prefill_response)
     watch, shown = context_watch(session), for_reader()
     for line in watch.remarks(len(tokens)):

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dict[str, Any]:
     """Returns everything shown, sizes in bytes; slots shared by `curves` where there are any."""
-    caps, resident = [], local_shape(source.root).resident_nbytes
+    shape = local_shape(source.root)
+    caps, resident = [], shape.resident_nbytes
     for share in SHARES:
         per_layer = slots_for_share(source.layers, share)
         if curves is not None:
@@ -82,6 +83,8 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
         "model_type": source.config.get("model_type"),
         "form": "checkpoint" if source.in_place else "store",
         "version": version_of(source.layouts),
+        "built_by": shape.built_by,
+        "beside": [part.as_json() for part in shape.parts],
         "layers": [
             {
                 "index": layer.index,
@@ -134,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
             if source.in_place
             else f"a store{arranged(source.layouts)}"
         )
-        print(f"{one_line(described['model'])}: {described['model_type']}, {form}\n")
+        print(f"{one_line(described['model'])}: {described['model_type']}, built by {described['built_by']}, {form}\n")
         print(_layers_table(source) + "\n")
         print(_sizes_table(source, described) + "\n")
         print(_caps_table(described))
@@ -185,6 +188,7 @@ def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
         nbytes = sum(layout.coarse_nbytes(form) * layout.layer.experts for layout in source.layouts)
         parts.append((f"coarse {form}", "", nbytes, f"{nbytes / source.experts_nbytes:.0%} of the experts, read first"))
     parts.append(("resident", "", described["resident_bytes"], ""))
+    parts += [(part["kind"], "", part["nbytes"], part["fate"]) for part in described["beside"]]
     if (cached := described["page_cache"]) is not None:
         about = ", estimated from a sample" if cached["estimate"] else ""
         share = cached["bytes"] / source.experts_nbytes

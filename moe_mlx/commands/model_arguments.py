@@ -33,8 +33,14 @@ class _TakeModel(argparse.Action):
         namespace.model = values
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False) -> None:
-    """Adds what names a model, its cap and its routing; with `alone` the model needs no `--model` before it."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False, pictures: bool = False) -> None:
+    """Adds what names a model, its cap and its routing.
+
+    Args:
+        parser: Of the verb.
+        alone: Whether the model needs no `--model` before it.
+        pictures: Whether the verb takes pictures from who talks to the model.
+    """
     model = parser.add_argument_group("model")
     named = model.add_mutually_exclusive_group()
     named.add_argument(
@@ -52,6 +58,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False)
     model.add_argument("--revision", help="branch, tag or commit of a hub repository")
     model.add_argument("--adapter-path", help="LoRA adapter on attention, router or dense weights")
     model.add_argument("--trust-remote-code", action="store_true", help="allow code that the model or tokenizer brings")
+    if pictures:
+        model.add_argument(
+            "--pictures", action="store_true", help="load the model for pictures too, by mlx-vlm (extra `vlm`)"
+        )
     cache = parser.add_argument_group("expert cache")
     cache.add_argument(
         "--expert-cache",

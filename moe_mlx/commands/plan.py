@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
                 {
                     "model": shape.name,
                     "form": shape.form,
+                    "built_by": shape.built_by,
+                    "beside": [part.as_json() for part in shape.parts],
                     "to_convert": shape.to_convert,
                     "layers": len(shape.layers),
                     "experts_bytes": shape.experts_nbytes,

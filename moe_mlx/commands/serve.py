@@ -21,7 +21,7 @@ NEEDED = ("pydantic", "starlette", "uvicorn", "prometheus_client")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
     parser.allow_abbrev = False
-    add_model_arguments(parser)
+    add_model_arguments(parser, pictures=True)
     add_history_arguments(parser)
     add_server_arguments(parser)
 

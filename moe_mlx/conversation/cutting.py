@@ -8,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mlx_lm.models.cache import (
-    CacheList,
-    ChunkedKVCache,
-    RotatingKVCache,
-    can_trim_prompt_cache,
-    trim_prompt_cache,
-)
+from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
+
+from moe_mlx.loading.kv_room import is_kind
 
 
 def _parts(cache: Sequence[Any]) -> Iterator[Any]:
     for one in cache:
-        if isinstance(one, CacheList):
+        if is_kind(one, "CacheList"):
             yield from _parts(one.caches)
         else:
             yield one
@@ -32,13 +28,13 @@ def can_cut(cache: Sequence[Any]) -> bool:
 
 def lost_front(cache: Sequence[Any]) -> bool:
     """Returns whether a part of this cache has let go of its first positions though mlx-lm would cut it."""
-    return any(isinstance(one, ChunkedKVCache) and one.start_position > 0 for one in _parts(cache))
+    return any(is_kind(one, "ChunkedKVCache") and one.start_position > 0 for one in _parts(cache))
 
 
 def can_always_cut(empty: Sequence[Any]) -> bool:
     """Returns whether caches of this kind can be cut back however long they get; `empty` is one of them."""
-    windowed = (RotatingKVCache, ChunkedKVCache)
-    return bool(can_trim_prompt_cache(list(empty))) and not any(isinstance(one, windowed) for one in _parts(empty))
+    windowed = ("RotatingKVCache", "ChunkedKVCache")
+    return bool(can_trim_prompt_cache(list(empty))) and not any(is_kind(one, *windowed) for one in _parts(empty))
 
 
 def cut_back(cache: list[Any], tokens: int) -> bool:

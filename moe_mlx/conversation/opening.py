@@ -84,6 +84,7 @@ def options_of(args: argparse.Namespace) -> Options:
         tokenizer_config={"trust_remote_code": True} if args.trust_remote_code else {},
         kv=_kv_wish(args),
         beside=getattr(args, "beside", 0),
+        pictures=getattr(args, "pictures", False),
         **history_arguments(args),
     )
 

@@ -28,6 +28,7 @@ from moe_mlx.conversation.cutting import can_always_cut, can_cut, cut_back
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.store.identity import identity_of
 from moe_mlx.system.folders import user_folder
+from moe_mlx.vlm.calling import built_by_mlx_vlm
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.sampling import KVCacheSettings
@@ -246,6 +247,9 @@ def open_prompt_store(
     """
     from mlx_lm import __version__ as mlx_lm_version
 
+    if built_by_mlx_vlm(runtime.model):
+        say("no prompt caches are kept: mlx-lm writes them, and this model's are mlx-vlm's own")
+        return None
     try:
         model = identity_of(runtime.source)
         base = user_folder() / "prompts" if str(where) == "auto" else Path(where).expanduser()

@@ -37,9 +37,13 @@ from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.machines.agreement import Agreement
 from moe_mlx.planning.kv_cache import first_value
 from moe_mlx.system.terminal import sound
+from moe_mlx.vlm.calling import built_by_mlx_vlm
+from moe_mlx.vlm.processing import PicturePrompt, pictures_of
+from moe_mlx.vlm.reading import read_pictures
 
 __all__ = ["Answer", "KVCacheSettings", "Message", "Piece", "Sampling", "Session"]
 
+_PICTURED = "a conversation with pictures is read again as a whole"
 _REFILLED = "this model's prompt cache cannot be trimmed, so the whole prompt is read again"
 
 
@@ -79,6 +83,7 @@ class Session:
     _held: list[int] = field(default_factory=list)
     _prompt_cache: list[Any] | None = None
     _warmed: int = 0
+    _pictured: bool = False
 
     def __post_init__(self) -> None:
         self.runtime.kv.check_bits(self.caching.kv_bits, self.caching.kv_group_size)
@@ -114,15 +119,20 @@ class Session:
     def encode(self, messages: Sequence[Message], *, prefill_response: str | None = None) -> list[int]:
         """Returns the prompt's tokens, through the chat template unless the session is raw or there is none.
 
+        With pictures it is a `PicturePrompt`, written and processed by mlx-vlm.
+
         Args:
-            messages: The conversation. An answer comes as `Answer.message` has it; one without `reasoning_content` is
-                taken as the text that a model gave, and told apart here.
+            messages: The conversation; a content may be a list of parts, text and pictures. An answer comes as
+                `Answer.message` has it; one without `reasoning_content` is taken as the text that a model gave, and
+                told apart here.
             prefill_response: What the answer begins with.
 
         Raises:
-            UsageError: the template refuses this conversation.
+            UsageError: the template refuses this conversation, or pictures cannot be shown to this model.
             StoreCorruptError: it is no template.
         """
+        if pictures_of(messages):
+            return self._with_pictures(messages, prefill_response)
         if self.plain:
             text = "\n".join(str(message["content"]) for message in messages) + (prefill_response or "")
             return list(self.tokenizer.encode(sound(text)))
@@ -134,6 +144,19 @@ class Session:
         if prefill_response is not None:
             shown.append({"role": "assistant", "content": sound(prefill_response)})
         return self._through_template(shown, continued=prefill_response is not None)
+
+    def _with_pictures(self, messages: Sequence[Message], prefill_response: str | None) -> list[int]:
+        if self.runtime.pictures is None:
+            raise UsageError(
+                "pictures cannot be shown to this model as it is loaded: `moe-mlx generate --image FILE` loads it for "
+                "them, `moe-mlx chat` and `serve` do with --pictures"
+            )
+        if self.plain or prefill_response is not None:
+            raise UsageError(
+                "pictures go through the model's chat template: leave --ignore-chat-template out, and what "
+                "the answer begins with"
+            )
+        return self.runtime.pictures.prompt(messages, **self.template)
 
     def _through_template(self, messages: list[Message], *, continued: bool) -> list[int]:
         calls = any(message.get("tool_calls") for message in messages)
@@ -172,6 +195,11 @@ class Session:
 
     def _reuse(self, prompt: list[int]) -> tuple[int, str]:
         """Makes the prompt cache hold a prefix of `prompt`; returns its length, and why nothing could be kept."""
+        if isinstance(prompt, PicturePrompt) or self._pictured:
+            refilled = _PICTURED if self._pictured else ""
+            self._begin_anew()
+            self._pictured = isinstance(prompt, PicturePrompt)
+            return 0, refilled
         shared = 0
         for kept, wanted in zip(self._held, prompt, strict=False):
             if kept != wanted:
@@ -244,7 +272,7 @@ class Session:
             if done < total and self._stops_in_prompt(stop):
                 raise _CancelledError
 
-        stream = self._stream(prompt[reused:], progress, logits_processors)
+        stream = self._read_and_stream(prompt, reused, progress, logits_processors)
         audit = ExitStack()
         if self.auditor is not None:
             self.auditor.reset()
@@ -292,6 +320,20 @@ class Session:
         if self.agreement is not None:
             return self.agreement.taken()
         return stop is not None and stop.is_set()
+
+    def _read_and_stream(
+        self, prompt: list[int], reused: int, progress: Callable[[int, int], None], extra: list[Any] | None
+    ) -> Generator[Any, None, None]:
+        """Reads pictures, if there are any, and leaves the rest to mlx-lm."""
+        if built_by_mlx_vlm(self.model):
+            self.model.note_pictures(False)
+        if not isinstance(prompt, PicturePrompt):
+            yield from self._stream(prompt[reused:], progress, extra)
+            return
+        assert self._prompt_cache is not None
+        read_pictures(self.model, prompt, self._prompt_cache, self.caching.prefill_step_size, progress)
+        done = len(prompt) - 1
+        yield from self._stream(prompt[done:], lambda now, total: progress(done + now, done + total), extra)
 
     def _stream(
         self, prompt: list[int], progress: Callable[[int, int], None], extra: list[Any] | None

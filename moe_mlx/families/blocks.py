@@ -85,7 +85,7 @@ _KIMI = Scored(
     scale="args.routed_scaling_factor",
 )
 _MINIMAX = Scored(wide_input, "num_experts_per_tok", bias="e_score_correction_bias", add=1e-20, cast=True)
-_LONGCAT = Scored(
+LONGCAT = Scored(
     linear("classifier"),
     "top_k",
     activation="imprecise softmax",
@@ -241,7 +241,7 @@ SITES: dict[str, Site] = {
         add_late=None,
         why_waits="top-1: one expert a token, and the heaviest is waited for",
     ),
-    "longcat_flash": Site("LongcatFlashMoE", _LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
+    "longcat_flash": Site("LongcatFlashMoE", LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
     "mellum": Site("MellumSparseMoeBlock", _SOFTMAX_LAST),
     "mimo_v2_flash": Site("MoE", _V3_EPS, gate="gate"),
     "minimax": Site("MiniMaxSparseMoeBlock", _MINIMAX),

@@ -74,6 +74,27 @@ def muse_spark(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.ar
     return out
 
 
+def cohere(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.array:
+    """Cohere2 MoE: shared experts, averaged with the routed ones or added to them."""
+    out = weighed_like(block, x, y, weights)
+    if block.shared_experts is None:
+        return out
+    averaged = block.shared_expert_combination_strategy == "average"
+    return (out + block.shared_experts(x)) / 2 if averaged else out + block.shared_experts(x)
+
+
+def flint(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.array:
+    """Flint: weighed in float32, a shared expert where the configuration has one."""
+    out = (y.astype(mx.float32) * weights[..., None]).sum(axis=-2).astype(x.dtype)
+    return out if block.shared_expert is None else out + block.shared_expert(x)
+
+
+def scaled_shared(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.array:
+    """Qwen4-Exp: a shared expert behind a gate that the block computes."""
+    shared = block.shared_expert(x)
+    return weighed(block, x, y, weights) + block._shared_expert_scale(x) * shared
+
+
 Enter = Callable[[Any, mx.array], mx.array]
 
 

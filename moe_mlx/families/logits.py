@@ -26,6 +26,12 @@ def wide_matrix(module: Any, x: mx.array) -> mx.array:
     return z
 
 
+def wide_input_matrix(module: Any, x: mx.array) -> mx.array:
+    """Logits from a bare matrix, of an input in float32."""
+    z: mx.array = x.astype(mx.float32) @ module.weight.T
+    return z
+
+
 def tempered(module: Any, x: mx.array) -> mx.array:
     """DeepSeek-V4.1: the same, over a temperature."""
     return wide_matrix(module, x) / module.gate_temp

@@ -74,11 +74,11 @@ class RoutedGate:
 class RoutedBlock:
     """For a block that routes inline: its decode step is restated, `enter` before the experts, `combine` after."""
 
-    def __call__(self: Any, x: mx.array) -> mx.array:
-        """Computes `[..., D]`."""
+    def __call__(self: Any, x: mx.array, **kwargs: Any) -> mx.array:
+        """Computes `[..., D]`; a call that tells more, such as which rows are of pictures, is the model's own."""
         routing = self.routing
-        if not routing.takes(self, x):
-            return super().__call__(x)  # type: ignore[misc]
+        if any(value is not None for value in kwargs.values()) or not routing.takes(self, x):
+            return super().__call__(x, **kwargs)  # type: ignore[misc]
         site = routing.site
         h = x.reshape(-1, x.shape[-1]) if site.flat else x
         chosen, weights = routing.choose(self, h)
@@ -90,7 +90,7 @@ class RoutedBlock:
 class LateBlock:
     """For a block whose output is added to the residual: adds what an earlier layer's late experts give."""
 
-    def __call__(self: Any, x: mx.array) -> mx.array:
+    def __call__(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """Computes `[..., D]`."""
-        out: mx.array = super().__call__(x)  # type: ignore[misc]
+        out: mx.array = super().__call__(x, *args, **kwargs)  # type: ignore[misc]
         return self.lateness.join(out, partial(self.added_late, self, x))

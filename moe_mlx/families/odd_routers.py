@@ -1,4 +1,4 @@
-"""The two routers that do not pick with `argpartition`: sparsemixer, and the one that is a Metal kernel."""
+"""The routers that do not pick with `argpartition` alone: sparsemixer, a Metal kernel, one that orders its choice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.families.routers import Ranking
+from moe_mlx.families.routers import Logits, Ranking, attribute, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +102,44 @@ class MuseSpark:
     def shares(self, ranking: Ranking) -> mx.array | None:
         """See `Router.shares`: the bare scores."""
         return ranking.weighed
+
+
+@dataclass(frozen=True, slots=True)
+class BiasedLogits:
+    """Kolibri: ranks by logits and a bias, orders its choice by that, and weighs by a sigmoid of the bare logits.
+
+    Attributes:
+        logits: How the family makes its logits.
+        k: Where the module keeps its top-k.
+    """
+
+    logits: Logits
+    k: str
+
+    @property
+    def kind(self) -> str:
+        """See `Router.kind`."""
+        return "logits + bias, top-k, sigmoid"
+
+    def observed(self, module: Any, x: mx.array) -> mx.array:
+        """See `Router.observed`."""
+        return self.logits(module, x) + module.e_score_correction_bias.astype(mx.float32)
+
+    def ranking(self, module: Any, x: mx.array) -> Ranking:
+        """See `Router.ranking`."""
+        z = self.logits(module, x)
+        ranked = z + module.e_score_correction_bias.astype(mx.float32)
+        picked = first(ranked, attribute(module, self.k))
+        order = mx.argsort(-mx.take_along_axis(ranked, picked, axis=-1), axis=-1)
+        return Ranking(ranked, mx.take_along_axis(picked, order, axis=-1), z, same_order=False)
+
+    def weights(self, module: Any, x: mx.array, ranking: Ranking, chosen: mx.array) -> mx.array:
+        """See `Router.weights`."""
+        weights = mx.sigmoid(mx.take_along_axis(ranking.weighed, chosen, axis=-1))
+        if module.norm_topk_prob:
+            weights = weights / (weights.sum(axis=-1, keepdims=True) + 1e-20)
+        return weights
+
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`: the sigmoid of the bare logits."""
+        return mx.sigmoid(ranking.weighed)

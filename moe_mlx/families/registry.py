@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlx import nn
 
+from moe_mlx.store.families import MLX_LM, MLX_VLM
+from moe_mlx.store.vlm_families import VLM_FAMILIES
+
 if TYPE_CHECKING:
     from moe_mlx.families.blocks import Site
 
@@ -35,13 +38,55 @@ NOTES: dict[str, str] = {
     "prism_hadamard_qwen35": "tested in float32 only: mlx-lm takes it in no quantisation but its own"
 }
 
+#: Families of mlx-vlm that run another one's block, by package.
+VLM_BUILT_ON: dict[str, str] = {
+    "deepseekocr_2": "deepseekocr",
+    "mimo_v2": "mimo_v2_flash",
+    "mistral_large3": "deepseek_v3",
+    "nemotron_h_nano_omni": "nemotron_h",
+    "qwen3_5_moe_text": "qwen3_5_moe",
+    "unlimited_ocr": "deepseekocr",
+    "xing4_0": "deepseek_v3",
+}
+
+#: As `UNTESTED`, of mlx-vlm.
+VLM_UNTESTED: dict[str, str] = {
+    name: "its towers have no small form to test with" for name in ("deepseekocr", "deepseekocr_2", "unlimited_ocr")
+}
+
+_DENSE = "dense, on a file that others have experts on"
+_NO_TOKENS = "makes no text token by token"
+#: Packages of mlx-vlm that are read to have to do with experts, and are not run here.
+VLM_LEFT: dict[str, str] = {
+    "clef": _DENSE,
+    "d1": _DENSE,
+    "decider2": _DENSE,
+    "diffusion_gemma": _NO_TOKENS,
+    "hunyuan_vl": _DENSE,
+    "indic_ocr": _DENSE,
+    "lfm2": _DENSE,
+    "lfm2_vl": _DENSE,
+    "llada2_moe": _NO_TOKENS,
+    "llada_image": _NO_TOKENS,
+    "minicpmv4_6": _DENSE,
+    "minicpmv4_7": "makes new tensors of its experts while it loads",
+    "minimax_m3": "its shared expert is packed among the routed ones",
+    "ming_image": _NO_TOKENS,
+    "moondream3": "its experts are no module of their own",
+    "nemotron_voicechat": _NO_TOKENS,
+    "openai_privacy_filter": _NO_TOKENS,
+    "qwen3_5_text": _DENSE,
+    "zaya1_vl": "top-1, its experts weigh and add their outputs themselves",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RouterFamily:
     """One family of the table.
 
     Attributes:
-        family: Model file of mlx-lm.
+        family: Model file of mlx-lm, or package of mlx-vlm.
+        built_by: Which of them builds it for text.
         block: Class of the block that holds its router and experts, and that block's own file.
         kind: What it ranks by, in words.
         cache_aware: Whether it can be routed by a policy.
@@ -53,6 +98,7 @@ class RouterFamily:
     """
 
     family: str
+    built_by: str
     block: str
     kind: str
     cache_aware: bool
@@ -64,37 +110,44 @@ class RouterFamily:
 
 
 def families() -> list[RouterFamily]:
-    """Returns the table, by family."""
+    """Returns the table, by family: mlx-lm's, then mlx-vlm's that mlx-lm lacks."""
     from moe_mlx.families.blocks import SITES
+    from moe_mlx.families.vlm_blocks import VLM_SITES
 
-    rows = []
-    for family in sorted({*SITES, *BUILT_ON}, key=str.lower):
-        file = BUILT_ON.get(family, family)
-        site, reason = SITES[file], UNTESTED.get(family, "")
-        rows.append(
-            RouterFamily(
-                family,
-                f"{file}.{site.block}",
-                site.router.kind if site.router else "top-1",
-                site.router is not None,
-                not reason,
-                site.router is not None and not reason,
-                site.add_late is not None,
-                site.why_waits,
-                reason or site.why or NOTES.get(family, ""),
-            )
-        )
-    return rows
+    by_mlx_lm = sorted({*SITES, *BUILT_ON}, key=str.lower)
+    rows = [_row(MLX_LM, family, BUILT_ON, SITES, UNTESTED) for family in by_mlx_lm]
+    return rows + [_row(MLX_VLM, family, VLM_BUILT_ON, VLM_SITES, VLM_UNTESTED) for family in sorted(VLM_FAMILIES)]
+
+
+def _row(
+    library: str, family: str, built_on: dict[str, str], sites: dict[str, Site], untested: dict[str, str]
+) -> RouterFamily:
+    file = built_on.get(family, family)
+    site, reason = sites[file], untested.get(family, "")
+    return RouterFamily(
+        family,
+        library,
+        f"{file}.{site.block}",
+        site.router.kind if site.router else "exact only" if library == MLX_VLM else "top-1",
+        site.router is not None,
+        not reason,
+        site.router is not None and not reason,
+        site.add_late is not None,
+        site.why_waits,
+        reason or site.why or NOTES.get(family, ""),
+    )
 
 
 def site_of(module: nn.Module) -> Site | None:
     """Returns the row for an MoE block, or None where no row knows it."""
     from moe_mlx.families.blocks import SITES
+    from moe_mlx.families.vlm_blocks import VLM_SITES
 
     for kind in type(module).__mro__:
-        package, _, file = kind.__module__.rpartition(".")
-        if package == "mlx_lm.models" and file in SITES and SITES[file].block == kind.__name__:
-            return SITES[file]
+        library, _, file = kind.__module__.partition(".models.")
+        table, file = {"mlx_lm": SITES, "mlx_vlm": VLM_SITES}.get(library, {}), file.partition(".")[0]
+        if file in table and table[file].block == kind.__name__:
+            return table[file]
     return None
 
 
@@ -121,6 +174,8 @@ def make_routable(model: nn.Module, path: str) -> bool:
         switch.cache.lateness.why_waits = site.why_waits
         if site.router is not None:
             _route(block, site, switch)
+        elif site.mixin:
+            _put_before(block, _mixin(site.mixin))
         return True
     return False
 
@@ -131,14 +186,22 @@ def _at(holder: Any, names: list[str]) -> Any:
     return holder
 
 
+def _mixin(name: str) -> type:
+    file, _, name = name.partition(":")
+    mixin: type = getattr(import_module(f"moe_mlx.families.{file}"), name)
+    return mixin
+
+
+def _put_before(module: nn.Module, mixin: type) -> None:
+    own = type(module)
+    module.__class__ = type(f"Routed{own.__name__}", (mixin, own), {"__module__": own.__module__})
+
+
 def _route(block: nn.Module, site: Site, switch: Any) -> None:
     from moe_mlx.families.mixins import LateBlock, Routing
 
     routed = getattr(block, site.gate) if site.gate else block
-    file, _, name = (site.mixin or f"mixins:{'RoutedGate' if site.gate else 'RoutedBlock'}").partition(":")
-    mixin = getattr(import_module(f"moe_mlx.families.{file}"), name)
-    own = type(routed)
-    routed.__class__ = type(f"Routed{own.__name__}", (mixin, own), {"__module__": own.__module__})
+    _put_before(routed, _mixin(site.mixin or f"mixins:{'RoutedGate' if site.gate else 'RoutedBlock'}"))
     routed.routing = Routing(site, switch)
     if site.add_late is not None:
         kind = type(block)

@@ -158,6 +158,8 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "softmax": lambda z: mx.softmax(z, axis=-1, precise=True),
     "imprecise softmax": lambda z: mx.softmax(z, axis=-1),
     "sqrtsoftplus": lambda z: mx.sqrt(nn.softplus(z)),
+    "Sigmoid": mx.sigmoid,  # as modules of MLX are called
+    "Softmax": lambda z: mx.softmax(z, axis=-1),
 }
 
 

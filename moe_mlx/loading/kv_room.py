@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.models import dbrx
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import UsageError
 from moe_mlx.planning.kv_cache import KV_TOKENS, KVWish, kv_bytes, kv_element_bytes, listed
@@ -95,6 +95,11 @@ def kv_room(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWi
         return _asked(model, family, config, wish)
 
 
+def is_kind(cache: Any, *names: str) -> bool:
+    """Whether a cache is of a class of one of these names: mlx-lm's, or mlx-vlm's own of the same kind."""
+    return any(kind.__name__ in names for kind in type(cache).__mro__)
+
+
 class _Same(nn.Module):
     """Stands in for a block that cannot be called yet: its output has its input's shape and dtype."""
 
@@ -131,21 +136,28 @@ def _asked(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWis
         room = KVRoom(family, own, kinds, (), (), "its model cannot run on this device", tokens, nbytes)
         room.check_bits(wish.bits, wish.group)
         return room
-    quantised = [cache for cache in caches if type(cache) is KVCache]
+    quantised = [cache for cache in caches if type(cache).__name__ == "KVCache"]
     widths = tuple(dict.fromkeys(part.shape[-1] for c in quantised for part in (c.keys, c.values) if part.shape[-1]))
     left = tuple(name for name in kinds if name not in ("KVCache", "ArraysCache") or not quantised)
-    if any(isinstance(cache, CacheList) for cache in caches):
+    if any(is_kind(cache, "CacheList") for cache in caches):
         left = (*left, "CacheList")
     room = KVRoom(family, own, kinds, widths, left, _unquantisable(model, caches, widths), tokens, 0)
     room.check_bits(wish.bits, wish.group)
     each = -(-tokens // wish.sequences)
-    nbytes = wish.sequences * _held_nbytes(model, each, wish, rotates=wish.rotating and not own and wish.bits is None)
+    rotates = wish.rotating and not own and wish.bits is None
+    most = None if rotates else getattr(model, "probed_tokens", None)
+    if most is None or each <= most:
+        held = _held_nbytes(model, each, wish, rotates=rotates)
+    else:
+        half, whole = (_held_nbytes(model, count, wish, rotates=False) for count in (most // 2, most))
+        held = whole + -(-(whole - half) * (each - most) // (most - most // 2))
+    nbytes = wish.sequences * held
     return KVRoom(family, own, kinds, widths, left, room.unquantisable, tokens, nbytes)
 
 
 def _flat(caches: Iterable[Any]) -> Iterable[Any]:
     for cache in caches:
-        if isinstance(cache, CacheList):
+        if is_kind(cache, "CacheList"):
             yield from _flat(cache.caches)
         else:
             yield cache
@@ -171,7 +183,7 @@ def _held_nbytes(model: nn.Module, tokens: int, wish: KVWish, *, rotates: bool) 
 
 def _unquantisable(model: nn.Module, caches: list[Any], widths: tuple[int, ...]) -> str:
     """Returns why a cache cannot be quantised, or ""; `caches` have been filled and are changed."""
-    if any(isinstance(cache, RotatingKVCache) for cache in caches):
+    if any(is_kind(cache, "RotatingKVCache") for cache in caches):
         return "mlx-lm quantises no sliding window (RotatingKVCache); leave kv_bits out"
     if not any(hasattr(cache, "to_quantized") for cache in caches):
         names = ", ".join(dict.fromkeys(type(cache).__name__ for cache in caches))

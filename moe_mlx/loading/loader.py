@@ -23,6 +23,7 @@ from moe_mlx.loading.limits import HeldLimits
 from moe_mlx.loading.memory import plan_load
 from moe_mlx.loading.opening import Opened, open_model
 from moe_mlx.loading.options import Options, is_demo
+from moe_mlx.loading.pictures import check_pictures, picture_reader
 from moe_mlx.loading.resizing import Sizing
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build, narrowed
@@ -69,6 +70,7 @@ def load(
     model_config: dict[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    pictures: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, TokenizerWrapper]:
     """Loads a mixture-of-experts model under a capped expert cache.
@@ -118,6 +120,7 @@ def load(
         model_config: Overrides of the model's config.
         revision: Branch, tag or commit of a hub repository.
         trust_remote_code: Whether a model may bring its own code.
+        pictures: Whether pictures will be shown to it: mlx-vlm builds it then, vision tower included.
         say: Gets one-line remarks (running in place, exact routing); by default they are warnings.
 
     Returns:
@@ -158,6 +161,7 @@ def load(
         model_config=model_config,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        pictures=pictures,
     )
     remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=5))
     return load_as(options, say or (lambda line: None), remark)
@@ -188,8 +192,13 @@ def _load(
 ) -> tuple[nn.Module, TokenizerWrapper, Runtime]:
     """Goes through the stages from an opened model to its runtime; each takes what those before it returned."""
     source = opened.source
+    check_pictures(options, source)
     skeleton = build(
-        opened.folder, source, model_config=options.model_config, trust_remote_code=options.trust_remote_code
+        opened.folder,
+        source,
+        model_config=options.model_config,
+        trust_remote_code=options.trust_remote_code,
+        pictures=options.pictures,
     )
     if options.part is not None:
         skeleton = narrowed(skeleton, source, options.part)
@@ -237,6 +246,7 @@ def _load(
         prefetch=chosen.prefetch,
         history=planned.history,
         warmup=warmup,
+        pictures=picture_reader(skeleton, opened.folder, options),
     )
     return skeleton.model, tokenizer, runtime
 

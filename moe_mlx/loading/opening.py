@@ -10,7 +10,8 @@ from moe_mlx.errors import UsageError
 from moe_mlx.loading.options import Options
 from moe_mlx.store import ExpertSource, open_source
 from moe_mlx.store.access import DIRECT, DROPPED
-from moe_mlx.store.families import family_of, top_k
+from moe_mlx.store.families import family_of
+from moe_mlx.store.family import top_k
 from moe_mlx.store.probe import use_io
 from moe_mlx.store.resolve import resolve
 

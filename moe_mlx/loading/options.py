@@ -30,6 +30,7 @@ class Options:
 
     Attributes:
         kv: What the KV cache is planned for.
+        pictures: Whether pictures will be shown to the model, which mlx-vlm then builds.
         beside: Bytes that something else in this process takes, or will take: they are in the memory plan.
         part: What of the model this process runs, where several share it; None for all of it.
 
@@ -59,6 +60,7 @@ class Options:
     warm: str = "off"
     beside: int = 0
     part: Part | None = None
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         make_eviction(self.evict)

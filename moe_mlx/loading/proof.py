@@ -6,7 +6,7 @@ over the lazy tensors, and the tokenizer's files. No weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +14,16 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from moe_mlx.errors import MoeMlxError, UnsupportedModelError
+from moe_mlx.expert_cache.slots import DTYPES
 from moe_mlx.loading.graph import Origin, origins
 from moe_mlx.loading.skeleton import Described, Skeleton, build, read_weights
 from moe_mlx.loading.token_ids import check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.kv_cache import kv_bytes, kv_element_bytes
+from moe_mlx.store.families import MLX_VLM, library_of, takes_pictures
+from moe_mlx.store.header import Entry
+from moe_mlx.system.sizes import show_bytes
+from moe_mlx.vlm.installed import INSTALL, missing
 
 
 class Candidate(Described, Protocol):
@@ -31,6 +36,10 @@ class Candidate(Described, Protocol):
     @property
     def weights(self) -> Mapping[str, Any] | None:
         """Lazy tensors in the form in which they are to be stored; None where the shards hold them so already."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry] | None:
+        """Every tensor by name, where the shards have not arrived yet."""
 
 
 def prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
@@ -53,7 +62,7 @@ def prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
     config = dict(candidate.config)
     if config.get("model_file") is not None:
         return frozenset()
-    given = dict(read_weights(candidate.resident_shards) if candidate.weights is None else candidate.weights)
+    given = _given(candidate)
     resident = {name: array for name, array in given.items() if name not in candidate.expert_names}
     skeleton = build(candidate.root, candidate, weights=resident)
     kv_bytes(config, 1, kv_element_bytes(config))
@@ -67,6 +76,7 @@ def prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
             say(remark)
     made = _origins(skeleton, resident)
     unused = resident.keys() - frozenset[str]().union(*(inputs for inputs, _ in made.values()))
+    unused -= _for_pictures(candidate, resident, unused, say)
     if not unused:
         return frozenset()
     # A `sanitize` may look at what it drops: whether a name is there can decide what becomes of another.
@@ -76,6 +86,47 @@ def prove(candidate: Candidate, say: Callable[[str], None]) -> frozenset[str]:
     except MoeMlxError:
         same = False
     return frozenset(unused) if same else frozenset()
+
+
+def _given(candidate: Candidate) -> dict[str, mx.array]:
+    """Returns the tensors that will be stored, lazy: stand-ins of their shape where they have not arrived yet.
+
+    Raises:
+        UnsupportedModelError: a dtype that MLX does not have.
+    """
+    if candidate.weights is not None:
+        return dict(candidate.weights)
+    if candidate.entries is None:
+        return read_weights(candidate.resident_shards)
+    for name, entry in candidate.entries.items():
+        if entry.dtype not in DTYPES:
+            raise UnsupportedModelError(f"{candidate.root}: {name[:80]!r} is {entry.dtype}, which MLX does not load.")
+    return {
+        name: mx.broadcast_to(mx.array(1, DTYPES[entry.dtype]), entry.shape)
+        for name, entry in candidate.entries.items()
+    }
+
+
+def _for_pictures(
+    candidate: Candidate, resident: Mapping[str, mx.array], unused: Collection[str], say: Callable[[str], None]
+) -> frozenset[str]:
+    """Returns which of the tensors that mlx-lm drops mlx-vlm takes, to show the model pictures."""
+    config = candidate.config
+    if not unused or library_of(config) == MLX_VLM or not takes_pictures(config):
+        return frozenset()
+    if missing():
+        say(f"what mlx-lm drops may be a vision tower; a store keeps it where mlx-vlm is installed: {INSTALL}")
+        return frozenset()
+    try:
+        skeleton = build(candidate.root, candidate, weights=resident, pictures=True)
+    except MoeMlxError as error:
+        say(f"the store will take no pictures: {error}")
+        return frozenset()
+    taken = frozenset[str]().union(*(inputs for inputs, _ in _origins(skeleton, resident).values())) & set(unused)
+    if taken:
+        size = show_bytes(sum(resident[name].nbytes for name in taken))
+        say(f"a vision tower is kept for pictures, and takes no memory without them: {len(taken)} tensors, {size}")
+    return taken
 
 
 def _origins(skeleton: Skeleton, resident: Mapping[str, mx.array]) -> dict[str, Origin]:

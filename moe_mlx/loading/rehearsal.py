@@ -29,7 +29,13 @@ def rehearse(options: Options, freed: int) -> None:
     opened = open_model(options)
     try:
         trusted = options.trust_remote_code
-        skeleton = build(opened.folder, opened.source, model_config=options.model_config, trust_remote_code=trusted)
+        skeleton = build(
+            opened.folder,
+            opened.source,
+            model_config=options.model_config,
+            trust_remote_code=trusted,
+            pictures=options.pictures,
+        )
         kv = kv_room(skeleton.model, skeleton.family, skeleton.config, options.kv)
         plan_load(options, opened.source, skeleton.resident_nbytes, kv.nbytes, lambda line: None, freed=freed)
         tokenizer_of(options, opened)

@@ -25,6 +25,7 @@ from moe_mlx.routing.names import NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource
+from moe_mlx.vlm.processing import PictureReader
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Runtime:
         decode_reason: Why decode runs as it does, in a few words.
         prefetch: How decode in the graph prefetches; None where it does not.
         history: What adds this model's counts to its history; None where none is kept.
+        pictures: What reads pictures for it; None where it cannot be shown any.
         warmup: What warm-up has read since loading or the last reset, and what of it waits for idle time.
         on_change: Told of a change before it is made, by the method's name and arguments, where other processes run
             parts of the model; raises what forbids it.
@@ -61,6 +63,7 @@ class Runtime:
     history: HistoryKeeper | None
     warmup: Warmup
     on_change: Callable[[str, dict[str, Any]], None] | None = None
+    pictures: PictureReader | None = None
 
     @property
     def source(self) -> ExpertSource:

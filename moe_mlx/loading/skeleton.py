@@ -1,9 +1,9 @@
-"""Builds mlx-lm's own model around our banks: its loader runs over placeholders, then the switches are swapped.
+"""Builds the library's own model around our banks: its loader runs over placeholders, then the switches are swapped.
 
 `mlx_lm.utils.load_model` does everything it always does (sanitize, quantise, strict loading) but to look for weights:
 it takes a folder's name for a pattern, so it is handed the tensors of exactly the shards that were checked. Routed
 experts go through it as lazy arrays of the right shape that are never evaluated; where they end up tells which module
-is whose.
+is whose. A family that mlx-lm lacks goes through mlx-vlm's loader in the same way (`moe_mlx.vlm.building`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.utils import _get_classes, load_config, load_model
 
 from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError, UsageError
 from moe_mlx.expert_cache.slots import placeholders
@@ -26,6 +26,8 @@ from moe_mlx.families.dbrx import stack_experts
 from moe_mlx.loading.fitting import check_fit, check_groups
 from moe_mlx.machines.part import Part
 from moe_mlx.store import ExpertLayer, ExpertSource
+from moe_mlx.store.families import MLX_LM, MLX_VLM, library_of
+from moe_mlx.vlm.building import build_model
 
 
 class Described(Protocol):
@@ -93,6 +95,7 @@ def build(
     model_config: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     weights: Mapping[str, mx.array] | None = None,
+    pictures: bool = False,
 ) -> Skeleton:
     """Loads a model whose routed experts are placeholders.
 
@@ -102,9 +105,10 @@ def build(
         model_config: Overrides of the config, as for mlx_lm.
         trust_remote_code: Whether a config may bring its own model file.
         weights: Lazy tensors to load instead of those in the source's shards.
+        pictures: Whether pictures will be shown to it: by mlx-vlm then, vision tower included.
 
     Raises:
-        UnsupportedModelError: mlx-lm has no such model, or changes its experts while loading.
+        UnsupportedModelError: the library has no such model, or changes its experts while loading.
         StoreCorruptError: the weights do not fit the config.
     """
     own_code = _own_code(folder, {**source.config, **(model_config or {})}, trust_remote_code)
@@ -123,6 +127,9 @@ def build(
                 owners[id(array)] = (layer.index, spec.name)
         return weights
 
+    def given() -> dict[str, mx.array]:
+        return stand_in(dict(read_weights(source.resident_shards) if weights is None else weights))
+
     def classes(config: dict[str, Any]) -> tuple[Callable[[Any], nn.Module], type]:
         model_class, args_class = _own_classes(folder, own_code) if own_code else _get_classes(config)
 
@@ -132,33 +139,36 @@ def build(
             original = getattr(model, "sanitize", None)
 
             def sanitize(none: dict[str, mx.array]) -> dict[str, mx.array]:
-                found = stand_in(dict(read_weights(source.resident_shards) if weights is None else weights))
-                found = original(found) if original is not None else found
+                found = original(given()) if original is not None else given()
                 check_groups(folder, model, found, config)
                 return found
 
-            def load_weights(named: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
-                check_fit(folder, model, dict(named))
-                return type(model).load_weights(model, named, strict=True)
-
             object.__setattr__(model, "sanitize", sanitize)
-            object.__setattr__(model, "load_weights", load_weights)
+            _load_strictly(folder, model)
             return model
 
         return construct, args_class
 
+    def check(model: nn.Module, found: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
+        check_groups(folder, model, found, config)
+        _load_strictly(folder, model)
+
+    library = MLX_LM if own_code else library_of(source.config, pictures=pictures)
     try:
-        # mlx-lm runs a model's own file past `get_model_classes`; without the key it asks us, and we run it.
-        options = {**(model_config or {}), "model_file": None}
-        model, config = load_model(
-            _Weightless(folder), lazy=True, strict=False, model_config=options, get_model_classes=classes
-        )
+        if library == MLX_VLM:
+            model, config = build_model(folder, {**load_config(folder), **(model_config or {})}, given(), check)
+        else:
+            # mlx-lm runs a model's own file past `get_model_classes`; without the key it asks us, and we run it.
+            options = {**(model_config or {}), "model_file": None}
+            model, config = load_model(
+                _Weightless(folder), lazy=True, strict=False, model_config=options, get_model_classes=classes
+            )
     except MoeMlxError:
         raise
     except FileNotFoundError as error:
         raise StoreCorruptError(f"{folder}: {error}") from error
     except Exception as error:  # whatever a model file of mlx-lm makes of a config that it never saw
-        raise _explained(folder, error) from error
+        raise _explained(folder, error, library) from error
     for own in ("sanitize", "load_weights"):
         if own in vars(model):
             object.__delattr__(model, own)
@@ -219,13 +229,23 @@ def _own_classes(folder: Path, name: str) -> tuple[Any, Any]:
     return code.Model, code.ModelArgs
 
 
-def _explained(folder: Path, error: Exception) -> MoeMlxError:
+def _load_strictly(folder: Path, model: nn.Module) -> None:
+    """Lets a model compare what it is given with what it has, and name what differs."""
+
+    def load_weights(named: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
+        check_fit(folder, model, dict(named))
+        return type(model).load_weights(model, named, strict=True)
+
+    object.__setattr__(model, "load_weights", load_weights)
+
+
+def _explained(folder: Path, error: Exception, library: str) -> MoeMlxError:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "not supported" in text:
         return UnsupportedModelError(f"{folder}: {text}")
     if isinstance(error, KeyError | TypeError):
         return StoreCorruptError(f"{folder}: the config lacks or contradicts what its model needs: {text}")
-    return StoreCorruptError(f"{folder}: mlx-lm cannot load it: {text}")
+    return StoreCorruptError(f"{folder}: {library} cannot load it: {text}")
 
 
 def _find_switches(

@@ -177,11 +177,12 @@ def plan_table(
         )
     return "\n".join(
         [
-            f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}{first}",
+            f"{shape.name}: {shape.config.get('model_type')}, a {shape.form}{first}, built by {shape.built_by}",
             f"{len(shape.layers)} MoE layers x {layer.experts} experts, top-{layer.top_k}, "
             f"{show_bytes(layer.expert_nbytes)} each",
             f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
             f"KV cache of {kv_tokens} tokens {show_bytes(kv_cache)}, memory MLX may use {show_bytes(available)}",
+            *(f"{part.kind} {show_bytes(part.nbytes)}: {part.fate}" for part in shape.parts),
             f"on {rates.name}: {rates.assumed}",
             "",
             render(heads, cells),

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.planning.low_slots import coarse_sizes
+from moe_mlx.planning.parts import ONLY_WITH_PICTURES, Part, parts_of
 from moe_mlx.planning.taken import taken
 from moe_mlx.store import ExpertLayer, header, is_store, open_source
 from moe_mlx.store.checkpoint import read_shards
+from moe_mlx.store.families import library_of
 from moe_mlx.store.files import open_regular
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.locate import Located, StackedAtLoadError, locate
@@ -33,6 +35,7 @@ class ModelShape:
         resident_nbytes: Bytes of every weight in memory that is no routed expert; what mlx-lm drops is none.
         looked_up_nbytes: Bytes of embeddings of which a token takes one row (0 where they are the output head too).
         to_convert: Whether it runs only once it is converted: mlx-lm stacks its experts while it loads.
+        parts: What it has beside its language model.
         coarse_nbytes: Bytes of a coarse expert, by layer; None where experts are whole only.
     """
 
@@ -44,11 +47,17 @@ class ModelShape:
     looked_up_nbytes: int
     to_convert: bool = False
     coarse_nbytes: tuple[int, ...] | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def experts_nbytes(self) -> int:
         """Bytes of every routed expert."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def built_by(self) -> str:
+        """Which library builds it for text."""
+        return library_of(self.config)
 
     @property
     def nbytes(self) -> int:
@@ -95,14 +104,18 @@ def local_shape(folder: Path) -> ModelShape:
             finally:
                 os.close(fd)
             tensors += [(name, entry.nbytes) for name, entry in entries.items()]
+        config = dict(source.config)
+        parts = parts_of(config, tensors, root)
+        unused = sum(part.nbytes for part in parts if part.fate == ONLY_WITH_PICTURES)
         return ModelShape(
             str(folder),
             "store",
-            dict(source.config),
+            config,
             source.layers,
-            source.resident_nbytes,
+            source.resident_nbytes - unused,
             looked_up(tensors),
             coarse_nbytes=coarse_sizes(source),
+            parts=parts,
         )
 
 
@@ -134,4 +147,6 @@ def checkpoint_shape(
         raise unpacked(where, config, error.example) from None
     layers = tuple(found.layer for found in (layout or stacked).layers)
     resident = [(key, t.entry.nbytes) for key, t in loaded.items() if key not in stacked.expert_names]
-    return ModelShape(name, form, config, layers, sum(n for _, n in resident), looked_up(resident), to_convert)
+    parts = parts_of(config, ((key, t.entry.nbytes) for key, t in tensors.items()), where)
+    nbytes = sum(n for _, n in resident)
+    return ModelShape(name, form, config, layers, nbytes, looked_up(resident), to_convert, parts=parts)

@@ -1,8 +1,8 @@
 """What a model takes of its checkpoint: its family's own `sanitize`, run over stand-ins for the tensors.
 
-mlx-lm drops what it does not run (layers of multi-token prediction, vision towers) and joins, splits or unpacks other
-tensors. No list of names follows that, the family's code does. A stand-in has a name, a shape and a dtype, and one
-element of memory.
+A library drops what it does not run (layers of multi-token prediction, mlx-lm the vision towers) and joins, splits or
+unpacks other tensors. No list of names follows that, the family's code does. A stand-in has a name, a shape and a
+dtype, and one element of memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
+from moe_mlx.store.families import MLX_VLM, library_of
 from moe_mlx.store.header import Entry
 from moe_mlx.store.locate import Located
 from moe_mlx.store.spec import tensor_nbytes
@@ -43,12 +44,14 @@ def taken(config: Mapping[str, Any], tensors: Iterable[Entry], where: Path) -> d
         given[entry.name] = (entry.dtype, entry.shape)
     try:
         stand_ins = {name: mx.broadcast_to(mx.array(1, DTYPES[dtype]), shape) for name, (dtype, shape) in given.items()}
-        made = stand_ins if config.get("model_file") else _sanitized(utils, dict(config), stand_ins)
+        made = stand_ins if config.get("model_file") else _sanitized(utils, dict(config), stand_ins, where)
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # whatever a model file of mlx-lm makes of a config that it never saw
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StoreCorruptError(
-            f"{where}: mlx-lm cannot build this model from its config and the names of its tensors: {text[:200]}. "
-            "Fetch it again."
+            f"{where}: {library_of(config)} cannot build this model from its config and the names of its tensors: "
+            f"{text[:200]}. Fetch it again."
         ) from error
     spelled = {str(dtype): name for name, dtype in reversed(DTYPES.items())}
     found = {}
@@ -60,7 +63,11 @@ def taken(config: Mapping[str, Any], tensors: Iterable[Entry], where: Path) -> d
     return found
 
 
-def _sanitized(utils: Any, config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+def _sanitized(utils: Any, config: dict[str, Any], weights: dict[str, Any], where: Path) -> dict[str, Any]:
+    if library_of(config) == MLX_VLM:
+        from moe_mlx.vlm.building import sanitized
+
+        return sanitized(where, config, dict(weights))
     config = copy.deepcopy(config)
     nested = config.get("text_config")
     if "quantization_config" not in config and isinstance(nested, dict) and "quantization_config" in nested:

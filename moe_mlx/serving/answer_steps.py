@@ -19,6 +19,7 @@ from moe_mlx.serving.job import Began, Ended, Job, Said, Usage
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.loaded import Loaded
 from moe_mlx.serving.runners import Drawn, Start
+from moe_mlx.vlm.processing import PicturePrompt
 
 #: Tokens between two looks at whether the model's numbers are numbers.
 LOOK_EVERY = 32
@@ -40,13 +41,17 @@ class AnswerSteps:
             RefusalError: its grammar is none.
         """
         drawing = job.drawing
-        prompt = job.prompt + job.tokens  # one that was broken off goes on from the tokens it has
+        pictured = isinstance(job.prompt, PicturePrompt)
+        # One that was broken off goes on from the tokens it has.
+        prompt = job.prompt.then(job.tokens) if isinstance(job.prompt, PicturePrompt) else job.prompt + job.tokens
         processors = processors_of(drawing)
         if job.grammar is not None:
             processors.append(self._grammars.processor(job.grammar, len(job.prompt), job.tokens))
         if drawing.seed is not None:
             mx.random.seed(drawing.seed)
-        if self.loaded.draft is None:
+        if pictured:
+            cache, reused = make_prompt_cache(self.loaded.model), 0
+        elif self.loaded.draft is None:
             cache, reused = kept.begin(prompt)
         else:
             cache, reused = make_prompt_cache(self.loaded.model) + make_prompt_cache(self.loaded.draft), 0

@@ -11,23 +11,65 @@ from moe_mlx.serving.drawing_fields import Count, DrawingFields, Fields, Respons
 
 #: Messages of one conversation, tools of one request.
 MAX_MESSAGES, MAX_TOOLS = 4096, 256
-NO_IMAGES = "this server takes text: no images, audio or files, and nothing is fetched for a client"
+NO_IMAGES = (
+    "this server takes text and, of users, pictures as data URLs (data:image/png;base64,...): no audio or files, and "
+    "nothing is fetched for a client"
+)
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class ImageUrl(Fields):
+    """Where OpenAI has a picture's address; here the picture itself."""
+
+    url: str
+    detail: str | None = Field(None, max_length=32)
+
+
 class Part(Fields):
-    """A part of a message's content."""
+    """A part of a message's content: text, or a picture as a data URL."""
 
     type: str = Field(max_length=64)
     text: str | None = None
+    image_url: str | ImageUrl | None = None
 
     @model_validator(mode="after")
-    def _text_only(self) -> Part:
+    def _text_or_picture(self) -> Part:
+        if self.type in ("image_url", "input_image"):
+            if not self.url.startswith("data:image/"):
+                raise ValueError(NO_IMAGES)
+            return self
         if self.type not in ("text", "input_text", "output_text", "refusal"):
             raise ValueError(NO_IMAGES)
         if self.text is None and self.type != "refusal":
             raise ValueError("a part of text without its text")
         return self
+
+    @property
+    def url(self) -> str:
+        """A picture's data URL; "" where there is none."""
+        return self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url or ""
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """The part as `moe_mlx.serving.prompts` takes it."""
+        if self.type in ("image_url", "input_image"):
+            return {"type": "image_url", "image_url": self.url}
+        return {"type": "text", "text": self.text or ""}
+
+
+def content_of(content: str | list[Part] | None, *, pictures: bool) -> str | list[dict[str, str]]:
+    """Returns a content as text, and as parts where there are pictures among them.
+
+    Raises:
+        ValueError: there are, and they are not a user's.
+    """
+    if not isinstance(content, list):
+        return content or ""
+    if not any(part.url for part in content):
+        return "".join(part.text or "" for part in content)
+    if not pictures:
+        raise ValueError("only messages of users may have pictures")
+    return [part.plain for part in content]
 
 
 class CalledFunction(Fields):
@@ -76,19 +118,13 @@ class Message(Fields):
     def _calls_parse(self) -> Message:
         for call in self.tool_calls or ():
             call.function.parsed()
+        content_of(self.content, pictures=self.role == "user")
         return self
-
-    @property
-    def text(self) -> str:
-        """All of its text."""
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
 
     def plain(self) -> dict[str, Any]:
         """Returns the message as chat templates take it."""
         role = "system" if self.role == "developer" else self.role
-        plain: dict[str, Any] = {"role": role, "content": self.text}
+        plain: dict[str, Any] = {"role": role, "content": content_of(self.content, pictures=True)}
         if self.tool_calls:
             plain["tool_calls"] = [
                 {

@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.limits import Room
+from moe_mlx.vlm.calling import built_by_mlx_vlm
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -70,5 +71,7 @@ class Loaded:
     def batches(self) -> bool:
         """Returns whether several answers can be made in the same steps."""
         if self.draft is not None or self.caching.kv_bits is not None or self.auditor is not None:
+            return False
+        if built_by_mlx_vlm(self.model):  # its caches and positions are not those that mlx-lm batches
             return False
         return all(hasattr(cache, "merge") for cache in make_prompt_cache(self.model))

@@ -17,6 +17,8 @@ from moe_mlx.conversation.tool_format import MARKERS, write_tools, written
 from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.serving.limits import Room
 from moe_mlx.serving.refusal import invalid, too_long
+from moe_mlx.vlm.pictures import PICTURE, picture_of_url
+from moe_mlx.vlm.processing import PictureReader
 
 #: Arguments of `apply_chat_template` that no client may give, and variables that are the server's.
 _OWN = {
@@ -74,7 +76,13 @@ class Prompts:
     """Makes prompts for one model."""
 
     def __init__(
-        self, tokenizer: TokenizerWrapper, room: Room, *, template: Mapping[str, Any], boundaries: bool
+        self,
+        tokenizer: TokenizerWrapper,
+        room: Room,
+        *,
+        template: Mapping[str, Any],
+        boundaries: bool,
+        pictures: PictureReader | None = None,
     ) -> None:
         """Looks at the tokenizer.
 
@@ -83,7 +91,9 @@ class Prompts:
             room: Tokens there is room for.
             template: Arguments for the chat template that whoever started the server gave.
             boundaries: Whether places to keep caches at are wanted.
+            pictures: What reads pictures; None where the model is shown none.
         """
+        self._pictures = pictures
         self.tokenizer, self.room, self.template, self._wanted = tokenizer, room, dict(template), boundaries
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="moe-mlx-prompts")
         self._longest_token = max(map(len, tokenizer.get_vocab()), default=1)
@@ -100,7 +110,9 @@ class Prompts:
             RefusalError: too long, or with a token that the model does not know.
             MoeMlxError: the template does not take it.
         """
-        self._refuse_huge(sum(map(_length, conversation.messages)) + sum(map(_length, conversation.tools)))
+        self._refuse_huge(
+            sum(map(_length, map(_without_pictures, conversation.messages))) + sum(map(_length, conversation.tools))
+        )
         prompt = await asyncio.get_running_loop().run_in_executor(self._pool, self._chat, conversation)
         self.known(prompt.tokens, "messages")
         if answered:
@@ -169,6 +181,8 @@ class Prompts:
 
     def _chat(self, conversation: Conversation) -> Prompt:
         tokenizer = self.tokenizer
+        if any(isinstance(message.get("content"), list) for message in conversation.messages):
+            return self._shown(conversation)
         messages, tools = conversation.messages, list(conversation.tools)
         calls = any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
         if (tools or calls) and written(tokenizer):
@@ -189,6 +203,21 @@ class Prompts:
         places = self._boundaries(tokens, messages, options) if self._wanted else ()
         return Prompt(tokens, state, places)
 
+    def _shown(self, conversation: Conversation) -> Prompt:
+        """Writes a conversation with pictures, by the model's processor."""
+        if self._pictures is None:
+            raise invalid("this model is shown no pictures: it sees none, or the server runs without --pictures")
+        if conversation.tools or conversation.forced or conversation.messages[-1]["role"] == "assistant":
+            raise invalid("a conversation with pictures takes no tools, and no answer that has begun")
+        messages = [
+            {**message, "content": [_picture(part) for part in message["content"]]}
+            if isinstance(message.get("content"), list)
+            else message
+            for message in conversation.messages
+        ]
+        tokens = self._pictures.prompt(messages, **conversation.template)
+        return Prompt(tokens, opening_state(self.tokenizer, list(tokens)))
+
     def _boundaries(
         self, tokens: list[int], messages: Sequence[dict[str, Any]], options: Mapping[str, Any]
     ) -> tuple[int, ...]:
@@ -205,6 +234,19 @@ class Prompts:
             found = self.tokenizer.rfind_think_start(tokens, start=max(0, len(tokens) - 11))
             tail = found if found >= 0 else tail
         return tuple(sorted({place for place in [*places, tail] if 0 < place < len(tokens)}))
+
+
+def _without_pictures(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [part for part in content if part["type"] == "text"]}
+
+
+def _picture(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part["type"] != "image_url":
+        return dict(part)
+    return {"type": PICTURE, PICTURE: picture_of_url(part["image_url"])}
 
 
 def _length(thing: Any) -> int:

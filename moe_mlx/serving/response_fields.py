@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from moe_mlx.serving.chat_fields import MAX_MESSAGES, MAX_TOOLS, CalledFunction, Name, NamedFunction, Part
+from moe_mlx.serving.chat_fields import MAX_MESSAGES, MAX_TOOLS, CalledFunction, Name, NamedFunction, Part, content_of
 from moe_mlx.serving.drawing_fields import Count, DrawingFields, Fields
 
 
@@ -32,6 +32,8 @@ class Item(Fields):
     def _whole(self) -> Item:
         if self.type == "message" and (self.role is None or self.content is None):
             raise ValueError("a message without its role or content")
+        content_of(self.content, pictures=self.role == "user" and self.type == "message")
+        content_of(self.output, pictures=False)
         if self.type == "function_call":
             if self.name is None or self.call_id is None:
                 raise ValueError("a function_call without its name or call_id")
@@ -50,7 +52,8 @@ class Item(Fields):
             return {"role": "tool", "tool_call_id": self.call_id, "content": _text(self.output)}
         if self.type == "reasoning":
             return None
-        return {"role": "system" if self.role == "developer" else self.role, "content": _text(self.content)}
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": content_of(self.content, pictures=True)}
 
 
 def _text(content: str | list[Part] | None) -> str:

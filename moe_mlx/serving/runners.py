@@ -15,6 +15,9 @@ from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.drawing import Processor, Sampler
 from moe_mlx.serving.job import Job
+from moe_mlx.vlm.calling import built_by_mlx_vlm
+from moe_mlx.vlm.processing import PicturePrompt
+from moe_mlx.vlm.reading import read_pictures
 
 
 @dataclass(slots=True)
@@ -172,7 +175,10 @@ class AloneRunner:
         self._tokens: list[int] = []
         self._read: list[Read] = []
         self._notify: Callable[[Read], None] | None = None
-        rest = mx.array(start.prompt[start.reused :])
+        pictured = start.prompt if isinstance(start.prompt, PicturePrompt) else None
+        if built_by_mlx_vlm(model):
+            model.note_pictures(False)
+        rest = mx.array(start.prompt[start.reused :] if pictured is None else start.prompt[-1:])
         common: dict[str, Any] = {
             "max_tokens": 1 << 62,
             "sampler": start.sampler,
@@ -185,11 +191,23 @@ class AloneRunner:
         }
         self._steps: Generator[Any, None, None]
         if draft is None:
-            self._steps = generate_step(rest, model, prompt_progress_callback=self._progress, **common)
+            common["prompt_progress_callback"] = self._progress if pictured is None else self._looked
+            steps = generate_step(rest, model, **common)
+            self._steps = steps if pictured is None else self._after_pictures(model, pictured, chunk, steps)
         else:
             drafts = start.job.drawing.draft_tokens
             self._steps = speculative_generate_step(rest, model, draft, num_draft_tokens=drafts, **common)
         self._drafted = draft is not None
+
+    def _after_pictures(
+        self, model: nn.Module, prompt: PicturePrompt, chunk: int, steps: Generator[Any, None, None]
+    ) -> Generator[Any, None, None]:
+        """Reads pictures first; mlx-lm begins with the prompt's last token."""
+        read_pictures(model, prompt, self._start.cache, chunk, self._progress)
+        yield from steps
+
+    def _looked(self, done: int, total: int) -> None:
+        """The last token of a prompt with pictures is no chunk of it."""
 
     @staticmethod
     def _seeing_all(start: Start) -> list[Processor]:
@@ -232,7 +250,7 @@ class AloneRunner:
         """See `Runner`."""
         self._steps.close()
         self.jobs = []
-        if not keep or self._drafted or not self._tokens:
+        if not keep or self._drafted or not self._tokens or isinstance(self._start.prompt, PicturePrompt):
             return None
         return Worth(self._start.prompt + self._tokens, self._start.cache)
 

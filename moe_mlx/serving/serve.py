@@ -73,7 +73,13 @@ def service_for(engine: Engine, opening: ModelOpening, others: Sequence[ServedMo
         num_draft_tokens=args.num_draft_tokens,
         template=args.chat_template_args,
     )
-    prompts = Prompts(loaded.tokenizer, loaded.room, template=args.chat_template_args, boundaries=not kept.trimmable)
+    prompts = Prompts(
+        loaded.tokenizer,
+        loaded.room,
+        template=args.chat_template_args,
+        boundaries=not kept.trimmable,
+        pictures=loaded.runtime.pictures,
+    )
     first = ServedModel(dict.fromkeys([*args.alias, public_name(args.model)]), opening, prompts)
     return Service(engine, Lineup(first, others, any_name=args.any_model), defaults, limits, _note)
 

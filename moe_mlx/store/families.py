@@ -8,44 +8,15 @@ between the container of the layers and the projection has to match the family's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from moe_mlx.errors import UnsupportedModelError
+from moe_mlx.store.family import DBRX, MLP, Family
+from moe_mlx.store.vlm_families import VLM_ALIASES, VLM_FAMILIES, WITH_PICTURES
 
-#: SwitchGLU, SwitchMLP and dbrx's MLP: projections in the order in which an expert's file holds them.
-GLU = ("gate_proj", "up_proj", "down_proj")
-MLP = ("fc1", "fc2")
-DBRX = ("w1", "v1", "w2")
-#: Parts of one projection, in the order in which an expert's file holds them.
-PARTS = ("weight", "scales", "biases", "bias", "global_scale")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one family names its experts.
-
-    Attributes:
-        switch: Path of the switch inside a layer.
-        experts: Key of the number of routed experts in the config.
-        top_k: Key of the number of experts chosen for a token; a list holds one number per layer.
-        defaults: What mlx-lm assumes where the config has no such key.
-        containers: Paths of the list of layers: the model's own first, then names that its `sanitize` maps to it.
-        layers: Key of the number of layers: experts beyond it belong to multi-token prediction, which mlx-lm drops;
-            empty where such layers have a container of their own.
-        projections: Members of one expert.
-        unstacked: True where each expert is a module of its own (dbrx), not a row of a stacked tensor.
-    """
-
-    switch: str = "mlp.switch_mlp"
-    experts: str = "num_experts"
-    top_k: str = "num_experts_per_tok"
-    defaults: Mapping[str, int] = field(default_factory=dict)
-    containers: tuple[str, ...] = ("model.layers",)
-    layers: str = "num_hidden_layers"
-    projections: tuple[str, ...] = GLU
-    unstacked: bool = False
-
+#: The libraries that build models, the first choice first.
+MLX_LM, MLX_VLM = "mlx-lm", "mlx-vlm"
 
 _ROUTED = Family(experts="n_routed_experts")
 _DEEPSEEK_V3 = replace(_ROUTED, defaults={"num_experts_per_tok": 1})
@@ -173,7 +144,7 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UnsupportedModelError(f"{where}: config.json names no model_type, so its experts cannot be found.")
-    family = FAMILIES.get(ALIASES.get(model_type, model_type))
+    family = FAMILIES.get(ALIASES.get(model_type, model_type)) or VLM_FAMILIES.get(vlm_type(model_type))
     if family is None:
         raise UnsupportedModelError(
             f"{where}: model type {model_type!r} is a dense model or a family whose experts are not known here. "
@@ -182,41 +153,26 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     return family
 
 
-def _lookup(config: Mapping[str, Any], family: Family, key: str) -> Any:
-    """Looks `key` up where the text part of a model keeps it: in `text_config` first, if there is one."""
-    text = config.get("text_config")
-    for place in (text, config):
-        value: Any = place
-        for step in key.split("."):
-            value = value.get(step) if isinstance(value, Mapping) else None
-        if value is not None:
-            return value
-    return family.defaults.get(key)
+def vlm_type(model_type: str) -> str:
+    """Returns what mlx-vlm calls a model type."""
+    return VLM_ALIASES.get(model_type.lower(), model_type.lower())
 
 
-def _whole(value: Any, key: str, where: object) -> int:
-    if type(value) is not int or value < 0:
-        raise UnsupportedModelError(f"{where}: config.json has {key} = {value!r}; a whole number is needed.")
-    return value
+def library_of(config: Mapping[str, Any], *, pictures: bool = False) -> str:
+    """Returns which library builds a model: mlx-lm where it has the family, and no pictures are to be shown to it."""
+    model_type = str(config.get("model_type"))
+    if pictures and takes_pictures(config):
+        return MLX_VLM
+    known = ALIASES.get(model_type, model_type) in FAMILIES
+    return MLX_VLM if not known and vlm_type(model_type) in VLM_FAMILIES else MLX_LM
 
 
-def expert_count(config: Mapping[str, Any], family: Family, where: object) -> int:
-    """Returns the number of routed experts a layer has by its config; 0 for a dense model of the family."""
-    value = _lookup(config, family, family.experts)
-    return 0 if value is None else _whole(value, family.experts, where)
+def takes_pictures(config: Mapping[str, Any]) -> bool:
+    """Whether a model is of a family that mlx-vlm can show pictures, by its config."""
+    kind = vlm_type(str(config.get("model_type")))
+    return kind in {*WITH_PICTURES, *VLM_FAMILIES} and isinstance(_vision(config), Mapping)
 
 
-def top_k(config: Mapping[str, Any], family: Family, layer: int, where: object) -> int:
-    """Returns how many experts layer number `layer` chooses for a token."""
-    value = _lookup(config, family, family.top_k)
-    if isinstance(value, list):
-        value = value[layer] if layer < len(value) else None
-    if value is None:
-        raise UnsupportedModelError(f"{where}: config.json has no {family.top_k} for layer {layer}.")
-    return _whole(value, family.top_k, where)
-
-
-def layer_count(config: Mapping[str, Any], family: Family) -> int | None:
-    """Returns the number of layers that the model runs, or None where the config leaves it to a default."""
-    value = _lookup(config, family, family.layers) if family.layers else None
-    return value if type(value) is int else None
+def _vision(config: Mapping[str, Any]) -> Any:
+    thinker = config.get("thinker_config")
+    return config.get("vision_config") or (thinker.get("vision_config") if isinstance(thinker, Mapping) else None)

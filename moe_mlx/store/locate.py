@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
-from moe_mlx.store.families import PARTS, Family, expert_count, family_of, layer_count, top_k
+from moe_mlx.store.families import family_of
+from moe_mlx.store.family import PARTS, Family, expert_count, layer_count, top_k
 from moe_mlx.store.header import Entry
 from moe_mlx.store.schemes import scheme_of
 from moe_mlx.store.spec import MOST_EXPERTS, ByteRange, ExpertLayer, TensorSpec
@@ -103,7 +104,8 @@ def locate(tensors: Mapping[str, Located], config: Mapping[str, Any], where: Pat
         if match is None or (limit is not None and int(match["layer"]) >= limit):
             continue
         row = int(match["row"]) if family.unstacked else 0
-        found.setdefault(int(match["layer"]), {}).setdefault(f"{match['proj']}.{match['part']}", {})[row] = tensor
+        own = match["factor"] or f"{match['proj']}.{match['part']}"
+        found.setdefault(int(match["layer"]), {}).setdefault(own, {})[row] = tensor
         names.add(name)
     named = scheme_of(config)
     scheme = "" if named is None else named[1]
@@ -140,7 +142,8 @@ def _pattern(family: Family) -> re.Pattern[str]:
     row = r"(?P<row>\d+)\." if family.unstacked else ""
     return re.compile(
         rf"(?:{containers})\.(?P<layer>\d{{1,6}})\.{re.escape(family.switch)}\.{row}"
-        rf"(?P<proj>{'|'.join(family.projections)})\.(?P<part>{'|'.join(PARTS)})",
+        rf"(?:(?P<proj>{'|'.join(family.projections)})\.(?P<part>{'|'.join(PARTS)})"
+        rf"|(?P<factor>{'|'.join(family.factors) or '(?!)'}))",
         re.ASCII,
     )
 
@@ -177,6 +180,10 @@ def _layer(
             placed.append(
                 _unstacked(name, rows, experts, path) if family.unstacked else _stacked(name, rows[0], experts, path)
             )
+    for name in family.factors:
+        if name not in parts:
+            raise StoreCorruptError(f"{where}: {path}.{name} is missing; a shard is lost or incomplete.")
+        placed.append(_stacked(name, parts[name][0], experts, path))
     return tuple(placed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,25 @@ def find_model(path_or_repo: str | Path, revision: str | None = None, *, cached:
         )
     folder = _snapshot(text, revision, cached)
     return NamedModel(real_store(folder), text, folder.name)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can only be a hub repository's: no folder, no file, and not the demo."""
+    path = openable(expanded(name))
+    return not path.exists() and name != DEMO and _REPOSITORY.fullmatch(name) is not None and not name.startswith(".")
+
+
+def whole_in_cache(repo: str, revision: str | None = None) -> bool:
+    """Whether every shard of a repository that its index names is in the hub's cache; the hub is not asked."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS, local_files_only=True))
+        index = folder / "model.safetensors.index.json"
+        named = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except Exception:  # nothing there, or nothing that can be read: it is fetched
+        return False
+    return bool(named) and all((folder / str(name)).is_file() for name in named)
 
 
 def _named(folder: Path) -> NamedModel:

@@ -11,7 +11,8 @@ from typing import Any
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
 from moe_mlx.store import header
 from moe_mlx.store import manifest as manifests
-from moe_mlx.store.families import expert_count, family_of, top_k
+from moe_mlx.store.families import family_of
+from moe_mlx.store.family import expert_count, top_k
 from moe_mlx.store.files import open_regular
 from moe_mlx.store.layout import Manifest
 

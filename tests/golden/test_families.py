@@ -14,7 +14,6 @@ from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.switch import CappedSwitch
 from moe_mlx.families.registry import BUILT_ON, UNTESTED, families
-from moe_mlx.routing.policy import descending
 from moe_mlx.store.families import FAMILIES as STORED
 from moe_mlx_convert import convert
 from tests.checkpoints import AFFINE4
@@ -22,6 +21,7 @@ from tests.families.calls import CALLS, STEPS, answer, same
 from tests.families.configs import FAMILIES, UNQUANTISED, config
 from tests.families.oracle import cache_prior, oracle_in
 from tests.families.scan import moe_model_files
+from tests.golden.faithful import Faithful, recompute_weights
 
 TABLE = {row.family: row for row in families()}
 RUNNABLE = [name for name in FAMILIES if name.partition("+")[0] not in UNTESTED]
@@ -66,31 +66,6 @@ def test_neutral_routing_is_bit_equal(
         assert len(calls) == len(STEPS) * len(layers)
     if quantization is None:
         assert same(theirs, answer(capped(folder, "100%", routing="cache-prior", route_lambda=0.9)))
-
-
-class Faithful:
-    """A policy that may change a choice and never does."""
-
-    name, top_j, lossless = "faithful", 0, False
-
-    def rank(self, scores: Any, resident: Any, delta: float, k: int) -> Any:
-        return descending(scores)[:k]
-
-
-def recompute_weights(monkeypatch: Any) -> list[None]:
-    """Lets `select` return a new array, as routing in the graph does, so that the weights are gathered anew."""
-    calls: list[None] = []
-    original = CappedSwitch.select
-
-    def select(self: CappedSwitch, *args: Any, **kwargs: Any) -> mx.array:
-        calls.append(None)
-        chosen = mx.array(original(self, *args, **kwargs))
-        assert self.cache.selected is not None
-        self.cache.selected = (chosen, self.cache.selected[1])
-        return chosen
-
-    monkeypatch.setattr(CappedSwitch, "select", select)
-    return calls
 
 
 @pytest.mark.parametrize("name", [name for name in ROUTABLE if name != "phimoe"])

@@ -12,7 +12,7 @@ from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.entry.commands import command_of
 from moe_mlx_tui.entry.completion import Completion, completion
 from moe_mlx_tui.entry.editor import edited
-from moe_mlx_tui.entry.files import with_files
+from moe_mlx_tui.entry.files import quoted, with_files
 from moe_mlx_tui.model_actions import ModelActions
 from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.screens.copying import CopyScreen, pieces
@@ -95,6 +95,10 @@ class EntryActions(ModelActions):
             return None
         self._sent_as_words = ""
         return content
+
+    def action_image(self, path: str) -> None:
+        """Names a picture in the prompt; it goes along with the message."""
+        self.prompt.put(f"@{quoted(path)} ")
 
     def action_editor(self) -> None:
         """Opens the prompt in the user's editor."""

@@ -17,6 +17,7 @@ from moe_mlx_tui.engine.publishing import INTERVAL, Publisher
 from moe_mlx_tui.engine.reports import explain, receipt_of
 from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, Settings
 from moe_mlx_tui.engine.written import Written
+from moe_mlx_tui.entry.files import seen
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session
@@ -95,7 +96,7 @@ class ModelAtWork:
 
     def _generate(self, ask: Ask) -> None:
         session, publisher = self.session, self._publisher
-        prompt = session.encode(list(ask.messages))
+        prompt = session.encode(seen(ask.messages))
         self._publish(context=len(prompt))
         stream = session.answer(
             prompt, stop=self._halt, on_prefill=lambda done, total: self._publish(done=done, total=total)

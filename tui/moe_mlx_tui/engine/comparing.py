@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from moe_mlx_tui.engine.orders import Compare
 from moe_mlx_tui.engine.reports import explain, receipt_of
 from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, Column, Compared
+from moe_mlx_tui.entry.files import seen
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.answer import Piece
@@ -49,7 +50,7 @@ class Comparing:
             self._shown = replace(self._shown, columns=(Column(one.describe()), Column(other.describe())))
             compare(
                 self.session,
-                self.session.encode(list(order.messages)),
+                self.session.encode(seen(order.messages)),
                 (one, other),
                 stop=stop,
                 on_begin=self._begin,

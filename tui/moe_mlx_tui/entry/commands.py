@@ -43,6 +43,7 @@ COMMANDS = (
     Command("/search", "search", "WORDS"),
     Command("/copy", "pick_copy"),
     Command("/system", "system_prompt", "TEXT"),
+    Command("/image", "image", "FILE", True, what="show the model a picture with the next message"),
     Command("/settings", "settings"),
     Command("/cap", "cap", "SHARE or BYTES", True, (*SHARES, "auto"), "change the expert cache's cap"),
     Command("/routing", "routing", "POLICY", True, tuple(POLICIES), "choose experts this way from the next token on"),

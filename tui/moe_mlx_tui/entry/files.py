@@ -1,43 +1,56 @@
 """`@file` in a message: the file's text goes along below it, bounded, and what cannot be attached is refused.
 
 A message keeps the words and the texts in one: `<file name="notes.txt">`, the text, `</file>`. The words alone are what
-is shown, edited and remembered.
+is shown, edited and remembered. Of a picture it keeps the place and the digest; it is read again when it is shown.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.store.files import expanded
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
+from moe_mlx.vlm.pictures import read_picture, with_pictures
 
 #: Of all files of a message: some fifty thousand tokens, which is more than most contexts hold.
 MOST_BYTES = 200_000
 #: Lines of a menu.
 _MOST_NAMES = 200
 _NAMED = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|([^\s"]+))')
-_BLOCK = re.compile(r'\n\n<file name="([^"\n]*)">\n(.*?)\n</file>(?=\n\n<file name="|\Z)', re.DOTALL)
+_BLOCK = re.compile(r'\n\n<file name="([^"\n]*)">\n(.*?)\n</file>(?=\n\n<(?:file|picture) name="|\Z)', re.DOTALL)
+_PICTURE = re.compile(r'\n\n<picture name="([^"\n]*)" digest="([0-9a-f]+)">([^\n]+)</picture>(?=\n\n<|\Z)')
+#: Files that are taken for pictures.
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A file's text in a message."""
+    """A file in a message: its text, or what a picture is called by."""
 
     name: str
     text: str
+    digest: str = ""
+
+    @property
+    def block(self) -> str:
+        """How a message keeps it."""
+        if self.digest:
+            return f'\n\n<picture name="{self.name}" digest="{self.digest}">{self.text}</picture>'
+        return f'\n\n<file name="{self.name}">\n{self.text}\n</file>'
 
 
 def with_files(words: str) -> tuple[str, list[str]]:
     """Returns a message with the text of every file it names, and the names that are none.
 
     Raises:
-        UsageError: a file that cannot be attached: binary, too large, a folder, unreadable.
+        UsageError: a file that cannot be attached: binary and no picture, too large, a folder, unreadable.
     """
     found: dict[Path, Attached] = {}
     missing: list[str] = []
@@ -51,19 +64,51 @@ def with_files(words: str) -> tuple[str, list[str]]:
         if path is None:
             missing.append(name)
         elif path not in found:
+            shown = harmless(name).replace('"', "'")
+            if path.suffix.lower() in _ENDINGS:
+                found[path] = Attached(shown, str(path), read_picture(path).digest)
+                continue
             text = _read(path, name, left)
             left -= len(text.encode())
-            found[path] = Attached(harmless(name).replace('"', "'"), text)
-    blocks = (f'\n\n<file name="{file.name}">\n{file.text}\n</file>' for file in found.values())
-    return words + "".join(blocks), missing
+            found[path] = Attached(shown, text)
+    texts = sorted(found.values(), key=lambda file: bool(file.digest))
+    return words + "".join(file.block for file in texts), missing
 
 
 def split_files(content: str) -> tuple[str, list[Attached]]:
     """Returns a message's words and what was attached to it."""
-    first = _BLOCK.search(content)
-    if first is None:
+    firsts = [match.start() for pattern in (_BLOCK, _PICTURE) if (match := pattern.search(content)) is not None]
+    if not firsts:
         return content, []
-    return content[: first.start()], [Attached(match[1], match[2]) for match in _BLOCK.finditer(content)]
+    texts = [Attached(match[1], match[2]) for match in _BLOCK.finditer(content)]
+    pictures = [Attached(match[1], match[3], match[2]) for match in _PICTURE.finditer(content)]
+    return content[: min(firsts)], texts + pictures
+
+
+def seen(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns messages as the model gets them: pictures that a user's message names as pictures, read again.
+
+    Raises:
+        UsageError: a picture is gone, or is another one.
+    """
+    return [
+        {**message, "content": _seen(message["content"])} if _names(message) else dict(message) for message in messages
+    ]
+
+
+def _names(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return message.get("role") == "user" and isinstance(content, str) and _PICTURE.search(content) is not None
+
+
+def _seen(content: str) -> list[dict[str, Any]]:
+    pictures = []
+    for match in _PICTURE.finditer(content):
+        picture = read_picture(match[3])
+        if picture.digest != match[2]:
+            raise UsageError(f"{match[3]}: is another picture than the one that was sent; send it again")
+        pictures.append(picture)
+    return with_pictures(_PICTURE.sub("", content), pictures)
 
 
 def _path(name: str) -> Path | None:

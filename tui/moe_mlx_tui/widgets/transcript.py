@@ -44,7 +44,7 @@ class Message(Static):
         words, files = split_files(self.text)
         parts: list[Content | str | tuple[str, str]] = [("you", "bold $secondary"), which, "\n", harmless(words)]
         for file in files:
-            size = show_bytes(len(file.text.encode()))
+            size = "picture" if file.digest else show_bytes(len(file.text.encode()))
             parts.append(Content.styled(f"\n+ {harmless(file.name)}  {size}", _FOLD))
             if self._open:
                 parts.append((f"\n{harmless(file.text)}", "$foreground-muted"))

@@ -1,0 +1,114 @@
+"""Every MoE family that mlx-vlm builds here: exact routing bit for bit against mlx-vlm, and cache-aware routing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mlx_vlm", reason="mlx-vlm is not installed: the extra `vlm`")
+
+import moe_mlx
+from moe_mlx.errors import UsageError
+from moe_mlx.expert_cache.switch import CappedSwitch
+from moe_mlx.families.registry import VLM_LEFT, families
+from moe_mlx.loading.proof import prove
+from moe_mlx.store.families import ALIASES, FAMILIES
+from moe_mlx.store.vlm_families import VLM_FAMILIES
+from moe_mlx.vlm.installed import VERSION, installed
+from moe_mlx_convert import convert
+from tests.checkpoints import AFFINE4
+from tests.families.calls import STEPS, Outputs, answer, same
+from tests.families.vlm_configs import VLM_CONFIGS
+from tests.families.vlm_scan import models, moe_packages
+from tests.golden.faithful import Faithful, recompute_weights
+from tests.vlm_checkpoints import vlm_answer, vlm_checkpoint
+
+TABLE = {row.family: row for row in families() if row.built_by == "mlx-vlm"}
+#: One a kind of cache and of switch; the others' quantised forms run at night.
+SAMPLE = ("deepseek_v4", "glm4v_moe", "hy_v4", "qwen4_exp")
+ROWS = [pytest.param(name, None, id=f"{name}-float32") for name in VLM_CONFIGS] + [
+    pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in SAMPLE else pytest.mark.slow)
+    for name in VLM_CONFIGS
+    if "+" not in name
+]
+ROUTABLE = [name for name in VLM_CONFIGS if TABLE[name.partition("+")[0]].cache_aware]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A row and, if any, how it is quantised -> its folder, and what mlx-vlm answers."""
+    root, known = tmp_path_factory.mktemp("vlm"), {}
+
+    def make(name: str, quantize: dict[str, Any] | None = None) -> tuple[Path, Outputs]:
+        key = f"{name}-{quantize is not None}"
+        if key not in known:
+            folder = vlm_checkpoint(name, root / key, quantize)
+            known[key] = folder, vlm_answer(folder)
+        return known[key]
+
+    return make
+
+
+def floor(folder: Path) -> str:
+    with moe_mlx.store.open_source(folder) as source:
+        return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
+
+
+@pytest.mark.parametrize(("name", "quantize"), ROWS)
+def test_exact_routing_is_bit_equal_to_mlx_vlm(
+    made: Any, capped: Any, tmp_path: Path, name: str, quantize: Any
+) -> None:
+    """In place at the smallest cap, in the graph where that can be had, and from a converted store."""
+    folder, theirs = made(name, quantize)
+    assert same(theirs, answer(capped(folder, floor(folder), routing="exact")))
+    convert(str(folder), tmp_path / "store", prove=prove, say=lambda line: None)
+    assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
+    try:
+        in_graph = capped(folder, "50%", routing="exact", decode="native")
+    except UsageError:
+        return
+    assert same(theirs, answer(in_graph))
+
+
+@pytest.mark.parametrize("name", ROUTABLE)
+def test_a_router_s_weights_are_the_model_s_own_and_a_policy_changes_choices(
+    made: Any, capped: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Routed by a policy that changes nothing, with weights gathered anew; then by one that does."""
+    folder, theirs = made(name)
+    model = capped(folder, "50%", routing="cache-prior", route_lambda=0.9)
+    routed = [layer for layer in moe_mlx.runtime_of(model).layers if layer.router is not None]
+    policies = [layer.policy for layer in routed]
+    for layer in routed:
+        layer.policy = Faithful()
+    with monkeypatch.context() as patch:
+        calls = recompute_weights(patch)
+        assert same(theirs, answer(model))
+    hashed = 1 if name == "deepseek_v4" else 0  # a layer that takes its experts from a table
+    assert len(calls) == len(STEPS) * (len(routed) - hashed) > 0
+    for layer, policy in zip(routed, policies, strict=True):
+        layer.policy = policy
+    moe_mlx.reset(model)
+    assert not same(theirs, answer(model)) and moe_mlx.stats(model).decode.swapped > 0
+
+
+def test_the_version_is_the_one_that_is_pinned() -> None:
+    constraints = Path(__file__).parents[2] / "constraints.txt"
+    assert installed() == VERSION
+    assert not constraints.exists() or f"mlx-vlm=={VERSION}" in constraints.read_text(encoding="utf-8").split()
+
+
+def test_a_new_moe_package_of_mlx_vlm_has_a_row_everywhere() -> None:
+    found = moe_packages(models())
+    by_mlx_lm = {name.lower() for name in {*FAMILIES, *ALIASES}}
+    ours = found - by_mlx_lm - set(VLM_LEFT)
+    assert ours == set(VLM_FAMILIES), f"mlx-vlm and the store differ in {sorted(ours ^ set(VLM_FAMILIES))}"
+    assert set(VLM_LEFT) <= found, f"left out, and not there: {sorted(set(VLM_LEFT) - found)}"
+    rows = {name.partition("+")[0] for name in VLM_CONFIGS}
+    untested = {row.family for row in TABLE.values() if not row.exact_tested}
+    assert rows | untested == set(TABLE) == set(VLM_FAMILIES)
+
+
+def test_switches_are_capped_whatever_their_class(made: Any, capped: Any) -> None:
+    model = capped(made("hy_v4")[0], "50%")
+    assert sum(isinstance(module, CappedSwitch) for _, module in model.named_modules()) == 2
