@@ -11,12 +11,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import DECODE_WAYS, EXACT, LIGHTS
+from moe_mlx.routing.names import BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EXACT, LATE, LIGHTS
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.given import check_whole
+
+if TYPE_CHECKING:
+    from moe_mlx.evaluation.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
     add_grid_arguments(parser)
     add_light_arguments(parser)
+    add(
+        "--fit-light",
+        metavar="TEXT",
+        help="fit a threshold to each layer on another text, at the first cap, and keep them beside the verdicts; "
+        f"--light-beyond {BY_LAYER} evaluates them",
+    )
     add("--limit-tokens", type=int, metavar="N", help="score at most N tokens")
     add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -57,6 +67,12 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx.expert_cache.eviction import make_eviction
 
     grid = checked_grid(args)
+    if grid.fitted and len(grid.caches) > 1 and args.fit_light:
+        raise UsageError("--fit-light fits at one cap: give one to --expert-cache")
+    if args.fit_light and not (grid.fitted and LATE in grid.lights):
+        raise UsageError(
+            f"--fit-light goes with --light {EXACT},{LATE} --light-beyond {BY_LAYER}, which evaluates the fit"
+        )
     for name in grid.evictions:
         make_eviction(name)  # a replay knows more of them than the runtime
     for name in ("limit_tokens", "limit_tasks"):
@@ -75,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = args.tasks or (DEMO if args.data == DEMO else "none")
     tasks = [] if wanted == "none" else spread(read_tasks(wanted), args.limit_tasks)
 
+    from moe_mlx.evaluation.light_fit import THRESHOLDS
     from moe_mlx.evaluation.progress import Progress
     from moe_mlx.evaluation.results import Report, verdict_of
     from moe_mlx.evaluation.run import Evaluation
@@ -111,9 +128,12 @@ def run(args: argparse.Namespace) -> int:
     report = Report(identity_of(runtime.source), name, digest, scored, len(tasks), PROTOCOL)
     if args.resume is not None:
         report.resume(args.resume)
-    progress = Progress(1 + len(settings))
+    progress = Progress((2 + len(THRESHOLDS) if args.fit_light else 0) + 1 + len(settings))
     try:
-        Evaluation(model, tokenizer, documents, tasks, report, progress).run(settings, args.trace)
+        by_layer: tuple[float, ...] = ()
+        if grid.fitted:
+            by_layer = _thresholds(args, model, tokenizer, progress, digest_of(documents, ()))
+        Evaluation(model, tokenizer, documents, tasks, report, progress, by_layer).run(settings, args.trace)
     except KeyboardInterrupt:
         progress.finish()
         done = sum(setting.key in report.rows for setting in settings)
@@ -126,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     keys = [setting.key for setting in settings]
     rows = [report.rows[key] for key in keys]
     assert report.reference is not None
-    if judged := [verdict_of(row) for row in rows if row.light in LIGHTS and row.light != EXACT]:
+    if judged := [verdict_of(row) for row in rows if row.light in LIGHTS and row.light != EXACT and not row.fitted]:
         try:
             keep_verdicts(report.model, judged)
         except (OSError, RuntimeError) as error:
@@ -146,3 +166,33 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name}: {scored:,} tokens, {len(tasks)} tasks; {PROTOCOL}", file=sys.stderr)
         print(results_table(report.reference, rows))
     return 0
+
+
+def _thresholds(
+    args: argparse.Namespace, model: Any, tokenizer: Any, progress: Progress, data: str
+) -> tuple[float, ...]:
+    """Fits thresholds by layer, or returns those that were kept; never ones that were fitted on the data itself."""
+    from moe_mlx.evaluation.light_fit import fit
+    from moe_mlx.history.light_fits import keep_fit, read_fit
+    from moe_mlx.loading.attachment import runtime_of
+    from moe_mlx.routing.light import LightRule
+    from moe_mlx.store.identity import identity_of
+
+    runtime, rule = runtime_of(model), LightRule(LATE, DEFAULT_BEYOND)
+    identity = identity_of(runtime.source)
+    if args.fit_light:
+        found = fit(model, tokenizer, args.fit_light, args.limit_tokens, progress, rule)
+        try:
+            keep_fit(identity, found)
+        except (OSError, RuntimeError) as error:
+            print(f"the fit is not kept: {error}", file=sys.stderr)
+    else:
+        kept = read_fit(identity, rule.mode, rule.beyond, rule.distance, len(runtime.layers))
+        if kept is None:
+            raise UsageError(f"no fit of this model is kept for --light-beyond {BY_LAYER}: --fit-light TEXT makes one")
+        found = kept
+    if found.data == data:
+        raise UsageError("thresholds are not judged on the text that they were fitted on: give another to --data")
+    shown = " ".join(f"{share:g}" for share in found.by_layer)
+    print(f"thresholds by layer, fitted on {found.tokens:,} tokens at {found.cache}: {shown}", file=sys.stderr)
+    return found.by_layer

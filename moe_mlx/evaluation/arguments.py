@@ -14,7 +14,7 @@ from moe_mlx.evaluation.setting import (
     sweep_ranks,
 )
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
-from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT
+from moe_mlx.routing.names import BY_LAYER, DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 from moe_mlx.system.given import split_list
 
@@ -38,6 +38,9 @@ def checked_grid(args: Any) -> Grid:
     kept = listed(args.pruned, "--pruned", int)
     check_values(lambdas, masses, ranks, args.route_top_j)
     routings = listed(args.routing, "--routing", str) or (EVALUATED if args.sweep else ("exact", "cache-prior"))
+    thresholds = listed(getattr(args, "light_beyond", None), "--light-beyond", str)
+    fitted = BY_LAYER in thresholds
+    beyonds = listed(",".join(text for text in thresholds if text != BY_LAYER) or None, "--light-beyond", float)
     grid = Grid(
         caches=listed(args.expert_cache, "--expert-cache", str) or (SWEEP_CACHES if args.sweep else ("50%",)),
         routings=routings,
@@ -48,8 +51,9 @@ def checked_grid(args: Any) -> Grid:
         kept=kept,
         top_j=args.route_top_j,
         lights=listed(getattr(args, "light", None), "--light", str) or (EXACT,),
-        beyonds=listed(getattr(args, "light_beyond", None), "--light-beyond", float) or (DEFAULT_BEYOND,),
+        beyonds=beyonds or (() if fitted else (DEFAULT_BEYOND,)),
         distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),
+        fitted=fitted,
     )
     grid.settings(top_k=2)  # checks every name and number
     return grid

@@ -52,6 +52,7 @@ class Row:
         coarse: Coarse uses a token.
         coarse_weight: Their share of the weight.
         promotions: Misses a token of which only the low bits were read.
+        fitted: Whether each layer had its own threshold, by a fit.
     """
 
     cache: str
@@ -84,11 +85,12 @@ class Row:
     coarse: float = 0.0
     coarse_weight: float = 0.0
     promotions: float = 0.0
+    fitted: bool = False
 
     @property
     def setting(self) -> Setting:
         """The setting of this row."""
-        light = (self.light, self.beyond, self.distance)
+        light = (self.light, self.beyond, self.distance, self.fitted)
         return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light)
 
 

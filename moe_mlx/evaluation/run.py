@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Evaluation:
         tasks: Possibly none.
         report: Gets the rows.
         progress: Hears how far it is.
+        by_layer: Thresholds of a fit, for the settings that take them.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Evaluation:
     tasks: Sequence[Task]
     report: Report
     progress: Progress
+    by_layer: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self.runtime: Runtime = runtime_of(self.model)
@@ -95,7 +97,7 @@ class Evaluation:
         runtime.set_routing(**asdict(setting.settings()))
         if setting.routing == "pruned":
             runtime.route_by(setting.policy)
-        runtime.light_by(setting.light_rule)
+        runtime.light_by(replace(setting.light_rule, by_layer=self.by_layer if setting.fitted else ()))
         runtime.reset()
 
     def _recorder(self, keep_scores: bool) -> Recorder:
@@ -175,6 +177,7 @@ class Evaluation:
             light=setting.light,
             beyond=setting.beyond,
             distance=setting.distance,
+            fitted=setting.fitted,
             kl_error=found.kl_error,
             blocking=(totals.misses - totals.late) / max(1, totals.tokens),
             waits=totals.read_waits / max(1, totals.tokens),

@@ -37,6 +37,7 @@ class Score:
         ppl_change: Perplexity against the reference's, minus 1.
         ppl_error: Standard error of `ppl_change`, from the paired differences of the tokens.
         kl_error: Standard error of `kl`.
+        kls: float64 `[T]`, what `kl` is the mean of.
     """
 
     nll: NDArray[np.float64]
@@ -45,6 +46,7 @@ class Score:
     ppl_change: float
     ppl_error: float
     kl_error: float = 0.0
+    kls: NDArray[np.float64] | None = None
 
     @property
     def ppl(self) -> float:
@@ -98,7 +100,7 @@ def score(model: nn.Module, documents: Sequence[Sequence[int]], reference: Refer
     tokens = nll.size
     change = float(np.expm1(differences.mean()))
     error = (1 + change) * _standard_error(differences)
-    return Score(nll, float(kls.mean()), agreed / tokens, change, error, _standard_error(kls))
+    return Score(nll, float(kls.mean()), agreed / tokens, change, error, _standard_error(kls), kls)
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -43,6 +43,7 @@ class Setting:
         light: What absent light experts do, one of `EVALUATED_LIGHTS`.
         beyond: Share of a token's weight before a light expert.
         distance: Layers later that a late output is added.
+        fitted: Whether each layer has the threshold of a fit that lets as many be late as `beyond` does.
     """
 
     cache: str
@@ -53,6 +54,7 @@ class Setting:
     light: str = EXACT
     beyond: float = DEFAULT_BEYOND
     distance: int = DEFAULT_DISTANCE
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         check_choice("light", self.light, EVALUATED_LIGHTS)
@@ -98,7 +100,7 @@ class Setting:
     def describe(self) -> str:
         """The policy with its parameter and what light experts do, without the cap: "cache-prior 0.1"."""
         policy = self.routing if self.value is None else f"{self.routing} {self.value:g}"
-        light = self.light_rule.describe()
+        light = self.light_rule.describe() + (" by layer" if self.fitted else "")
         return f"{policy}, {light}" if light else policy
 
     @property
@@ -124,6 +126,7 @@ class Grid:
         lights: What absent light experts do; other than "exact" with every policy that runs.
         beyonds: Shares of a token's weight before a light expert.
         distances: Layers later that late outputs are added.
+        fitted: Whether the thresholds of a fit are evaluated too.
     """
 
     caches: Sequence[str] = ("50%",)
@@ -137,6 +140,7 @@ class Grid:
     lights: Sequence[str] = (EXACT,)
     beyonds: Sequence[float] = (DEFAULT_BEYOND,)
     distances: Sequence[int] = (DEFAULT_DISTANCE,)
+    fitted: bool = False
 
     def settings(self, top_k: int) -> list[Setting]:
         """Returns every setting once, cap by cap, in the order asked for.
@@ -157,11 +161,13 @@ class Grid:
                             found.setdefault(setting.key, setting)
         return list(found.values())
 
-    def _lights(self, routing: str) -> Iterator[tuple[str, float, int]]:
+    def _lights(self, routing: str) -> Iterator[tuple[str, float, int, bool]]:
         for light in (EXACT,) if routing in ("belady", "pruned") else self.lights:
             beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
             for beyond, distance in product(beyonds, self.distances if light == LATE else (DEFAULT_DISTANCE,)):
-                yield light, beyond, distance
+                yield light, beyond, distance, False
+            if self.fitted and light == LATE:
+                yield light, DEFAULT_BEYOND, DEFAULT_DISTANCE, True
 
     def _values(self, routing: str, top_k: int) -> Iterator[float | None]:
         if routing == "cache-prior":

@@ -5,19 +5,15 @@ A file that is missing, foreign or damaged is no verdict; it is written anew as 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_mlx.store.files import open_regular
+from moe_mlx.history.kept_rows import read_rows, write_rows
 from moe_mlx.system.folders import user_folder
-from moe_mlx.system.whole_files import write_whole
 
-FORMAT, VERSION = "moe-mlx verdicts", 1
-_LARGEST_FILE = 1_000_000
+NAME = "verdicts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +54,7 @@ def verdicts_path(identity: str) -> Path:
 
 def read_verdicts(identity: str) -> list[Verdict]:
     """Returns what evaluations found of a model; nothing where there is no sound file."""
-    try:
-        with os.fdopen(open_regular(verdicts_path(identity)), "rb") as file:
-            kept = json.loads(file.read(_LARGEST_FILE))
-        if (kept["format"], kept["version"]) != (FORMAT, VERSION):
-            return []
-        return [_checked(row) for row in kept["verdicts"]]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+    return read_rows(lambda: verdicts_path(identity), NAME, Verdict)
 
 
 def keep_verdicts(identity: str, found: Iterable[Verdict]) -> None:
@@ -76,20 +65,8 @@ def keep_verdicts(identity: str, found: Iterable[Verdict]) -> None:
         RuntimeError: there is no home folder.
     """
     kept = {_setting(verdict): verdict for verdict in (*read_verdicts(identity), *found)}
-    path = verdicts_path(identity)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"format": FORMAT, "version": VERSION, "verdicts": [asdict(verdict) for verdict in kept.values()]}
-    write_whole(path, json.dumps(told, indent=1) + "\n", private=True)
+    write_rows(verdicts_path(identity), NAME, list(kept.values()))
 
 
 def _setting(verdict: Verdict) -> tuple[Any, ...]:
     return verdict.light, verdict.beyond, verdict.distance, verdict.routing, verdict.cache
-
-
-def _checked(row: dict[str, Any]) -> Verdict:
-    verdict = Verdict(**row)
-    for field in fields(Verdict):
-        value = getattr(verdict, field.name)
-        if not isinstance(value, str if field.type == "str" else int if field.type == "int" else int | float):
-            raise TypeError(field.name)
-    return verdict

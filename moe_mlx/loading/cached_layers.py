@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from moe_mlx.counts.ledger import Ledger, Stats
 from moe_mlx.counts.reads import ReadTotals
-from moe_mlx.errors import ExpertReadError
+from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.eviction import make_eviction
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import ReaderPool
@@ -175,7 +175,13 @@ class CachedLayers(Sequence[LayerCache]):
                 cache.policy = policy_of(cache.spec.top_k, cache.spec.experts)
 
     def light_by(self, rule: LightRule) -> None:
-        """Changes what light experts do, between tokens; nobody is late where `why_waits` says why."""
+        """Changes what light experts do, between tokens; nobody is late where `why_waits` says why.
+
+        Raises:
+            UsageError: thresholds of another number of layers.
+        """
+        if rule.by_layer and len(rule.by_layer) != len(self):
+            raise UsageError(f"{len(rule.by_layer)} thresholds of light experts for {len(self)} layers")
         with self.lock:
             self.drain()
             if self.why_waits:
@@ -184,7 +190,7 @@ class CachedLayers(Sequence[LayerCache]):
                 before, after = place - rule.distance, place + rule.distance
                 earlier = self[before] if before >= 0 and rule.late else None
                 later = self[after] if after < len(self) and rule.late else None
-                cache.lateness.link(rule, earlier, later)
+                cache.lateness.link(rule.of_layer(place), earlier, later)
 
     def evict_by(self, name: str) -> None:
         """Changes which expert gives way, between tokens; a layer where that is another one starts empty.

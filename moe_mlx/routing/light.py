@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_mlx.errors import UsageError
 from moe_mlx.routing.names import COARSE, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE, LATE_COARSE, LIGHTS
@@ -27,17 +27,20 @@ class LightRule:
         mode: One of `LIGHTS`, or `DROPPED` in an evaluation.
         beyond: Share of a token's weight that lies before a light expert, in [0, 1].
         distance: How many MoE layers later a late expert's output is added.
+        by_layer: What stands for `beyond` in each layer; empty: the same in all.
     """
 
     mode: str = EXACT
     beyond: float = DEFAULT_BEYOND
     distance: int = DEFAULT_DISTANCE
+    by_layer: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode != DROPPED:
             check_choice("light", self.mode, LIGHTS)
-        if not isinstance(self.beyond, int | float) or not math.isfinite(self.beyond) or not 0 <= self.beyond <= 1:
-            raise UsageError(f"light_beyond is {self.beyond!r}: give a number from 0 to 1")
+        for beyond in (self.beyond, *self.by_layer):
+            if not isinstance(beyond, int | float) or not math.isfinite(beyond) or not 0 <= beyond <= 1:
+                raise UsageError(f"light_beyond is {beyond!r}: give a number from 0 to 1")
         check_whole("light_distance", self.distance, of="layers")
 
     @property
@@ -61,6 +64,10 @@ class LightRule:
             return ""
         later = "" if self.mode not in (LATE, LATE_COARSE) or self.distance == 1 else f", {self.distance} layers on"
         return f"light {self.mode} beyond {self.beyond:g}{later}"
+
+    def of_layer(self, place: int) -> LightRule:
+        """Returns the rule of the MoE layer at `place`."""
+        return replace(self, beyond=self.by_layer[place], by_layer=()) if self.by_layer else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
 LIGHTS = (EXACT, LATE, COARSE, LATE_COARSE)
 #: Of what was tried on two trained models the least KL for the misses it takes off the critical path; layers.
 DEFAULT_BEYOND, DEFAULT_DISTANCE = 0.6, 1
+#: In place of a number: the thresholds that `eval --fit-light` found, layer by layer.
+BY_LAYER = "layers"
 #: What was tried and is not offered: such an expert left out, the others weighing more. An evaluation reproduces it.
 DROPPED = "dropped"
 EVALUATED_LIGHTS = (*LIGHTS, DROPPED)

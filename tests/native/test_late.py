@@ -1,6 +1,8 @@
 """Late experts in the graph and by read-back: the same logits, tables and counters, whatever comes in between."""
 
+import io
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
-from moe_mlx.errors import ExpertReadError
+from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.expert_cache.residency import QUARANTINED
+from moe_mlx.routing.light import LightRule
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import flip
 from tests.expert_cache.late_oracle import first_late
@@ -64,6 +67,19 @@ def test_every_policy_and_eviction(native: Any, deep: Path, policy: str, evict: 
             assert sum(sum(cache.table.lates) for cache in runtime.layers) == runs[-1][3][0]
         assert_alike(*runs)
         assert runs[0][3][0] > 0 or policy == "strong", "nobody was late: the comparison says nothing"
+
+
+def test_a_threshold_for_each_layer(native: Any, deep: Path):
+    runs = []
+    for way in ("native", "readback"):
+        model, _, runtime = loaded(deep, way, "37.5%", routing="exact")
+        runtime.light_by(LightRule("late", by_layer=(1.0, 0.0, 0.6, 0.3)))
+        runs.append(outcome(model, runtime, 2))
+        lates = [sum(cache.table.lates) for cache in runtime.layers]
+        assert not lates[0] and lates[1] > lates[2] > 0
+        with pytest.raises(UsageError, match="3 thresholds of light experts for 4 layers"):
+            runtime.light_by(LightRule("late", by_layer=(0.5,) * 3))
+    assert_alike(*runs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -183,6 +199,22 @@ def _stall(model: Any, runtime: Any, handle: Any, token: int) -> ExpertReadError
     else:
         pytest.fail("a slot was never given back")
     return None if ran.complete else caught
+
+
+@pytest.mark.parametrize("way", ["native", "readback"])
+def test_with_every_expert_resident_a_step_is_the_same_graph(native: Any, deep: Path, way: str):
+    """So that late experts cost no time where nothing is absent; under a cap their rows are in it."""
+
+    def operations(cap: str, mode: str) -> list[str]:
+        model, _, runtime = loaded(deep, way, cap, routing="exact")
+        runtime.light_by(LightRule(mode))
+        dot = io.StringIO()
+        mx.export_to_dot(dot, model(mx.array([[5]]), cache=make_prompt_cache(model)))
+        return sorted(re.findall(r'label ?= ?"([^"]*)", shape=rectangle', dot.getvalue()))
+
+    whole = operations("100%", "exact")
+    assert len(whole) > 100 and operations("100%", "late") == whole
+    assert len(operations("75%", "late")) > len(operations("75%", "exact"))
 
 
 def test_a_step_is_counted_whole(native: Any, deep: Path):
