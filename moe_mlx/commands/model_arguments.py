@@ -12,8 +12,10 @@ from moe_mlx.routing.names import (
     DECODE_WAYS,
     DEFAULT_BEYOND,
     DEFAULT_DISTANCE,
+    DEFAULT_FORM,
     DEFAULT_ROUTING,
     EXACT,
+    LIGHT_FORMS,
     LIGHTS,
     POLICIES,
 )
@@ -132,6 +134,18 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False,
         type=int,
         metavar="D",
         help=f"how many MoE layers later a late output is added (default: {DEFAULT_DISTANCE})",
+    )
+    add_form_argument(light)
+
+
+def add_form_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds `--light-form`."""
+    parser.add_argument(
+        "--light-form",
+        choices=LIGHT_FORMS,
+        default=DEFAULT_FORM,
+        help="what of an expert a coarse one is: every weight at its high bits, or the same with the last projection "
+        "whole, for more bytes and less divergence (default: %(default)s)",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
+from moe_mlx.routing.names import DEFAULT_FORM
 from moe_mlx.store.access import CACHED
 from moe_mlx.system.terminal import to_stderr
 
@@ -77,6 +78,7 @@ def options_of(args: argparse.Namespace) -> Options:
         readers=readers,
         io=getattr(args, "io", CACHED),
         wired=getattr(args, "wired", "auto"),
+        light_form=getattr(args, "light_form", DEFAULT_FORM),
         verify_reads=not args.no_verify,
         adapter_path=args.adapter_path,
         revision=args.revision,

@@ -11,7 +11,7 @@ from typing import Any
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.history.verdicts import Verdict
-from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, EXACT
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM, EXACT
 from moe_mlx.system.whole_files import write_whole
 
 FORMAT, VERSION = "moe-mlx eval", 1
@@ -53,6 +53,7 @@ class Row:
         coarse_weight: Their share of the weight.
         promotions: Misses a token of which only the low bits were read.
         fitted: Whether each layer had its own threshold, by a fit.
+        form: What of an expert a coarse one is.
     """
 
     cache: str
@@ -86,6 +87,7 @@ class Row:
     coarse_weight: float = 0.0
     promotions: float = 0.0
     fitted: bool = False
+    form: str = DEFAULT_FORM
 
     @property
     def setting(self) -> Setting:

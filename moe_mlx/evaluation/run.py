@@ -186,6 +186,7 @@ class Evaluation:
             coarse=totals.coarse / max(1, totals.tokens),
             coarse_weight=totals.coarse_weight / max(1, totals.tokens * len(self.runtime.layers)),
             promotions=totals.promotions / max(1, totals.tokens),
+            form=self.runtime.layers[0].form,
         )
 
     def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:

@@ -19,6 +19,7 @@ from moe_mlx.expert_cache.reading import ReaderPool
 from moe_mlx.expert_cache.residency import COARSE, REST, Eviction, ResidencyTable
 from moe_mlx.expert_cache.steps import DecodeEvent, StepCounter
 from moe_mlx.routing.light import NONE_LIGHT, LightExperts
+from moe_mlx.routing.names import DEFAULT_FORM
 from moe_mlx.routing.policy import Choice, RoutingPolicy, Scores, choose, finite_range
 from moe_mlx.store import ExpertLayer
 
@@ -50,6 +51,7 @@ class LayerCache:
         self.spec, self.table, self.bank, self.pool = spec, table, bank, pool
         self.policy, self.log, self.counter, self.inner = policy, log, counter, inner
         self.codes: Codes | None = None
+        self.form = DEFAULT_FORM  # what of an expert a coarse one is
         self.layout: ExpertLayout | None = None  # where the source can give experts at fewer bits
         self.spans: list[mx.array] = []
         self.selected: tuple[mx.array, mx.array] | None = None
@@ -331,7 +333,7 @@ class LayerCache:
         refusal: Exception | None = None
         for counts in ((slots, low), before, (self.spec.top_k, 0)):
             try:
-                bank = bank_of(self.spec, *counts, self.inner, self.layout)
+                bank = bank_of(self.spec, *counts, self.inner, self.layout, self.form)
             except (MemoryError, RuntimeError) as error:  # the latter is how MLX says it
                 refusal = refusal or error
                 continue

@@ -36,11 +36,11 @@ def assemble(skeleton: Skeleton, source: ExpertSource, plan: MemoryPlan, options
     low_slots = plan.low or (0,) * len(plan.slots)
     for spec, slots, low, (path, inner) in zip(source.layers, plan.slots, low_slots, skeleton.switches, strict=True):
         layout = source.layouts[spec.index] if source.layouts else None
-        bank = bank_of(spec, slots, low, inner, layout)
+        bank = bank_of(spec, slots, low, inner, layout, options.light_form)
         table = ResidencyTable(spec.experts, slots, make_eviction(options.evict), low)
         table.mover = bank.low
         cache = LayerCache(spec, table, bank, pool, Exact(), ledger.logs[spec.index], counter, inner)
-        cache.layout = layout
+        cache.layout, cache.form = layout, options.light_form
         replace_module(model, path, CappedSwitch(cache))
         routed = make_routable(model, path) and routed
         if layers:

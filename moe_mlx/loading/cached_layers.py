@@ -91,7 +91,7 @@ class CachedLayers(Sequence[LayerCache]):
     @property
     def coarse_nbytes(self) -> tuple[int, ...] | None:
         """Bytes of a low slot of each layer; None where experts can only be whole."""
-        return coarse_sizes(self.source)
+        return coarse_sizes(self.source, self[0].form)
 
     @property
     def whole(self) -> bool:

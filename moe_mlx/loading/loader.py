@@ -31,7 +31,7 @@ from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA
-from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_ROUTING, EXACT
+from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM, DEFAULT_ROUTING, EXACT
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.demo import DEMO
@@ -50,6 +50,7 @@ def load(
     light: str = EXACT,
     light_beyond: float = DEFAULT_BEYOND,
     light_distance: int = DEFAULT_DISTANCE,
+    light_form: str = DEFAULT_FORM,
     evict: str = DEFAULT_EVICTION,
     decode: str = "auto",
     prefetch: str = "auto",
@@ -90,6 +91,8 @@ def load(
             store of `moe-mlx convert --nested`. "late-coarse" reads them late. Prompts are exact.
         light_beyond: Share of a token's weight that lies before an expert of little weight, in [0, 1].
         light_distance: How many MoE layers later a late expert's output is added.
+        light_form: What of an expert a coarse one is: "2", every weight at its high bits, or "2-down4", the same with
+            the last projection whole: more bytes, less divergence.
         evict: "lru" or "lfu".
         decode: "native" (routed and read inside MLX's graph, by a primitive built on first use), "readback" (in
             Python), or "auto": native where it builds and its self-check passes.
@@ -162,6 +165,7 @@ def load(
         revision=revision,
         trust_remote_code=trust_remote_code,
         pictures=pictures,
+        light_form=light_form,
     )
     remark = say or (lambda line: warnings.warn(line, MoeMlxWarning, stacklevel=5))
     return load_as(options, say or (lambda line: None), remark)

@@ -63,7 +63,7 @@ def plan_load(
     Raises:
         DoesNotFitError: the expert cache is below its floor or above what memory holds.
     """
-    coarse = coarse_sizes(source) if options.routing.light_rule.coarse else None
+    coarse = coarse_sizes(source, options.light_form) if options.routing.light_rule.coarse else None
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
     if coarse is not None and prefetch is not None:
         prefetch = None

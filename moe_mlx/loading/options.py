@@ -17,11 +17,12 @@ from moe_mlx.planning.budget import Cap, parse_cap
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import check_prefetch
 from moe_mlx.planning.slot_share import check_share
+from moe_mlx.routing.names import DEFAULT_FORM, LIGHT_FORMS
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.demo import DEMO, DEMO_EXPERT_CACHE, demo_path
 from moe_mlx.store.files import expanded
 from moe_mlx.system.calibration import check_readers
-from moe_mlx.system.given import check_whole
+from moe_mlx.system.given import check_choice, check_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Options:
     history: str | Path | None = None
     warm: str = "off"
     beside: int = 0
+    light_form: str = DEFAULT_FORM
     part: Part | None = None
     pictures: bool = False
 
@@ -70,6 +72,7 @@ class Options:
         check_readers(self.readers)
         if self.kv.max_kv_size is not None:
             check_whole("max_kv_size", self.kv.max_kv_size)
+        check_choice("light_form", self.light_form, LIGHT_FORMS)
         check_history(self.history)
         check_warm(self.warm)
         if check_share(self.share) == "measured" and self.history_folder is None:

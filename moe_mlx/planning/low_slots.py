@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moe_mlx.planning.budget import MemoryPlan
+from moe_mlx.routing.names import DEFAULT_FORM
 from moe_mlx.store import ExpertLayer, ExpertSource
 from moe_mlx.store.store import StoreSource
 
@@ -77,8 +78,13 @@ def divided(plan: MemoryPlan, layers: Sequence[ExpertLayer], coarse_nbytes: Sequ
     return replace(plan, slots=slots, low=low if any(low) else (), expert_cache=held)
 
 
-def coarse_sizes(source: ExpertSource) -> tuple[int, ...] | None:
-    """Returns the bytes of a coarse expert, by layer; None where a source gives whole experts alone, or their rows."""
+def coarse_sizes(source: ExpertSource, form: str = DEFAULT_FORM) -> tuple[int, ...] | None:
+    """Returns the bytes of a coarse expert, by layer; None where a source gives whole experts alone, or their rows.
+
+    Args:
+        source: Where experts are read from.
+        form: One of `LIGHT_FORMS`.
+    """
     if not isinstance(source, StoreSource) or not source.layouts[0].nested:
         return None
-    return tuple(layout.coarse_nbytes() for layout in source.layouts)
+    return tuple(layout.coarse_nbytes(form) for layout in source.layouts)

@@ -8,6 +8,10 @@ EVALUATED = (*POLICIES, "pruned", "belady")
 #: at its high bits, or both.
 EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
 LIGHTS = (EXACT, LATE, COARSE, LATE_COARSE)
+#: What of an expert a coarse one is: every weight at its high bits, or the same with `down_proj` (the last one) whole.
+#: The words of `moe_mlx/store/parts.py`.
+LIGHT_FORMS = ("2", "2-down4")
+DEFAULT_FORM = "2"
 #: Of what was tried on two trained models the least KL for the misses it takes off the critical path; layers.
 DEFAULT_BEYOND, DEFAULT_DISTANCE = 0.6, 1
 #: In place of a number: the thresholds that `eval --fit-light` found, layer by layer.

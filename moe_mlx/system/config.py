@@ -32,6 +32,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "light": (str, "what absent experts of little weight do"),
     "light_beyond": (float, "weight that lies before an expert of little weight"),
     "light_distance": (int, "layers later that a late output is added"),
+    "light_form": (str, "what of an expert a coarse one is"),
     "max_tokens": (int, "of an answer at most"),
     "temp": (float, "temperature"),
     "top_p": (float, "nucleus"),

@@ -13,7 +13,7 @@ from mlx_lm.models.qwen3_moe import Qwen3MoeSparseMoeBlock
 
 
 def coarse_weights(linear: Any, low_bits: int) -> mx.array:
-    """Returns `[E, O, I]`: each code's low bits at the middle of what they may be."""
+    """Returns `[E, O, I]`: each code's low bits at the middle of what they may be; the weights as they are without."""
     factor = 1 << low_bits
     ones, none = mx.ones_like(linear.scales), mx.zeros_like(linear.scales)
     q = mx.dequantize(linear.weight, ones, none, group_size=linear.group_size, bits=linear.bits)
@@ -25,12 +25,12 @@ def coarse_weights(linear: Any, low_bits: int) -> mx.array:
 class CoarseOracle:
     """Every expert is there; what a layer would hold is kept by hand, the least recently used first."""
 
-    def __init__(self, model: Any, slots: int, low: int, beyond: float, low_bits: int = 2) -> None:
+    def __init__(self, model: Any, slots: int, low: int, beyond: float, low_bits: int = 2, down: int = 2) -> None:
         self.blocks = [layer.mlp for layer in model.layers if "switch_mlp" in layer.mlp]
         self.slots, self.low, self.beyond = slots, low, beyond
+        cuts = {"gate_proj": low_bits, "up_proj": low_bits, "down_proj": down}
         self.coarse_of = [
-            {name: coarse_weights(block.switch_mlp[name], low_bits) for name in ("gate_proj", "up_proj", "down_proj")}
-            for block in self.blocks
+            {name: coarse_weights(block.switch_mlp[name], cut) for name, cut in cuts.items()} for block in self.blocks
         ]
         #: By layer: the clock of what is whole, and of what has its high bits alone.
         self.whole: list[dict[int, int]] = [{} for _ in self.blocks]

@@ -78,20 +78,22 @@ def same(left: list[mx.array], right: list[mx.array]) -> bool:
     return all(bool(mx.array_equal(a, b)) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize(("cap", "beyond"), [("62.5%", 0.6), ("75%", 0.3), ("87.5%", 0.0)])
-def test_it_is_the_rule_on_mlx_lm_s_own_model(nested: Any, load: Any, cap: str, beyond: float):
+@pytest.mark.parametrize(
+    ("cap", "beyond", "form"), [("62.5%", 0.6, "2"), ("75%", 0.3, "2"), ("87.5%", 0.0, "2"), ("75%", 0.3, "2-down4")]
+)
+def test_it_is_the_rule_on_mlx_lm_s_own_model(nested: Any, load: Any, cap: str, beyond: float, form: str):
     checkpoint, store = nested()
-    model = load(store, cap, light_beyond=beyond)
+    model = load(store, cap, light_beyond=beyond, light_form=form)
     ours, totals, runtime = turns(model), moe_mlx.stats(model).decode, moe_mlx.runtime_of(model)
     reference = load_model(checkpoint)[0]
     exact = turns(reference)
     assert runtime.plan.low, "no low slots: the comparison says nothing"
-    oracle = CoarseOracle(reference, runtime.plan.slots[0], runtime.plan.low[0], beyond)
+    oracle = CoarseOracle(reference, runtime.plan.slots[0], runtime.plan.low[0], beyond, down=2 if form == "2" else 0)
     with oracle.at_work():
         theirs = turns(reference)
     assert close(ours, theirs)
     assert not close(ours, exact), "nobody was coarse: the comparison says nothing"
-    whole, low = runtime.layers[0].spec.expert_nbytes, runtime.source.layouts[0].coarse_nbytes()
+    whole, low = runtime.layers[0].spec.expert_nbytes, runtime.source.layouts[0].coarse_nbytes(form)
     assert totals.misses == sum(oracle.read.values())
     assert (totals.coarse, totals.promotions) == (oracle.coarse, oracle.read["rest"])
     assert totals.coarse_weight == pytest.approx(oracle.coarse_weight, rel=1e-5)
@@ -101,10 +103,12 @@ def test_it_is_the_rule_on_mlx_lm_s_own_model(nested: Any, load: Any, cap: str, 
     assert min(oracle.read.values()) > 0, "a way to be read was not taken"
 
 
-@pytest.mark.parametrize(("bits", "row_blocks"), [(4, 1), (4, 4), (6, 1), (8, 2)])
-def test_every_slot_holds_bits_of_the_store(nested: Any, load: Any, bits: int, row_blocks: int):
+@pytest.mark.parametrize(
+    ("bits", "row_blocks", "form"), [(4, 1, "2"), (4, 4, "2"), (6, 1, "2"), (8, 2, "2"), (4, 2, "2-down4")]
+)
+def test_every_slot_holds_bits_of_the_store(nested: Any, load: Any, bits: int, row_blocks: int, form: str):
     """Promoted, demoted and read in parts: what is whole has the store's bytes, what is low its high bits."""
-    model = load(nested(bits, row_blocks)[1], "75%", light_beyond=0.3)
+    model = load(nested(bits, row_blocks)[1], "75%", light_beyond=0.3, light_form=form)
     model(mx.array([np.arange(5, 29).tolist()]))
     turns(model)
     runtime = moe_mlx.runtime_of(model)
@@ -113,7 +117,7 @@ def test_every_slot_holds_bits_of_the_store(nested: Any, load: Any, bits: int, r
     met = [0, 0]
     for cache in runtime.layers:
         cache.table.check()
-        layout, low = runtime.source.layouts[cache.spec.index], cache.bank.low
+        low = cache.bank.low
         assert low is not None
         for slot, expert in enumerate(cache.table.owner):
             if expert < 0:
@@ -124,7 +128,7 @@ def test_every_slot_holds_bits_of_the_store(nested: Any, load: Any, bits: int, r
             met[coarse] += 1
             found = low.bank.buffers(slot - cache.table.slots) if coarse else cache.bank.buffers(slot)
             for tensor, (whole, there) in enumerate(zip(wanted, found, strict=True)):
-                if coarse and (cut := layout.halves.get(tensor)) is not None:
+                if coarse and (cut := low.cut.get(tensor)) is not None:
                     bytes_of = np.frombuffer(whole, np.uint8)[None]
                     sizes = [bytes_of.size * part // cut.bits for part in (cut.high_bits, cut.low_bits)]
                     high, rest = (np.zeros((1, size), np.uint8) for size in sizes)

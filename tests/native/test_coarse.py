@@ -61,15 +61,21 @@ def test_every_policy_and_eviction(native: Any, nested: Callable[..., Path], pol
         assert totals.coarse > 0 or policy == "strong", "nobody was coarse: the comparison says nothing"
 
 
-@pytest.mark.parametrize(("bits", "row_blocks"), [(4, 4), (6, 2), (8, 1)])
-def test_every_slot_holds_bits_of_the_store(native: Any, nested: Callable[..., Path], bits: int, row_blocks: int):
-    model, _, runtime = loaded(nested(bits, row_blocks), "native", "75%", routing="exact", light="coarse")
-    talk(model, 2)
+@pytest.mark.parametrize(
+    ("bits", "row_blocks", "form"), [(4, 4, "2"), (6, 2, "2"), (8, 1, "2"), (4, 2, "2-down4"), (8, 4, "2-down4")]
+)
+def test_every_slot_holds_bits_of_the_store(
+    native: Any, nested: Callable[..., Path], bits: int, row_blocks: int, form: str
+):
+    options = {"routing": "exact", "light": "coarse", "light_beyond": 0.3, "light_form": form}
+    model, _, runtime = loaded(nested(bits, row_blocks), "native", "75%", **options)
+    other, _, _ = loaded(nested(bits, row_blocks), "readback", "75%", **options)
+    assert same(talk(model, 2), talk(other, 2))
     runtime.drain()
     assert runtime.stats.decode.promotions > 0
     met = [0, 0]
     for cache in runtime.layers:
-        layout, low = runtime.source.layouts[cache.spec.index], cache.bank.low
+        low = cache.bank.low
         assert low is not None
         for slot, expert in enumerate(cache.table.owner):
             if expert < 0:
@@ -80,7 +86,7 @@ def test_every_slot_holds_bits_of_the_store(native: Any, nested: Callable[..., P
             met[coarse] += 1
             found = low.bank.buffers(slot - cache.table.slots) if coarse else cache.bank.buffers(slot)
             for tensor, (whole, there) in enumerate(zip(wanted, found, strict=True)):
-                cut = layout.halves.get(tensor) if coarse else None
+                cut = low.cut.get(tensor) if coarse else None
                 assert there == (whole if cut is None else high_bits(cut, whole)).tobytes()
     assert min(met) > 0
 

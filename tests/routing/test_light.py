@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from moe_mlx.errors import UsageError
 from moe_mlx.routing.light import NONE_LIGHT, LightRule, Room, by_rank, pick_light, rows_for
+from moe_mlx.routing.names import DEFAULT_FORM, LIGHT_FORMS
 from moe_mlx.routing.settings import RoutingSettings
+from moe_mlx.store.parts import COARSE, COARSE_FORMS
 
 EXPERTS = 12
 WEIGHTS = st.floats(0, 1, width=32)
@@ -119,3 +121,7 @@ def test_how_it_is_said():
     assert RoutingSettings("exact", light="late", light_distance=2).describe().endswith("beyond 0.6, 2 layers on")
     assert RoutingSettings("exact").exact and not RoutingSettings("exact", light="late").exact
     assert LightRule("dropped").describe() == "light dropped beyond 0.6"
+
+
+def test_forms_are_called_as_in_a_store():
+    assert tuple(COARSE_FORMS) == LIGHT_FORMS and DEFAULT_FORM == COARSE
