@@ -51,7 +51,7 @@ def source(tmp_path):
 
 
 def told(tmp_path, **changes):
-    return TabOptions(engine=str(tmp_path / "s"), home="", kept="", server=os.getpid(), **changes)
+    return TabOptions(engine=str(tmp_path / "s"), home=str(tmp_path / "home"), kept="", server=os.getpid(), **changes)
 
 
 async def ordered(tab, source, wanted, act=None):
@@ -146,7 +146,7 @@ async def test_the_bar_stays_above_a_phone_s_keyboard(source, tmp_path):
     async with site(told(tmp_path), tmp_path) as (served, _), browse(find(), tmp_path / "profile") as tab:
         await opened(tab, served, PHONE)
         await tab.size(390, 460, touch=True)  # what the keyboard leaves
-        await tab.until("document.querySelector('#touch').getBoundingClientRect().bottom <= 460")
+        await tab.until("document.querySelector('.xterm-screen').getBoundingClientRect().bottom <= 411")
         boxes = await tab.ask(BOXES)
         assert boxes["bar"][3] <= 460 and boxes["screen"][3] <= boxes["bar"][1] + 1
 
