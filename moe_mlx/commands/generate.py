@@ -176,6 +176,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "route_lambda": runtime.routing.route_lambda,
         "light": runtime.routing.light,
         "light_beyond": runtime.routing.light_beyond,
+        "profile": runtime.profile or None,
         "warmed": runtime.warmed,
         "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
@@ -210,6 +211,8 @@ def describe(session: Session, answer: Answer) -> str:
         parts.append(f"io {runtime.io_way}")
     if answer.receipt.warmed:
         parts.append(f"warmed {answer.receipt.warmed}")
+    if runtime.profile:
+        parts.append(f"profile {runtime.profile}")
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=AUTO,
         metavar="FILE",
-        help="show the use of experts, from a trace or a history (default: MODEL's history, see --history)",
+        help="show the use of experts, from a trace or a history (default: MODEL's history, see --history, --profile)",
     )
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="with --experts: heat maps as .svg or .png (extra `plot`)"
@@ -159,7 +159,7 @@ def _show_use(args: argparse.Namespace) -> int:
         use = read_use(args.experts, args.history, None)
     else:
         with open_source(resolve(args.model, cached=True).resolve(), verify=False) as source:
-            use = read_use(args.experts, args.history, source)
+            use = read_use(args.experts, args.history, source, args.profile or None)
     if args.plot is not None:
         from moe_mlx.evaluation.heat_maps import draw_use
 

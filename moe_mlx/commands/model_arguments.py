@@ -181,7 +181,13 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
         help="the same cap evenly, or by what the history says each layer needs under exact routing (default: even)",
     )
     group.add_argument("--history", metavar="FOLDER", help="where it is kept (default: the user's cache folder)")
-    group.add_argument("--no-history", action="store_true", help="neither read nor keep any")
+    kept = group.add_mutually_exclusive_group()  # a profile of the config file gives way to --no-history
+    kept.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="a history by task, kept apart from the model's own under that name; `moe-mlx profile` lists them",
+    )
+    kept.add_argument("--no-history", action="store_true", help="neither read nor keep any")
     parser.set_defaults(idle=idle)
 
 

@@ -23,6 +23,7 @@ def add_share_arguments(parser: argparse.ArgumentParser) -> None:
         help="caps shared evenly among the layers, or by what the history says each needs (default: even)",
     )
     parser.add_argument("--history", metavar="FOLDER", help="where that is kept (default: the user's cache folder)")
+    parser.add_argument("--profile", metavar="NAME", help="the history of that profile instead of the model's own")
 
 
 def curves_of_args(args: argparse.Namespace, source: ExpertSource) -> Sequence[Curve] | None:
@@ -31,7 +32,9 @@ def curves_of_args(args: argparse.Namespace, source: ExpertSource) -> Sequence[C
         return None
     from moe_mlx.history.file import AUTO, check_history
     from moe_mlx.history.keeper import open_history
+    from moe_mlx.history.profiles import check_profile
     from moe_mlx.planning.slot_share import asked_curves
 
-    keeper = open_history(check_history(args.history or AUTO), source, to_stderr)
+    profile = check_profile(args.profile or None)
+    keeper = open_history(check_history(args.history or AUTO), source, to_stderr, profile)
     return asked_curves(args.share, None if keeper is None else keeper.past, source.layers, to_stderr)

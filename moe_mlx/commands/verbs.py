@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "lora": "train a LoRA adapter under the cap, experts frozen and streamed",
     "plan": "predict from headers alone what fits and how fast, before any download",
     "doctor": "examine this machine: what crossings, reads and decode cost here, and what suits it",
+    "profile": "histories by task: list, export, import, remove",
     "config": "the config file's path, and the settings in force",
     "completions": "print shell completions for bash, zsh or fish",
     "rig": "run a command under a memory limit and a disk read limit",

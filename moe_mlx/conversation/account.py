@@ -87,5 +87,5 @@ class Account:
             prefill=prefill,
             discarded_steps=discarded,
             reads=runtime.stats.read_totals.since(self._reads),
-            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), audit, warmed),
+            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), audit, warmed, runtime.profile),
         )

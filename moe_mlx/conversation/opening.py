@@ -31,7 +31,7 @@ OFF = "off"
 
 
 def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns history, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
+    """Returns history, profile, warm-up and share as `moe_mlx.load` takes them; nothing for a verb without them."""
     if getattr(args, "no_history", True):
         if getattr(args, "history", None) is not None:
             raise UsageError("--history and --no-history contradict each other: give one")
@@ -41,7 +41,7 @@ def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     unhurried = args.idle and args.routing == "exact" and args.light == "exact"
     warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
-    return {"history": args.history or "auto", "warm": warm, "share": args.share}
+    return {"history": args.history or "auto", "profile": args.profile or None, "warm": warm, "share": args.share}
 
 
 def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:

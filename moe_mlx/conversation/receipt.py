@@ -26,6 +26,7 @@ class Receipt(PhaseTotals):
         prompt: The counters of the prompt.
         audit: What an audit found, if there was one.
         warmed: Experts that warm-up had read before it, since the answer before; in no other count.
+        profile: Name of the profile whose history is kept; empty for none.
     """
 
     routing: str = ""
@@ -33,6 +34,7 @@ class Receipt(PhaseTotals):
     prompt: PhaseTotals = field(default_factory=PhaseTotals)
     audit: AuditSummary | None = None
     warmed: int = 0
+    profile: str = ""
 
     @classmethod
     def of(
@@ -43,11 +45,20 @@ class Receipt(PhaseTotals):
         routing: str,
         audit: AuditSummary | None = None,
         warmed: int = 0,
+        profile: str = "",
     ) -> Receipt:
         """Makes a receipt of one answer's own totals; `routing` as `RoutingSettings.describe` says it."""
         counts = {name: getattr(decode, name) for name in NAMES}
         counts["tokens"] -= discarded
-        return cls(**counts, routing=routing, discarded_steps=discarded, prompt=prompt, audit=audit, warmed=warmed)
+        return cls(
+            **counts,
+            routing=routing,
+            discarded_steps=discarded,
+            prompt=prompt,
+            audit=audit,
+            warmed=warmed,
+            profile=profile,
+        )
 
     @property
     def crossings(self) -> int:
@@ -64,6 +75,7 @@ class Receipt(PhaseTotals):
             "crossings": self.crossings,
             "audit": None if self.audit is None else asdict(self.audit),
             "warmed": self.warmed,
+            "profile": self.profile or None,
         }
 
     def describe(self) -> str:
@@ -96,6 +108,8 @@ class Receipt(PhaseTotals):
             parts.append(f"{crossed / steps:g} {named} a token")
         if self.warmed:
             parts.append(f"warmed {self.warmed} experts")
+        if self.profile:
+            parts.append(f"profile {self.profile}")
         if self.audit is not None:
             parts.append(self.audit.describe())
         return ", ".join(parts)

@@ -12,6 +12,7 @@ from moe_mlx.evaluation.affinity import LayerUse, uses_of_history, uses_of_trace
 from moe_mlx.evaluation.guessing import Guessed, judge
 from moe_mlx.evaluation.trace import Trace, load_trace
 from moe_mlx.history.file import AUTO, History, NoHistoryError, history_path, read_history
+from moe_mlx.history.profiles import check_profile, profile_path
 from moe_mlx.planning.budget import slots_for_share
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.identity import identity_of
@@ -163,13 +164,14 @@ def use_of_trace(trace: Trace, numbers: Sequence[int] | None = None) -> ExpertUs
     )
 
 
-def read_use(file: str, folder: str | None, source: ExpertSource | None) -> ExpertUse:
+def read_use(file: str, folder: str | None, source: ExpertSource | None, profile: str | None = None) -> ExpertUse:
     """Reads a trace or a history, whichever `file` is.
 
     Args:
         file: A file, or "auto" for the model's own history.
         folder: Where histories are kept; None for the user's own.
         source: The model; a history needs one, a trace is refused if it is of another.
+        profile: Whose history "auto" is, instead of the model's own.
 
     Raises:
         UsageError: there is no such file, it is neither, or it is of another model.
@@ -184,7 +186,10 @@ def read_use(file: str, folder: str | None, source: ExpertSource | None) -> Expe
         raise UsageError("a history alone does not say what its numbers are of: name the MODEL before --experts")
     try:
         model = identity_of(source)
-        path = history_path(folder or AUTO, model) if file == AUTO else Path(file)
+        own = history_path(folder or AUTO, model)
+        if (profile := check_profile(profile)) is not None:
+            own = profile_path(folder or AUTO, profile, model)
+        path = own if file == AUTO else Path(file)
         history = read_history(path, model, source.layers)
     except NoHistoryError as error:
         raise UsageError(f"{file} is neither a trace nor a history of {source.root.name}: {error}") from None

@@ -82,8 +82,8 @@ def _aged(old: Iterable[float], fresh: Iterable[float], factor: float) -> tuple[
     return tuple(math.floor(100 * (factor * before + now)) / 100 for before, now in zip(old, fresh, strict=True))
 
 
-def history_path(folder: str | Path, model: str) -> Path:
-    """Returns the file of the model with that identity, in `folder` or, for "auto", in the user's own.
+def history_folder(folder: str | Path) -> Path:
+    """Returns `folder`, or for "auto" the user's own.
 
     Raises:
         NoHistoryError: there is no home folder.
@@ -91,15 +91,39 @@ def history_path(folder: str | Path, model: str) -> Path:
     if folder == AUTO:
         folder = os.environ.get(VARIABLE) or AUTO
     if folder != AUTO:
-        return expanded(folder) / f"{model}.json"
+        return expanded(folder)
     try:
-        return user_folder() / "history" / f"{model}.json"
+        return user_folder() / "history"
     except RuntimeError as error:
         raise NoHistoryError(str(error)) from None
 
 
+def history_path(folder: str | Path, model: str) -> Path:
+    """Returns the file of the model with that identity, in `folder` or, for "auto", in the user's own.
+
+    Raises:
+        NoHistoryError: there is no home folder.
+    """
+    return history_folder(folder) / f"{model}.json"
+
+
 def read_history(path: Path, model: str, layers: Sequence[ExpertLayer]) -> History | None:
     """Returns what was stored of a model; None where nothing was.
+
+    Raises:
+        NoHistoryError: something else lies there.
+    """
+    found = parsed(path)
+    if found is None:
+        return None
+    rows = found.get("layers")
+    if found.get("model") != model or not isinstance(rows, list) or len(rows) != len(layers):
+        raise NoHistoryError("of another model")
+    return tuple(layer_of(row, layer.experts) for row, layer in zip(rows, layers, strict=True))
+
+
+def parsed(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a history file, of which nothing but format and version is checked; None for no file.
 
     Raises:
         NoHistoryError: something else lies there.
@@ -120,13 +144,15 @@ def read_history(path: Path, model: str, layers: Sequence[ExpertLayer]) -> Histo
         raise NoHistoryError(f"no JSON: {str(error)[:80]}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise NoHistoryError(f"no {FORMAT} of version {VERSION}")
-    rows = found.get("layers")
-    if found.get("model") != model or not isinstance(rows, list) or len(rows) != len(layers):
-        raise NoHistoryError("of another model")
-    return tuple(_layer(row, layer.experts) for row, layer in zip(rows, layers, strict=True))
+    return found
 
 
-def _layer(row: Any, experts: int) -> LayerHistory:
+def layer_of(row: Any, experts: int) -> LayerHistory:
+    """Returns one layer of a file.
+
+    Raises:
+        NoHistoryError: it is none of so many experts.
+    """
     if not isinstance(row, Mapping):
         raise NoHistoryError("a layer is no object")
     fields = []
@@ -142,15 +168,27 @@ def _layer(row: Any, experts: int) -> LayerHistory:
     return LayerHistory(*fields)
 
 
-def write_history(path: Path, model: str, history: History) -> None:
+def write_history(path: Path, model: str, history: History, profile: str | None = None) -> None:
     """Writes the file anew as a whole; only its user may read it.
+
+    Args:
+        path: Its place.
+        model: The model's identity.
+        history: One of each layer.
+        profile: The profile's name, where it is one.
 
     Raises:
         OSError: from the operating system; the old file stands.
     """
+    write_whole(path, written(model, history, profile), private=True)
+
+
+def written(model: str, history: History, profile: str | None = None) -> str:
+    """Returns a history file's text; arguments as for `write_history`."""
     layers = [{name: [_short(x) for x in getattr(layer, name)] for name in _FIELDS} for layer in history]
-    text = json.dumps({"format": FORMAT, "version": VERSION, "model": model, "layers": layers}, separators=(",", ":"))
-    write_whole(path, text + "\n", private=True)
+    named = {} if profile is None else {"profile": profile}
+    told = {"format": FORMAT, "version": VERSION, "model": model, **named, "layers": layers}
+    return json.dumps(told, separators=(",", ":")) + "\n"
 
 
 def _short(number: float) -> float | int:

@@ -5,6 +5,7 @@ Nothing here ever fails the program: what cannot be read or written is said in o
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.residency import ResidencyTable
 from moe_mlx.history.file import History, LayerHistory, NoHistoryError, history_path, read_history, write_history
+from moe_mlx.history.profiles import profile_path, profiles_of
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.identity import identity_of
 
@@ -28,10 +30,13 @@ class HistoryKeeper:
     Attributes:
         path: Its place.
         past: What it held when the model was loaded; None for nothing.
+        profile: Whose history it is; None for the model's own.
     """
 
-    def __init__(self, path: Path, model: str, source: ExpertSource, say: Callable[[str], None]) -> None:
-        self.path, self.model, self.layers = path, model, source.layers
+    def __init__(
+        self, path: Path, model: str, source: ExpertSource, say: Callable[[str], None], profile: str | None = None
+    ) -> None:
+        self.path, self.model, self.layers, self.profile = path, model, source.layers, profile
         self._tables: Callable[[], Sequence[ResidencyTable]] = list
         self._say = say
         self._lock = threading.RLock()  # a signal may interrupt whoever holds it
@@ -75,7 +80,7 @@ class HistoryKeeper:
                 for old, fresh, layer in zip(past, self._fresh, self.layers, strict=True)
             )
             try:
-                write_history(self.path, self.model, merged)
+                write_history(self.path, self.model, merged, self.profile)
             except OSError as error:
                 self._complain(f"the history of this model cannot be kept: {error}")
                 return
@@ -94,13 +99,28 @@ class HistoryKeeper:
             self._say(line)
 
 
-def open_history(history: str | Path | None, source: ExpertSource, say: Callable[[str], None]) -> HistoryKeeper | None:
-    """Returns the keeper of a model's history; None where none is wanted, or none can be had, which is said."""
+def open_history(
+    history: str | Path | None, source: ExpertSource, say: Callable[[str], None], profile: str | None = None
+) -> HistoryKeeper | None:
+    """Returns the keeper of a model's history; None where none is wanted, or none can be had, which is said.
+
+    Args:
+        history: Where it is kept, as `check_history` returns it.
+        source: The model.
+        say: Gets one line: of a profile that holds nothing of this model yet, too.
+        profile: A checked name; its history is kept apart from the model's own.
+    """
     if history is None:
         return None
     try:
         model = identity_of(source)
-        return HistoryKeeper(history_path(history, model), model, source, say)
+        if profile is None:
+            return HistoryKeeper(history_path(history, model), model, source, say)
+        path = profile_path(history, profile, model)
+        if not os.path.lexists(path):
+            others = ", ".join(sorted({kept.name for kept in profiles_of(history) if kept.model == model}))
+            say(f"profile {profile} holds nothing of this model yet" + (f"; it has {others}" if others else ""))
+        return HistoryKeeper(path, model, source, say, profile)
     except (ExpertReadError, NoHistoryError) as error:
         say(f"no history is kept: {error}")
         return None

@@ -61,6 +61,7 @@ def load(
     quantized_kv_start: int = 5000,
     share: str = "even",
     history: str | Path | None = None,
+    profile: str | None = None,
     warm: str = "off",
     readers: int = DEFAULT_READERS,
     io: str = CACHED,
@@ -108,6 +109,8 @@ def load(
             would have; evenly, with a remark, where that knows too little.
         history: Folder that keeps which experts this model used, counts only; "auto" for the user's cache folder, None
             for no history. It is written when an answer of a `Session` ends and when the runtime is closed.
+        profile: Name of a profile: a history of one task, kept apart from the model's own in the same folder ("auto"
+            unless `history` names one). It is what `warm` and `share` go by. `moe-mlx profile` lists and copies them.
         warm: "on" fills the slots with what the history says was hot before this returns; under a lossy policy the
             first answers then depend on the history. "idle" leaves that to a front end's idle time, under exact
             routing only. "off" starts empty.
@@ -154,6 +157,7 @@ def load(
         kv=KVWish(max_kv_size, bits=kv_bits, group=kv_group_size, start=quantized_kv_start),
         share=share,
         history=history,
+        profile=profile,
         warm=warm,
         readers=readers,
         io=io,

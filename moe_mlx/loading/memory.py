@@ -85,7 +85,7 @@ def plan_load(
         per_layer_extra=demand + staging,
         beside=options.beside,
     )
-    history = open_history(options.history_folder, source, remark)
+    history = open_history(options.history_folder, source, remark, options.profile)
     curves = asked_curves(options.share, None if history is None else history.past, source.layers, remark)
     plan = shared_by(plan, source.layers, curves)
     return Planned(divided(plan, source.layers, coarse), plan.expert_cache, prefetch, curves, history, demand)

@@ -8,7 +8,8 @@ from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import make_eviction
-from moe_mlx.history.file import check_history
+from moe_mlx.history.file import AUTO, check_history
+from moe_mlx.history.profiles import check_profile
 from moe_mlx.history.warmup import check_warm
 from moe_mlx.loading.decode_way import check_decode
 from moe_mlx.loading.wiring import check_wired
@@ -63,6 +64,7 @@ class Options:
     light_form: str = DEFAULT_FORM
     part: Part | None = None
     pictures: bool = False
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         make_eviction(self.evict)
@@ -75,14 +77,16 @@ class Options:
         check_choice("light_form", self.light_form, LIGHT_FORMS)
         check_history(self.history)
         check_warm(self.warm)
+        if check_profile(self.profile) is not None and self.history_folder is None:
+            raise UsageError(f"profile={self.profile!r} needs a history, which is off: give history='auto' or a folder")
         if check_share(self.share) == "measured" and self.history_folder is None:
             raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
         parse_cap(self._expert_cache)
 
     @property
     def history_folder(self) -> str | Path | None:
-        """Where the history is kept; None for none."""
-        return check_history(self.history)
+        """Where the history is kept; None for none. To name a profile is to ask for one."""
+        return check_history(AUTO if self.history is None and self.profile is not None else self.history)
 
     @property
     def cap(self) -> Cap:

@@ -96,6 +96,11 @@ class Runtime:
         return self.source.access.reason
 
     @property
+    def profile(self) -> str:
+        """Name of the profile whose history this is; empty for the model's own, or none."""
+        return (self.history.profile or "") if self.history is not None else ""
+
+    @property
     def warmed(self) -> int:
         """Experts that warm-up has read since loading or the last reset, which no other count includes."""
         return self.warmup.experts

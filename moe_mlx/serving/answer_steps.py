@@ -123,7 +123,8 @@ class AnswerSteps:
         discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0
         runtime.layers.ledger.discard(discarded)
         found = None if self.loaded.auditor is None else self.loaded.auditor.summary()
-        receipt = Receipt.of(decode, prefill, discarded, runtime.routing.describe(), found).as_dict()
+        routing, profile = runtime.routing.describe(), runtime.profile
+        receipt = Receipt.of(decode, prefill, discarded, routing, found, profile=profile).as_dict()
         if runtime.history is not None:
             runtime.history.save()
         now = time.monotonic()

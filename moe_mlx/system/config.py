@@ -33,6 +33,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "light_beyond": (float, "weight that lies before an expert of little weight"),
     "light_distance": (int, "layers later that a late output is added"),
     "light_form": (str, "what of an expert a coarse one is"),
+    "profile": (str, "profile whose history is used and kept"),
     "max_tokens": (int, "of an answer at most"),
     "temp": (float, "temperature"),
     "top_p": (float, "nucleus"),

@@ -8,6 +8,7 @@ import pytest
 from moe_mlx.cli import main
 from moe_mlx.commands import chat
 from moe_mlx.commands.defaults import apply_defaults
+from moe_mlx.conversation.opening import history_arguments
 
 
 @pytest.fixture
@@ -37,6 +38,16 @@ def test_flags_win_over_the_environment_and_that_over_the_file(config, monkeypat
     assert (found.expert_cache, found.seed, found.ascii) == ("50%", 7, False)
     found = given("--expert-cache", "75%", "--seed", "1", "--routing", "cache-prior")
     assert (found.expert_cache, found.seed, found.routing) == ("75%", 1, "cache-prior")
+
+
+def test_a_profile_of_the_file_gives_way_to_no_history_and_one_of_the_command_line_does_not(config, capsys):
+    config.write_text('profile = "sums"\n')
+    assert history_arguments(given())["profile"] == "sums"
+    assert history_arguments(given("--profile", ""))["profile"] is None
+    assert history_arguments(given("--no-history")) == {}
+    with pytest.raises(SystemExit):
+        given("--no-history", "--profile", "tales")
+    assert "not allowed with argument --no-history" in capsys.readouterr().err
 
 
 def test_a_model_s_name_alone_is_the_model(config):

@@ -297,14 +297,19 @@ def test_what_each_verb_asks_for():
         model_arguments.add_history_arguments(parser, idle=idle)
         return opening.history_arguments(parser.parse_args(words))
 
-    assert asked("--routing", "exact", idle=True) == {"history": "auto", "warm": "idle", "share": "even"}
+    assert asked("--routing", "exact", idle=True) == {
+        "history": "auto",
+        "profile": None,
+        "warm": "idle",
+        "share": "even",
+    }
     assert asked(idle=True)["warm"] == "off", "a lossy answer depends on history only if asked"
 
     assert asked("--warm", "on", idle=True)["warm"] == "on"
     assert asked("--warm", "off", "--routing", "exact", idle=True)["warm"] == "off"
     assert asked("--no-history", idle=True) == {}
-    mine = asked("--history", "mine", "--warm", "on", "--share", "measured", idle=False)
-    assert mine == {"history": "mine", "warm": "on", "share": "measured"}
+    mine = asked("--history", "mine", "--profile", "code", "--warm", "on", "--share", "measured", idle=False)
+    assert mine == {"history": "mine", "profile": "code", "warm": "on", "share": "measured"}
     with pytest.raises(moe_mlx.errors.UsageError, match="--no-history"):
         asked("--no-history", "--warm", "on", idle=False)
     with pytest.raises(moe_mlx.errors.UsageError, match="--no-history"):
@@ -312,3 +317,29 @@ def test_what_each_verb_asks_for():
     parser = ArgumentParser()
     model_arguments.add_model_arguments(parser)
     assert opening.history_arguments(parser.parse_args([])) == {}, "verbs that measure keep none"
+
+
+def test_a_profile_is_a_history_apart_that_warms_as_one(talk: Open, tmp_path: Path, said: list[str]):
+    folder = tmp_path / "history"
+    sums = talk(history=folder, profile="sums")
+    assert "profile sums holds nothing of this model yet" in said
+    ask(sums)
+    assert (sums.last.receipt.profile, sums.runtime.profile) == ("sums", "sums")
+    assert "profile sums" in sums.last.receipt.describe()
+    sums.runtime.close()
+    assert [path.name for path in folder.iterdir()] == ["profiles"], "the model's own history is left alone"
+    said.clear()
+    warm, own, other = (talk(history=folder, warm="on", profile=name) for name in ("sums", None, "tales"))
+    assert [session.runtime.warmed > 0 for session in (warm, own, other)] == [True, False, False]
+    assert said == [warm.runtime.warmup.summary(), "profile tales holds nothing of this model yet; it has sums"]
+    assert ask(own) == ask(warm), "exact answers do not depend on it"
+    assert own.last.receipt.as_dict()["profile"] is None
+
+
+def test_to_name_a_profile_is_to_ask_for_a_history(talk: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(moe_mlx.errors.UsageError, match="profile='sums' needs a history"):
+        talk(profile="sums")
+    with pytest.raises(moe_mlx.errors.UsageError, match="small letters"):
+        talk(history=tmp_path, profile="../sums")
+    monkeypatch.setenv("MOE_MLX_HISTORY", str(tmp_path / "mine"))
+    assert talk(profile="sums").runtime.history.path.parent == tmp_path / "mine" / "profiles" / "sums"

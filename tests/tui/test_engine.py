@@ -234,7 +234,7 @@ def test_orders_cross_a_socket_unchanged(order):
 
 
 def test_an_idle_engine_warms_up_from_its_history(arguments, tmp_path):
-    words = ("--history", str(tmp_path), "--routing", "exact")
+    words = ("--history", str(tmp_path), "--profile", "sums", "--routing", "exact")
     engine = Engine(arguments(*words))
     engine.start()
     answer(engine, "one")
@@ -244,7 +244,8 @@ def test_an_idle_engine_warms_up_from_its_history(arguments, tmp_path):
     snapshot = until(engine, lambda s: any("warmed" in line for line in s.remarks))
     assert sum(map(is_resident, snapshot.cells)) == sum(snapshot.slots_per_layer)
     assert snapshot.remarks[-1] == f"warmed {sum(snapshot.slots_per_layer)} experts from history"
-    assert answer(engine, "two").receipt.tokens == 12
+    receipt = answer(engine, "two").receipt
+    assert (receipt.tokens, receipt.profile) == (12, "sums")
     engine.close()
 
 

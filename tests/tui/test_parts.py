@@ -207,6 +207,12 @@ def test_an_answer_s_line_tells_who_was_late():
     assert " · late 12.3% · " in receipt_line(replace(receipt, late_share=0.123)).plain
 
 
+def test_a_receipt_names_the_profile_in_force():
+    receipt = scene.over(scene.decode("t")).receipt
+    assert "profile" not in receipt_line(receipt).plain
+    assert receipt_line(replace(receipt, profile="sums")).plain.endswith(" · profile sums")
+
+
 def screen_of(data):
     """A terminal as far as it is needed: what stands where, and how it is coloured (blanks show their ground only)."""
     shown, row, column = {}, 0, 0

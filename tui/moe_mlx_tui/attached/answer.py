@@ -119,6 +119,7 @@ class AttachedAnswer:
             "prompt_tps": (prompt - reused) / max(1e-6, first - float(took["queued_seconds"])),
             "finish": self._finish,
             "refilled": "",
+            "profile": str(took.get("profile") or ""),
             "bytes_read": int(took["bytes_read"]) + int(took["wasted_bytes"]),
         }
         return TurnReceipt(**{**{name: value for name, value in took.items() if name in _COUNTS}, **own})

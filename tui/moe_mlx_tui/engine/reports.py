@@ -41,5 +41,6 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "bytes_read": answer.decode.disk_bytes,
         "prompt_bytes_read": answer.prefill.bytes_read,
         "routing": session.runtime.routing.describe(),
+        "profile": session.runtime.profile,
     }
     return TurnReceipt(**{**counts, **beside})

@@ -117,6 +117,7 @@ class TurnReceipt:
     late_share: float = 0.0
     counted: bool = True
     coarse_share: float = 0.0
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
