@@ -237,9 +237,10 @@ def add_machines_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--parallel",
         choices=WAYS,
-        help="share the model among the machines that mlx.launch started; pipeline: each keeps some of the layers",
+        help="share the model among the machines that mlx.launch started; pipeline: each keeps some of the "
+        "layers; tensor: each keeps some rows of every expert (a store with --row-blocks)",
     )
-    group.add_argument("--split", metavar="N,N", help="layers of each rank (default: by memory)")
+    group.add_argument("--split", metavar="N,N", help="layers, or row blocks, of each rank (default: by memory)")
     group.add_argument(
         "--peer-timeout",
         type=float,

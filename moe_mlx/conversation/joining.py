@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.conversation.opening import caching_of, finish_tokenizer, options_of, sampling_of, template_of
 from moe_mlx.errors import UsageError
 from moe_mlx.machines.facts import compare, facts_here
-from moe_mlx.machines.launched import Launch, launched
+from moe_mlx.machines.launched import TENSOR, Launch, launched
 from moe_mlx.machines.meeting import Meeting
 from moe_mlx.machines.split import parse_split
 
@@ -117,6 +117,7 @@ def _loaded(
     from moe_mlx.loading.pressure import PressureWatch
     from moe_mlx.machines.group import begin
     from moe_mlx.machines.part import Part
+    from moe_mlx.machines.rows import Rows
     from moe_mlx.system.memory import room_beside
 
     memories = tuple(int(room) for room in meeting.exchange("memory", room_beside(0)))
@@ -125,16 +126,20 @@ def _loaded(
     def agree(about: str, words: str) -> list[str]:
         return [str(word) for word in meeting.exchange(about, words)]
 
-    part = Part(group, memories, parse_split(args.split) if args.split else None, agree)
+    asked = parse_split(args.split) if args.split else None
+    part: Part | Rows
+    if args.parallel == TENSOR:
+        part = Rows(group, memories, asked, agree)
+    else:
+        part = Part(group, memories, asked, agree)
     loaded, tokenizer = load_as(replace(options, part=part), told, told)
     finish_tokenizer(args, tokenizer)
     runtime = runtime_of(loaded)
     held = [layer.layer for layer in runtime.source.layers]
     agree("loaded", f"{held[0]}-{held[-1]}")
-    settings: dict[str, Any] = {
-        "caching": caching_of(args),
-        "between_tokens": PressureWatch(runtime, told).between_tokens,
-    }
+    settings: dict[str, Any] = {"caching": caching_of(args)}
+    if args.parallel != TENSOR:  # there one rank's cap is everyone's, and cannot give way to memory pressure alone
+        settings["between_tokens"] = PressureWatch(runtime, told).between_tokens
     if meeting.leads:
         return LeadingSession(
             loaded,
@@ -144,6 +149,7 @@ def _loaded(
             raw=args.ignore_chat_template,
             meeting=meeting,
             group=group,
+            by_layers=args.parallel != TENSOR,
             **settings,
         )
     follow(Session(loaded, tokenizer, **settings), meeting, group)

@@ -12,11 +12,12 @@ import mlx.core as mx
 
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.session import Session
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import MachinesError, UsageError
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.machines.agreement import Agreement
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.meeting import Meeting
+from moe_mlx.store import digest
 from moe_mlx.system.sizes import show_bytes
 
 ANSWER, FORGET, CHANGE, END = "answer", "forget", "change", "end"
@@ -45,6 +46,7 @@ def rank_summary(session: Session, named: str) -> dict[str, Any]:
         "tokens": len(answer.tokens),
         "held": session.held_tokens,
         "layers": [layer.layer for layer in runtime.source.layers],
+        "residency": residency_of(runtime),
         "decode_way": runtime.decode_way,
         "expert_cache_bytes": runtime.expert_cache_bytes,
         "slots_per_layer": runtime.slots_per_layer,
@@ -53,6 +55,11 @@ def rank_summary(session: Session, named: str) -> dict[str, Any]:
         "decode": answer.decode.as_dict(),
         "prefill": answer.prefill.as_dict(),
     }
+
+
+def residency_of(runtime: Runtime) -> str:
+    """Returns a digest of which expert sits in which slot of every layer, once no step is queued."""
+    return digest.of([cache.table.slot_of.tobytes() for cache in runtime.layers])
 
 
 def describe_ranks(ranks: Sequence[dict[str, Any]]) -> list[str]:
@@ -83,11 +90,13 @@ class LeadingSession(Session):
         meeting: Where the other ranks listen.
         group: MLX's group.
         ranks: What each rank said of the latest answer, by rank.
+        by_layers: Whether ranks have layers of their own, and so caps of their own; else all share each expert.
     """
 
     meeting: Meeting = field(kw_only=True)
     group: Any = field(kw_only=True)
     ranks: list[dict[str, Any]] = field(default_factory=list, kw_only=True)
+    by_layers: bool = field(default=True, kw_only=True)
     _answering: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -102,7 +111,7 @@ class LeadingSession(Session):
         """
         if not self._answering:
             self.meeting.order({"do": CHANGE, "name": name, "arguments": arguments})
-        elif name not in OWN:
+        elif name not in (OWN if self.by_layers else ()):
             raise UsageError(f"{name.replace('_', ' ')}: all machines change together, when the answer has ended")
 
     def answer(
@@ -159,6 +168,10 @@ class LeadingSession(Session):
     def _all_ended(self) -> None:
         self.ranks = self.meeting.exchange("answered", rank_summary(self, self.meeting.launch.named(0)))
         forget_if_apart(self, self.ranks)
+        if not self.by_layers and len({rank["residency"] for rank in self.ranks}) > 1:
+            raise MachinesError(
+                "the machines' residency came apart, so nothing that they say together can be trusted: please report it"
+            )
 
     def forget(self) -> None:
         """Throws every rank's prompt cache away."""

@@ -29,6 +29,8 @@ from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.skeleton import build, narrowed
 from moe_mlx.loading.token_ids import check_lookups, check_tokenizer
 from moe_mlx.loading.tokenizer import load_tokenizer
+from moe_mlx.machines.part import Part
+from moe_mlx.machines.rows import Rows
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import DEFAULT_EXTRA
 from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM, DEFAULT_ROUTING, EXACT
@@ -208,20 +210,28 @@ def _load(
         trust_remote_code=options.trust_remote_code,
         pictures=options.pictures,
     )
-    if options.part is not None:
-        skeleton = narrowed(skeleton, source, options.part)
+    part = options.part
+    if isinstance(part, Part):
+        skeleton = narrowed(skeleton, source, part)
+    elif part is not None:
+        source = part.share(source)
     kv = kv_room(skeleton.model, skeleton.family, skeleton.config, options.kv)
     for line in kv.remarks(options.kv):
         remark(line)
     planned = plan_load(options, source, skeleton.resident_nbytes, kv.nbytes, remark)
+    if isinstance(part, Rows):
+        planned = planned.with_slots(part.slots(planned.plan.slots), source.layers)
     limits = HeldLimits(planned.plan, options.wired)
     undo.callback(limits.give_back)
     check_lookups(skeleton.model)
     cached = assemble(skeleton, source, planned.plan, options)
+    if isinstance(part, Rows):
+        for cache in cached:
+            part.gather_in(cache.inner, source, cache.spec.index)
     if cached.pool.readers < options.readers:
         remark(f"{cached.pool.readers} of {options.readers} reader threads: the system starts no more")
     read_resident(skeleton.model, cached)
-    agree = None if options.part is None else options.part.agree
+    agree = None if part is None else part.agree
     chosen = choose_decode(skeleton.model, cached, options.decode, say, planned.prefetch, agree)
     if planned.prefetch is not None and chosen.prefetch is None:
         planned = planned.without_prefetch()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moe_mlx.history.keeper import HistoryKeeper, open_history
 from moe_mlx.loading.options import Options
-from moe_mlx.planning.budget import MemoryPlan, plan_memory
+from moe_mlx.planning.budget import MemoryPlan, cache_bytes, plan_memory
 from moe_mlx.planning.low_slots import coarse_sizes, divided
 from moe_mlx.planning.prefetch import Prefetch, plan_prefetch
 from moe_mlx.planning.slot_share import Curve, asked_curves, shared_by
-from moe_mlx.store import ExpertSource
+from moe_mlx.store import ExpertLayer, ExpertSource
 from moe_mlx.system.memory import room_beside
 from moe_mlx.system.metal import comfortable_bytes
 
@@ -35,6 +35,10 @@ class Planned:
     curves: tuple[Curve, ...] | None
     history: HistoryKeeper | None
     bounce_nbytes: int
+
+    def with_slots(self, slots: tuple[int, ...], layers: Sequence[ExpertLayer]) -> Planned:
+        """Returns the plan with other numbers of slots, none of them larger."""
+        return replace(self, plan=replace(self.plan, slots=slots, expert_cache=cache_bytes(layers, slots)))
 
     def without_prefetch(self) -> Planned:
         """Returns the plan of a decode that does not prefetch."""

@@ -14,6 +14,7 @@ from moe_mlx.history.warmup import check_warm
 from moe_mlx.loading.decode_way import check_decode
 from moe_mlx.loading.wiring import check_wired
 from moe_mlx.machines.part import Part
+from moe_mlx.machines.rows import Rows
 from moe_mlx.planning.budget import Cap, parse_cap
 from moe_mlx.planning.kv_cache import KVWish
 from moe_mlx.planning.prefetch import check_prefetch
@@ -62,7 +63,7 @@ class Options:
     warm: str = "off"
     beside: int = 0
     light_form: str = DEFAULT_FORM
-    part: Part | None = None
+    part: Part | Rows | None = None
     pictures: bool = False
     profile: str | None = None
 

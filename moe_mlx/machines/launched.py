@@ -13,7 +13,8 @@ from moe_mlx.errors import UsageError, one_line
 
 RING, JACCL = "ring", "jaccl"
 #: How a model may be shared.
-WAYS = ("pipeline",)
+PIPELINE, TENSOR = "pipeline", "tensor"
+WAYS = (PIPELINE, TENSOR)
 #: Seconds that a rank may be missing or silent.
 PATIENCE = 60.0
 #: Where ranks meet before MLX lets them: "HOST:PORT" of rank 0, for networks where the derived one will not do.

@@ -15,18 +15,21 @@ import mlx.core as mx
 
 from moe_mlx.commands import generate
 from moe_mlx.conversation.joining import join
+from moe_mlx.conversation.leading import residency_of
 from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.session import Session
 
 PROMPTS = ("I want a story about a dog whose name is Aisha who lives in the museum.", "what is the answer to 84 + 88?")
 #: decode, routing; the first of each prompt begins empty.
-SETTINGS = (("native", "exact"), ("readback", "cache-prior"), ("native", "cache-prior"))
+SETTINGS = (("native", "exact"), ("readback", "cache-prior"), ("native", "cache-prior"), ("readback", "exact"))
 
 
 def answers(session: Session) -> list[dict[str, Any]]:
     """Answers every prompt under every setting, each setting from empty."""
     found = []
     for way, routing in SETTINGS:
+        if way == "native" and session.runtime.layers.native is None:
+            continue
         session.runtime.use_decode(way)
         session.runtime.set_routing(routing=routing)
         session.runtime.reset()
@@ -58,6 +61,7 @@ def one(session: Session, prompt: str) -> dict[str, Any]:
         "finish": answer.finish_reason,
         "reused": answer.reused_tokens,
         **{name: sum(row[name] for row in counts) for name in ("hits", "misses", "swapped", "bytes_read")},
+        "residency": residency_of(session.runtime),
         "machines": machines,
     }
 
