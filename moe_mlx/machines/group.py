@@ -76,6 +76,8 @@ def in_group(meeting: Meeting) -> Iterator[None]:
             raise meeting.broken() from error
         meeting.fail(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         raise
+    except GeneratorExit:  # an answer that is left, which all ranks have stopped together
+        raise
     except BaseException as error:
         meeting.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"ended ({type(error).__name__})")
         raise
