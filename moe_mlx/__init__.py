@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.version import __version__
 
 if TYPE_CHECKING:
+    from moe_mlx.conversation.keeper import hold
     from moe_mlx.loading.attachment import reset, runtime_of, stats
     from moe_mlx.loading.loader import load
 
 _HOME = {
+    "hold": "moe_mlx.conversation.keeper",
     "load": "moe_mlx.loading.loader",
     "reset": "moe_mlx.loading.attachment",
     "runtime_of": "moe_mlx.loading.attachment",
     "stats": "moe_mlx.loading.attachment",
 }
 
-__all__ = ["__version__", "load", "reset", "runtime_of", "stats"]
+__all__ = ["__version__", "hold", "load", "reset", "runtime_of", "stats"]
 
 
 def __getattr__(name: str) -> Any:

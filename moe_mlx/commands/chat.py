@@ -18,6 +18,7 @@ from moe_mlx.commands.model_arguments import (
     add_model_arguments,
     add_sampling_arguments,
 )
+from moe_mlx.commands.price_arguments import add_price_arguments
 from moe_mlx.commands.store_arguments import add_store_arguments
 from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.slash import is_command, unknown
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
     add_model_arguments(parser, alone=True, pictures=True)
+    add_price_arguments(parser)
     add_history_arguments(parser, idle=True)
     add_sampling_arguments(parser, max_tokens=1024)
     add_store_arguments(parser.add_argument_group("prompt caches between runs"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments
 from moe_mlx.commands.model_arguments import add_form_argument
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EXACT, LATE, LIGHTS
+from moe_mlx.routing.names import BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EXACT, LATE
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.given import check_whole
 
@@ -95,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
 
     from moe_mlx.evaluation.light_fit import THRESHOLDS
     from moe_mlx.evaluation.progress import Progress
-    from moe_mlx.evaluation.results import Report, verdict_of
+    from moe_mlx.evaluation.results import Report
     from moe_mlx.evaluation.run import Evaluation
     from moe_mlx.evaluation.scoring import PROTOCOL
     from moe_mlx.evaluation.table import results_table, write_csv
+    from moe_mlx.evaluation.verdict import verdict_lines, verdicts_of
     from moe_mlx.history.verdicts import keep_verdicts
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.loading.light_remark import why_no_effect
@@ -119,7 +120,9 @@ def run(args: argparse.Namespace) -> int:
     layers = runtime.source.layers
     top_k, experts = max(layer.top_k for layer in layers), max(layer.experts for layer in layers)
     settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
-    if not runtime.layers.routed and any(setting.routing not in ("exact", "belady") for setting in settings):
+    if not runtime.layers.routed and any(
+        setting.routing not in ("exact", "belady") or setting.quality for setting in settings
+    ):
         family = runtime.config.get("model_type", "this family")
         raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
     if why := next(filter(None, (why_no_effect(runtime, setting.light_rule) for setting in settings)), ""):
@@ -149,11 +152,11 @@ def run(args: argparse.Namespace) -> int:
     keys = [setting.key for setting in settings]
     rows = [report.rows[key] for key in keys]
     assert report.reference is not None
-    if judged := [verdict_of(row) for row in rows if row.light in LIGHTS and row.light != EXACT and not row.fitted]:
+    if verdicts := verdicts_of(rows):
         try:
-            keep_verdicts(report.model, judged)
+            keep_verdicts(report.model, verdicts)
         except (OSError, RuntimeError) as error:
-            print(f"what was found of light experts is not kept: {error}", file=sys.stderr)
+            print(f"what was found is not kept: {error}", file=sys.stderr)
     if args.csv is not None:
         write_csv(args.csv, report.reference, rows)
     if args.plot is not None:
@@ -162,12 +165,14 @@ def run(args: argparse.Namespace) -> int:
         else:
             from moe_mlx.evaluation.plot import draw
 
-        draw(args.plot, report.reference, rows, title=name)
+        draw(args.plot, report.reference, [row for row in rows if not row.quality], title=name)
     if args.json:
         print(json.dumps(report.as_dict(keys), indent=1))
     else:
         print(f"{name}: {scored:,} tokens, {len(tasks)} tasks; {PROTOCOL}", file=sys.stderr)
         print(results_table(report.reference, rows))
+    for line in verdict_lines(rows):
+        print(line, file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ from moe_mlx.commands.model_arguments import (
     add_model_arguments,
     add_sampling_arguments,
 )
+from moe_mlx.commands.price_arguments import add_price_arguments
 from moe_mlx.conversation.opening import open_session
 from moe_mlx.errors import UsageError
 from moe_mlx.system.terminal import for_reader, to_stderr
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output instead of text")
     parser.add_argument("--quiet", "-q", action="store_true", help="no summary")
     add_model_arguments(parser)
+    add_price_arguments(parser)
     add_history_arguments(parser)
     add_sampling_arguments(parser, max_tokens=100)
     add_machines_arguments(parser)

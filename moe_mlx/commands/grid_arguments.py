@@ -9,7 +9,7 @@ from moe_mlx.routing.names import EVALUATED, EVALUATED_LIGHTS
 
 
 def add_light_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the lists that say what absent light experts do."""
+    """Adds the lists that say what absent light experts do, and which qualities are held."""
     add = parser.add_argument
     add(
         "--light",
@@ -18,6 +18,11 @@ def add_light_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--light-beyond", metavar="B", help="shares of a token's weight before a light expert (default: as generate)")
     add("--light-distance", metavar="D", help="layers later that late outputs are added (default: as generate)")
+    add(
+        "--quality",
+        metavar="LOSSES",
+        help="also what holding these prices comes to: KLs a token (0.002) or agreements (99%%), as for generate",
+    )
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from moe_mlx.commands.price_arguments import Told
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
 from moe_mlx.machines.launched import PATIENCE, WAYS
 from moe_mlx.planning.prefetch import PREFETCHES
@@ -108,14 +109,23 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False,
     )
     cache.add_argument("--no-verify", action="store_true", help="do not check digests when experts are read")
     routing = parser.add_argument_group("routing (decode only; prompts are always routed exactly)")
-    routing.add_argument("--routing", choices=POLICIES, default=DEFAULT_ROUTING, help="(default: %(default)s)")
-    routing.add_argument("--route-lambda", type=float, metavar="L", help="strength of cache-prior, 0 to 1")
-    routing.add_argument("--route-top-j", type=int, metavar="J", help="true top experts that are never displaced")
-    routing.add_argument("--route-max-rank", type=int, metavar="M", help="max-rank: residents stand in from the top M")
-    routing.add_argument("--route-mass", type=float, metavar="P", help="cumulative: ... from the top that hold mass P")
+    routing.add_argument(
+        "--routing", action=Told, choices=POLICIES, default=DEFAULT_ROUTING, help="(default: %(default)s)"
+    )
+    routing.add_argument("--route-lambda", action=Told, type=float, metavar="L", help="strength of cache-prior, 0 to 1")
+    routing.add_argument(
+        "--route-top-j", action=Told, type=int, metavar="J", help="true top experts that are never displaced"
+    )
+    routing.add_argument(
+        "--route-max-rank", action=Told, type=int, metavar="M", help="max-rank: residents stand in from the top M"
+    )
+    routing.add_argument(
+        "--route-mass", action=Told, type=float, metavar="P", help="cumulative: ... from the top that hold mass P"
+    )
     light = parser.add_argument_group("light experts (decode only; prompts are always exact)")
     light.add_argument(
         "--light",
+        action=Told,
         choices=LIGHTS,
         default=EXACT,
         help="what an absent expert of little weight does: exact waits for it; late reads it while the next layer "
@@ -125,12 +135,14 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, alone: bool = False,
     )
     light.add_argument(
         "--light-beyond",
+        action=Told,
         type=float,
         metavar="B",
         help=f"share of a token's weight that lies before an expert of little weight (default: {DEFAULT_BEYOND})",
     )
     light.add_argument(
         "--light-distance",
+        action=Told,
         type=int,
         metavar="D",
         help=f"how many MoE layers later a late output is added (default: {DEFAULT_DISTANCE})",

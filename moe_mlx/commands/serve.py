@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments
 from moe_mlx.commands.parser import CommandParser
+from moe_mlx.commands.price_arguments import add_price_arguments
 from moe_mlx.commands.serve_arguments import add_server_arguments
 from moe_mlx.errors import UsageError
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx serve`."""
     parser.allow_abbrev = False
     add_model_arguments(parser, pictures=True)
+    add_price_arguments(parser)
     add_history_arguments(parser)
     add_server_arguments(parser)
 

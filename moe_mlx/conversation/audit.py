@@ -47,6 +47,11 @@ class AuditSummary:
     kl: float
     bytes_read: int
 
+    @property
+    def held(self) -> str:
+        """The account of a price that was held; "" of an audit that only looks."""
+        return ""
+
     def describe(self) -> str:
         """Returns the finding in a few words."""
         if not self.tokens:
@@ -118,6 +123,9 @@ class Auditor:
             self.model.__class__ = self._plain
             object.__delattr__(self.model, "moe_mlx_auditor")
             self._plain = None
+
+    def settle(self) -> None:
+        """Nothing is left to be audited at an answer's end: an audited token is computed with its step."""
 
     def close(self) -> None:
         """Gives the scratch slots back."""

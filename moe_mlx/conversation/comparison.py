@@ -13,6 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from moe_mlx.conversation.answer import Answer, Piece
+from moe_mlx.conversation.keeper import Keeper
 from moe_mlx.conversation.session import Session
 from moe_mlx.routing.settings import RoutingSettings
 
@@ -77,11 +78,13 @@ def compare(
         ExpertReadError: an expert could not be read.
     """
     runtime = session.runtime
-    before = runtime.routing, session.sampling, session.store
+    before = runtime.routing, session.sampling, session.store, session.auditor
     sides: list[Side] = []
     if session.sampling.temp and session.sampling.seed is None:
         session.sampling = replace(session.sampling, seed=SEED)
     session.store = None  # the second would find what the first has read
+    if isinstance(session.auditor, Keeper):  # it would move what is to be compared
+        session.auditor = None
     try:
         for number, routing in enumerate(routings):
             if stop is not None and stop.is_set():
@@ -101,7 +104,7 @@ def compare(
             if on_side is not None:
                 on_side(number, sides[-1])
     finally:
-        routing, session.sampling, session.store = before
+        routing, session.sampling, session.store, session.auditor = before
         runtime.set_routing(**{name: getattr(routing, name) for name in RoutingSettings.__dataclass_fields__})
         session.forget()
     return tuple(sides)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.routing.names import DEFAULT_FORM
+from moe_mlx.routing.price import Price, read_price
 from moe_mlx.store.access import CACHED
 from moe_mlx.system.terminal import to_stderr
 
@@ -39,13 +40,40 @@ def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
             if getattr(args, option, None) == value:
                 raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
         return {}
-    unhurried = args.idle and args.routing == "exact" and args.light == "exact"
+    unhurried = args.idle and price_of(args) is None and args.routing == "exact" and args.light == "exact"
     warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
     return {"history": args.history or "auto", "profile": args.profile or None, "warm": warm, "share": args.share}
 
 
+def price_of(args: argparse.Namespace) -> Price | None:
+    """Returns the price that is to be held; None where a routing is to be.
+
+    Raises:
+        UsageError: it cannot be read, or contradicts what else was asked for.
+    """
+    quality, speed = getattr(args, "quality", None), getattr(args, "speed", None)
+    price = read_price(quality, speed)
+    if price is None:
+        return None
+    option = "--speed" if quality is None else "--quality"
+    if told := getattr(args, "routing_told", ()):
+        raise UsageError(f"{option} chooses the routing between tokens, and {told[0]} names one: give one of them")
+    beside = {
+        "audit": "audits every token already" if quality is not None else "counts what auditing takes as time",
+        "draft_model": "is held at decode, which drafts replace",
+        "parallel": "is held on one machine",
+        "compare": "moves the routing that is to be compared",
+    }
+    for name, why in beside.items():
+        if getattr(args, name, None) is not None:
+            raise UsageError(f"{option} {why}: leave out --{name.replace('_', '-')}")
+    return price
+
+
 def routing_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the routing that was asked for, as `moe_mlx.load` takes it; what was not given keeps its default."""
+    if price_of(args) is not None:
+        return {}
     names = (
         "routing",
         "route_lambda",
@@ -157,8 +185,11 @@ def store_place(text: str) -> str | None:
 def prompt_store_of(
     args: argparse.Namespace, runtime: Runtime, caching: KVCacheSettings, say: Callable[[str], None]
 ) -> PromptStore | None:
-    """Returns the store that was asked for; None where none was."""
+    """Returns the store that was asked for; None where none was, or where no one routing is in force."""
     if getattr(args, "prompt_store", None) is None:
+        return None
+    if (price := price_of(args)) is not None:
+        say(f"prompt caches are not kept between runs: {price.describe()} moves the routing that they belong to")
         return None
     from moe_mlx.conversation.prompt_store import open_prompt_store
 
@@ -188,15 +219,18 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stder
     """Checks the arguments, loads the model and opens a conversation with it."""
     template = template_of(args)
     from moe_mlx.conversation.audit import Auditor, check_every
+    from moe_mlx.conversation.keeper import Keeper
     from moe_mlx.conversation.session import Session
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.loading.pressure import PressureWatch
 
+    price = price_of(args)
     sampling, caching, every = sampling_of(args), caching_of(args), getattr(args, "audit", None)
     if every is not None:
         check_every(every)
     model, tokenizer = load_model(args, say)
     watch = PressureWatch(runtime_of(model), say)
+    auditor = None if every is None else Auditor(model, every)
     return Session(
         model,
         tokenizer,
@@ -205,6 +239,6 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stder
         template,
         raw=args.ignore_chat_template,
         between_tokens=watch.between_tokens,
-        auditor=None if every is None else Auditor(model, every),
+        auditor=auditor if price is None else Keeper(model, price),
         store=prompt_store_of(args, runtime_of(model), caching, say),
     )

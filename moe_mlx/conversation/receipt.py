@@ -61,6 +61,11 @@ class Receipt(PhaseTotals):
         )
 
     @property
+    def held(self) -> str:
+        """The account of a price that was held, in words; "" where a routing stayed."""
+        return "" if self.audit is None else self.audit.held
+
+    @property
     def crossings(self) -> int:
         """Arrays that went between the model's stream and a fetch's, there and back, where decode ran in the graph."""
         return 2 * (self.waits - self.read_backs)

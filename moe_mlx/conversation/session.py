@@ -25,6 +25,7 @@ from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.cutting import cut_back
 from moe_mlx.conversation.heard import Heard
+from moe_mlx.conversation.keeper import Keeper
 from moe_mlx.conversation.message import Message, apart
 from moe_mlx.conversation.not_finite import is_number, not_finite
 from moe_mlx.conversation.prompt_store import PromptStore
@@ -64,7 +65,8 @@ class Session:
         raw: Whether prompts go in as they are, without the chat template.
         last: The latest answer.
         between_tokens: Called after each token while no step is being built; may resize the expert cache.
-        auditor: Computes every N-th token with exact routing too; the answer does not change.
+        auditor: Computes every N-th token with exact routing too; the answer does not change. Or a `Keeper`, which
+            holds a price.
         store: Prompt caches on disk: what an earlier run has read of a prompt is not read again.
         agreement: Where other processes run parts of the model: what all agree on at each token of this answer.
     """
@@ -77,7 +79,7 @@ class Session:
     raw: bool = False
     last: Answer | None = None
     between_tokens: Callable[[], None] | None = None
-    auditor: Auditor | None = None
+    auditor: Auditor | Keeper | None = None
     store: PromptStore | None = None
     agreement: Agreement | None = None
     _held: list[int] = field(default_factory=list)
@@ -289,6 +291,8 @@ class Session:
                 if self.between_tokens is not None:
                     self.between_tokens()
             self._held = prompt + account.tokens
+            if self.auditor is not None:
+                self.auditor.settle()
         except _CancelledError:
             self._held = prompt[: reused + account.fed]
         except GeneratorExit:

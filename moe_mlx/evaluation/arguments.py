@@ -54,6 +54,7 @@ def checked_grid(args: Any) -> Grid:
         beyonds=beyonds or (() if fitted else (DEFAULT_BEYOND,)),
         distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),
         fitted=fitted,
+        qualities=listed(getattr(args, "quality", None), "--quality", str),
     )
     grid.settings(top_k=2)  # checks every name and number
     return grid

@@ -10,8 +10,8 @@ from typing import Any
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import Setting
-from moe_mlx.history.verdicts import Verdict
 from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM, EXACT
+from moe_mlx.routing.price import KL, read_quality
 from moe_mlx.system.whole_files import write_whole
 
 FORMAT, VERSION = "moe-mlx eval", 1
@@ -54,6 +54,9 @@ class Row:
         promotions: Misses a token of which only the low bits were read.
         fitted: Whether each layer had its own threshold, by a fit.
         form: What of an expert a coarse one is.
+        quality: What was held by moving the routing; "" where it stayed.
+        spent: Loss a token that its audits found, in the measure of `quality`.
+        audit_bytes: Expert bytes read for them, a token; not in `bytes_per_token`.
     """
 
     cache: str
@@ -88,19 +91,24 @@ class Row:
     promotions: float = 0.0
     fitted: bool = False
     form: str = DEFAULT_FORM
+    quality: str = ""
+    spent: float = 0.0
+    audit_bytes: float = 0.0
+
+    @property
+    def over_budget(self) -> float | None:
+        """What a held row lost of its budget against the reference: 0.1 is 10% too much; None of other rows."""
+        if not self.quality:
+            return None
+        quality = read_quality(self.quality)
+        lost = self.kl if quality.measure == KL else 1 - self.agreement
+        return lost / quality.budget - 1
 
     @property
     def setting(self) -> Setting:
         """The setting of this row."""
         light = (self.light, self.beyond, self.distance, self.fitted)
-        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light)
-
-
-def verdict_of(row: Row) -> Verdict:
-    """Returns what a row says of its light mode, to be kept with the model."""
-    policy = row.routing if row.value is None else f"{row.routing} {row.value:g}"
-    light = (row.light, row.beyond, row.distance)
-    return Verdict(*light, policy, row.cache, row.tokens, row.kl, row.ppl_change, row.agreement)
+        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light, self.quality)
 
 
 @dataclass

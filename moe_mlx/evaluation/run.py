@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mlx import nn
 
+from moe_mlx.conversation.keeper import Keeper
 from moe_mlx.counts.event_log import DECODE
 from moe_mlx.counts.ledger import PHASES, StepRecord
 from moe_mlx.counts.totals import PhaseTotals
@@ -26,6 +27,7 @@ from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Recorder
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
+from moe_mlx.routing.price import Price, read_quality
 
 WHOLE = "100%"
 
@@ -124,6 +126,9 @@ class Evaluation:
         if setting.routing == "belady":
             self.report.add(setting.key, self._belady(setting, perfect))
             return
+        if setting.quality:
+            self.report.add(setting.key, self._held(setting, reference))
+            return
         recorder = self._recorder(keep_scores=True) if trace is not None else None
         with _Watch(self.runtime, recorder) as watch:
             tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
@@ -131,6 +136,19 @@ class Evaluation:
         if trace is not None and recorder is not None:
             self._save(recorder, watch, setting, trace)
         self.report.add(setting.key, self._row(setting, found, watch.totals, watch.lifetime()))
+
+    def _held(self, setting: Setting, reference: Reference) -> Row:
+        keeper = Keeper(self.model, Price(read_quality(setting.quality)))
+        try:
+            with _Watch(self.runtime, None) as watch, keeper:
+                tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
+                found = score(self.model, self.documents, reference, tick)
+            keeper.settle()
+            held = keeper.summary()
+        finally:
+            keeper.close()
+        row = self._row(setting, found, watch.totals, watch.lifetime(), ask=False)
+        return replace(row, quality=setting.quality, spent=held.spent, audit_bytes=held.bytes_read / row.tokens)
 
     def _belady(self, setting: Setting, perfect: Score) -> Row:
         layers = []

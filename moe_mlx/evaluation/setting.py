@@ -20,6 +20,7 @@ from moe_mlx.routing.names import (
     LATE,
 )
 from moe_mlx.routing.policy import RoutingPolicy
+from moe_mlx.routing.price import read_quality
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.system.given import check_choice, is_whole
 
@@ -44,6 +45,7 @@ class Setting:
         beyond: Share of a token's weight before a light expert.
         distance: Layers later that a late output is added.
         fitted: Whether each layer has the threshold of a fit that lets as many be late as `beyond` does.
+        quality: What is held by moving the routing, as `--quality` takes it; "" where the routing stays.
     """
 
     cache: str
@@ -55,6 +57,7 @@ class Setting:
     beyond: float = DEFAULT_BEYOND
     distance: int = DEFAULT_DISTANCE
     fitted: bool = False
+    quality: str = ""
 
     def __post_init__(self) -> None:
         check_choice("light", self.light, EVALUATED_LIGHTS)
@@ -64,6 +67,8 @@ class Setting:
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
         make_any(self.evict)
         self.settings()
+        if self.quality:
+            read_quality(self.quality)
         LightRule(self.light, self.beyond, self.distance)
 
     @property
@@ -99,6 +104,8 @@ class Setting:
     @property
     def describe(self) -> str:
         """The policy with its parameter and what light experts do, without the cap: "cache-prior 0.1"."""
+        if self.quality:
+            return f"held at {self.quality}"
         policy = self.routing if self.value is None else f"{self.routing} {self.value:g}"
         light = self.light_rule.describe() + (" by layer" if self.fitted else "")
         return f"{policy}, {light}" if light else policy
@@ -127,6 +134,7 @@ class Grid:
         beyonds: Shares of a token's weight before a light expert.
         distances: Layers later that late outputs are added.
         fitted: Whether the thresholds of a fit are evaluated too.
+        qualities: What is held by moving the routing.
     """
 
     caches: Sequence[str] = ("50%",)
@@ -141,6 +149,7 @@ class Grid:
     beyonds: Sequence[float] = (DEFAULT_BEYOND,)
     distances: Sequence[int] = (DEFAULT_DISTANCE,)
     fitted: bool = False
+    qualities: Sequence[str] = ()
 
     def settings(self, top_k: int) -> list[Setting]:
         """Returns every setting once, cap by cap, in the order asked for.
@@ -159,6 +168,9 @@ class Grid:
                         for light in self._lights(routing):
                             setting = Setting(cache, routing, value, self.top_j, evict, *light)
                             found.setdefault(setting.key, setting)
+            for quality, evict in product(self.qualities, self.evictions):
+                setting = Setting(cache, evict=evict, quality=quality)
+                found.setdefault(setting.key, setting)
         return list(found.values())
 
     def _lights(self, routing: str) -> Iterator[tuple[str, float, int, bool]]:

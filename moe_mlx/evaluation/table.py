@@ -17,17 +17,28 @@ _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "r
 _LIGHT = ("blocking", "waits", "late", "weight")
 #: A token: coarse uses, their share of the weight, and misses of which only the low bits were read.
 _COARSE = ("coarse", "weight", "promoted")
+#: Of a quality that was held: what its audits found, what they read a token, and the loss against the budget.
+_HELD = ("audited", "for it", "budget")
 
 
-def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False) -> list[str]:
-    """Returns the cells of one row; with `light` and `coarse`, what late and coarse experts did among them."""
+def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False, held: bool = False) -> list[str]:
+    """Returns the cells of one row.
+
+    Args:
+        row: What was measured.
+        tasks: Whether tasks were asked.
+        light: Whether what late experts did is among them.
+        coarse: The same of coarse experts.
+        held: The same of a quality's account.
+    """
+    precise = light or held
     cells = [
         row.cache,
         row.setting.describe,
         "-" if row.routing == "belady" else row.evict,
         f"{row.ppl:.3f}",
         f"{row.ppl_change:+.2%} ±{row.ppl_error:.2%}" if row.kl or row.ppl_change else "0",
-        f"{row.kl:.4f}" if not (light and row.kl) else f"{row.kl:.5f} ±{row.kl_error:.5f}",
+        f"{row.kl:.4f}" if not (precise and row.kl) else f"{row.kl:.5f} ±{row.kl_error:.5f}",
         f"{row.agreement:.1%}",
         f"{row.miss_rate:.1%}",
         show_bytes(row.bytes_per_token),
@@ -38,6 +49,9 @@ def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False
         cells += [f"{row.blocking:.2f}", f"{row.waits:.2f}", f"{row.late:.2f}", f"{row.late_weight:.1%}"]
     if coarse:
         cells += [f"{row.coarse:.2f}", f"{row.coarse_weight:.1%}", f"{row.promotions:.2f}"]
+    if held:
+        over = row.over_budget
+        cells += ["", "", ""] if over is None else [f"{row.spent:.5f}", show_bytes(row.audit_bytes), f"{over:+.0%}"]
     if tasks:
         cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
     return cells
@@ -48,8 +62,10 @@ def results_table(reference: Row, rows: Iterable[Row]) -> str:
     tasks, shown = reference.accuracy is not None, [reference, *rows]
     light = any(row.light != EXACT for row in shown)
     coarse = any(row.coarse or row.promotions for row in shown)
-    more = (*(_LIGHT if light else ()), *(_COARSE if coarse else ()), *(("accuracy",) if tasks else ()))
-    return render([*_HEAD, *more], [show_row(row, tasks=tasks, light=light, coarse=coarse) for row in shown], left=2)
+    held = any(row.quality for row in shown)
+    more = (*(_LIGHT if light else ()), *(_COARSE if coarse else ()), *(_HELD if held else ()))
+    head = [*_HEAD, *more, *(("accuracy",) if tasks else ())]
+    return render(head, [show_row(row, tasks=tasks, light=light, coarse=coarse, held=held) for row in shown], left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

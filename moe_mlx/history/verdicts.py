@@ -1,4 +1,4 @@
-"""What evaluations found of light experts that are not waited for, per model: a few numbers in the user's own folder.
+"""What evaluations found of lossy settings, per model: a few numbers in the user's own folder.
 
 A file that is missing, foreign or damaged is no verdict; it is written anew as a whole.
 """
@@ -41,6 +41,12 @@ class Verdict:
     kl: float
     ppl_change: float
     agreement: float
+
+
+def found_of(verdicts: Iterable[Verdict], routing: str, light: str) -> str:
+    """Returns what was found of a policy with its parameter, cap by cap, in one line; "" where nothing was."""
+    found = [one for one in verdicts if one.routing == routing and one.light == light]
+    return "; ".join(f"at {one.cache} KL {one.kl:.2g}, {one.agreement:.1%} of tokens alike" for one in found)
 
 
 def verdicts_path(identity: str) -> Path:

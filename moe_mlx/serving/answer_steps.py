@@ -118,6 +118,8 @@ class AnswerSteps:
         assert job.before is not None and job.began_at is not None and job.first_at is not None
         runtime = self.runtime
         runtime.drain()
+        if self.loaded.auditor is not None:
+            self.loaded.auditor.settle()
         runtime.layers.ledger.collect(closing=True)
         decode, prefill = runtime.stats.decode - job.before[0], runtime.stats.prefill - job.before[1]
         discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from moe_mlx.conversation.audit import Auditor
+    from moe_mlx.conversation.keeper import Keeper
     from moe_mlx.conversation.prompt_store import PromptStore
     from moe_mlx.loading.runtime import Runtime
 
@@ -47,7 +48,7 @@ class Loaded:
         draft: A smaller model for speculative decoding, whole in memory.
         caching: The KV cache's settings.
         room: Tokens that the memory plan has room for.
-        auditor: Computes every N-th token with exact routing too; answers are then made one by one.
+        auditor: Computes every N-th token with exact routing too, or holds a price; answers are then made one by one.
         kept_sequences: Prompt caches kept at most.
         kept_bytes: Bytes that they may take; None leaves it to the memory plan.
         store: Prompt caches on disk.
@@ -58,7 +59,7 @@ class Loaded:
     draft: nn.Module | None
     caching: KVCacheSettings
     room: Room
-    auditor: Auditor | None = None
+    auditor: Auditor | Keeper | None = None
     kept_sequences: int = 10
     kept_bytes: int | None = None
     store: PromptStore | None = None

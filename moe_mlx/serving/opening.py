@@ -16,6 +16,8 @@ from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.cutting import can_always_cut
+from moe_mlx.conversation.keeper import Keeper
+from moe_mlx.conversation.opening import price_of
 from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import KVCacheSettings
 from moe_mlx.errors import UsageError
@@ -66,6 +68,7 @@ class ModelOpening:
             MoeMlxError: what loading raises.
         """
         args = self.args
+        price = price_of(args)
         caching = KVCacheSettings(
             None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start
         )
@@ -84,9 +87,13 @@ class ModelOpening:
             caching.prefill_step_size,
             scores_in_memory=not mx.metal.is_available(),
         )
-        auditor = None if args.audit is None else Auditor(model, args.audit)
+        auditor: Auditor | Keeper | None = None if args.audit is None else Auditor(model, args.audit)
+        if price is not None:
+            auditor = Keeper(model, price)
         store = None
-        if args.prompt_store is not None and draft is None:
+        if args.prompt_store is not None and price is not None:
+            log.warning("prompt caches are not kept between runs: %s moves the routing", price.describe())
+        elif args.prompt_store is not None and draft is None:
             store = open_prompt_store(
                 runtime,
                 args.prompt_store,

@@ -14,6 +14,13 @@ from tests.checkpoints import tiny_checkpoint
 TEXT = "Once upon a time a router met sixteen experts, and it could only keep half of them in mind."
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Verdicts of the person who runs the tests are neither read nor written."""
+    monkeypatch.setattr("moe_mlx.history.verdicts.user_folder", lambda: tmp_path / "home")
+    return tmp_path / "home"
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Family and seed -> the folder of its tiny random checkpoint."""

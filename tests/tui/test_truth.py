@@ -193,6 +193,29 @@ async def test_stats_shows_stats(tmp_path):
         assert not isinstance(app.screen, StatsScreen)
 
 
+async def test_a_budget_that_is_held_has_its_gauge_and_says_why(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        held = {"price": "quality KL 0.002", "spent": 0.83, "why": "[b]lambda 0.05: so that it holds"}
+        await scene.show(app, pilot, replace(scene.decode("x", 39), **held))
+        await scene.show(app, pilot, replace(scene.decode("x", 40), **held))
+        assert re.search(r"budget +83% spent", text_of(app)) and "swapped   " not in text_of(app).split("budget")[0]
+        await pilot.press(*"/stats", "enter")
+        await pilot.pause()
+        shown = text_of(app)
+        assert "held: quality KL 0.002" in shown and "83% of the budget" in shown
+        assert "[b]lambda 0.05: so that it holds" in shown
+
+
+async def test_what_evaluations_found_of_a_routing_stands_in_the_stats(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, replace(scene.decode("x", 40), measured="at 50% KL 0.001"))
+        await pilot.press(*"/stats", "enter")
+        await pilot.pause()
+        assert re.search(r"measured +at 50% KL 0.001", text_of(app))
+
+
 async def test_what_is_sent_while_loading_is_answered_under_the_model_s_name(tmp_path):
     app = scene.chat(scene.loading(), tmp_path)
     async with app.run_test(size=WIDE) as pilot:

@@ -22,6 +22,7 @@ class Trends:
         speed: Tokens a second.
         read: Bytes read a second.
         wait: Share of the time that a step stood still for reads.
+        spent: Share of a quality's budget that was spent; empty where none is held.
     """
 
     hit: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -29,6 +30,7 @@ class Trends:
     speed: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     read: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     wait: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    spent: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _window: deque[Snapshot] = field(default_factory=deque)
 
     def feed(self, snapshot: Snapshot) -> None:
@@ -57,3 +59,5 @@ class Trends:
             self.swapped.append(step.swapped_share)
             self.wait.append(min(1.0, step.wait_seconds / seconds))
         self.speed.append(snapshot.tps)
+        if snapshot.price and snapshot.spent:
+            self.spent.append(snapshot.spent)

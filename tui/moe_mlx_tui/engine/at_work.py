@@ -158,7 +158,10 @@ class ModelAtWork:
         session, runtime, args = self.session, self.session.runtime, self.args
         cap = args.expert_cache or f"{runtime.sizing.budget / runtime.source.experts_nbytes:.0%}"
         loaded = tuple((name, str(getattr(args, name))) for name in ("evict", "decode", "prefetch"))
+        from moe_mlx.loading.measured import measured  # with MLX, which the session has brought
+
         return {
+            "measured": measured(runtime),
             "routing": runtime.routing.describe(),
             "settings": Settings(
                 tuple((field.name, getattr(session.sampling, field.name)) for field in fields(session.sampling)),

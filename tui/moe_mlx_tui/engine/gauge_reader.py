@@ -24,6 +24,9 @@ class GaugeReader:
     """Everything of a snapshot that is measured."""
 
     def __init__(self, session: Session) -> None:
+        from moe_mlx.conversation.keeper import Keeper  # with MLX, which the session has brought
+
+        self._keeper = session.auditor if isinstance(session.auditor, Keeper) else None
         self.session, self.runtime = session, session.runtime
         self._cells = CellSampler(self.runtime)
         self._recent: deque[tuple[float, int]] = deque()
@@ -83,6 +86,13 @@ class GaugeReader:
             "prefill": runtime.stats.prefill - self._prefill,
             "memory": self._read_memory(seconds, owner=owner),
         }
+        if (keeper := self._keeper) is not None:
+            fields |= {
+                "routing": runtime.routing.describe(),
+                "price": keeper.price.describe(),
+                "spent": keeper.spent_share,
+                "why": keeper.why,
+            }
         if now.phase == PREFILL and now.total:
             fields["done"] = now.done + self._inside_chunk(now)
         if now.phase == DECODE:

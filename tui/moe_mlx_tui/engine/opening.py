@@ -37,6 +37,10 @@ NOTHING_LOADED: dict[str, Any] = {
     "receipt": None,
     "error": "",
     "context": 0,
+    "price": "",
+    "spent": 0.0,
+    "why": "",
+    "measured": "",
 }
 
 

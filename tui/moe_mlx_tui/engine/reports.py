@@ -40,7 +40,7 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "refilled": answer.refilled,
         "bytes_read": answer.decode.disk_bytes,
         "prompt_bytes_read": answer.prefill.bytes_read,
-        "routing": session.runtime.routing.describe(),
+        "routing": answer.receipt.held or session.runtime.routing.describe(),
         "profile": session.runtime.profile,
     }
     return TurnReceipt(**{**counts, **beside})

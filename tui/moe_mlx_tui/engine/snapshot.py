@@ -201,6 +201,10 @@ class Snapshot:
         context: Tokens of the conversation that the model has before it: the prompt and the answer so far.
         compared: Two routings side by side, under way or the last ones.
         queued: Turns waiting behind this one (several browser tabs share one engine).
+        price: What is held by moving the routing, in words; empty where a routing is.
+        spent: Share of the quality's budget that was spent, over its window; 0 where none is held.
+        why: Why the routing is as it is now.
+        measured: What evaluations of this model found of the routing; empty where nothing is lost.
     """
 
     time: float = 0.0
@@ -238,11 +242,15 @@ class Snapshot:
     queued: int = 0
     context: int = 0
     compared: Compared | None = None
+    price: str = ""
+    spent: float = 0.0
+    why: str = ""
+    measured: str = ""
 
     def __post_init__(self) -> None:
         # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt
         # stay as they are: they are kept with the conversation, and made harmless where they are drawn.
-        for name in ("phase", "activity", "unit", "routing", "error"):
+        for name in ("phase", "activity", "unit", "routing", "error", "price", "why", "measured"):
             object.__setattr__(self, name, harmless(getattr(self, name)))
         object.__setattr__(self, "remarks", tuple(map(harmless, self.remarks)))
 

@@ -54,6 +54,15 @@ class StatsScreen(ModalScreen[None]):
         """Three lists."""
         now = self.snapshot
         parts: list[tuple[str, str] | str] = []
+        if now.price:
+            parts.append((f"held: {now.price}\n", "bold $primary"))
+            spent = (("spent", f"{now.spent:.0%} of the budget"),) if now.spent else ()
+            for name, figure in (*spent, ("now", now.routing), ("why", now.why)):
+                parts += [(f"  {name:<22}", "$foreground-muted"), f"{figure}\n"]
+            parts.append("\n")
+        elif now.measured:
+            parts.append((f"{now.routing}\n", "bold $primary"))
+            parts += [("  measured              ", "$foreground-muted"), f"{now.measured}\n\n"]
         for title, totals in (
             ("decode, all answers since loading", now.running),
             ("decode, last answer", now.answer),

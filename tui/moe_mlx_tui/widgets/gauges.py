@@ -1,4 +1,4 @@
-"""Gauges with history: hit rate, swapped share, tokens a second, read rate, wait share."""
+"""Gauges with history: hit rate, swapped share (or the budget spent), tokens a second, read rate, wait share."""
 
 from __future__ import annotations
 
@@ -46,9 +46,13 @@ class Gauges(Widget):
         waited = f"{answer.wait_seconds:.2f} s"
         hits = (f"{answer.hit_rate:.1%}", "missed", f"{answer.misses:,}")
         swapped = (f"{answer.swapped_share:.1%}", "weight moved", f"{answer.weight_moved:,.2f}")
+        loss = ("swapped", *swapped, [*trends.swapped], widest, "$warning")
+        if trends.spent or now.spent:  # a budget is held: what is spent of it says more
+            most = max([*trends.spent, now.spent, 1.0])
+            loss = ("budget", f"{now.spent:.0%} spent", "swapped", swapped[0], [*trends.spent], most, "$warning")
         return [
             ("hit rate", *hits, [*trends.hit], 1.0, "$success"),
-            ("swapped", *swapped, [*trends.swapped], widest, "$warning"),
+            loss,
             ("tokens/s", f"{speed:.1f}", "peak", f"{peak:.1f}", [*trends.speed], peak, "$primary"),
             ("read", f"{show_bytes(rate)}/s", "this answer", nbytes, [*trends.read], fastest, "$accent"),
             (

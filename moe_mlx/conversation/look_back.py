@@ -1,0 +1,143 @@
+"""A look back: the tokens of an answer so far are read once more as a prompt, exactly, and compared one by one.
+
+The exact forward goes on in a KV cache of its own, which begins as a copy of the answer's: so it is what exact routing
+would have made of the conversation as it stood when the answer began, and every token of it is compared, not a sample.
+As in any prompt a layer's absent experts are read once for all tokens of a look, into scratch slots; the answer's
+residency, ranges and counts do not notice. Rows that are computed together differ in their last bits from rows that
+are computed one by one, which shows as a divergence that no routing caused; on the CPU it was below 1e-6.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from moe_mlx.conversation.divergence import divergence_of, log_probabilities
+from moe_mlx.conversation.scratch import Scratch
+from moe_mlx.loading.runtime import Runtime
+from moe_mlx.planning.kv_cache import first_value
+from moe_mlx.system.sizes import show_bytes
+
+#: Rows of log-probabilities that are compared at once, so that a large vocabulary takes little memory.
+_ROWS = 8
+#: Of a logit, at most.
+_LOGIT_NBYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one look found.
+
+    Attributes:
+        kls: KL(exact || as it was) of each token's distribution, in nats.
+        agreed: Whether both find the same token likeliest.
+        seconds: What it took.
+    """
+
+    kls: tuple[float, ...]
+    agreed: tuple[bool, ...]
+    seconds: float
+
+
+class LookBack:
+    """The tokens since the last look, and the exact KV cache behind them.
+
+    Attributes:
+        scratch: Slots of its own, and what was read into them.
+    """
+
+    def __init__(self, runtime: Runtime, call: Callable[..., Any], most: int) -> None:
+        """Makes the scratch slots, and takes room for a second KV cache and logits.
+
+        Args:
+            runtime: The model's.
+            call: The model's own call, from tokens `[1, T]` and a KV cache to logits `[1, T, V]`.
+            most: Tokens that a look may have.
+
+        Raises:
+            DoesNotFitError: the plan has no room for them.
+        """
+        self.runtime, self._call = runtime, call
+        words = first_value(runtime.config, "vocab_size")
+        logits = 2 * most * (words if isinstance(words, int) else 0) * _LOGIT_NBYTES
+        self._nbytes = runtime.plan.kv_cache + logits
+        what = f"--quality needs {show_bytes(self._nbytes)} for a second KV cache and logits"
+        runtime.sizing.reserve(self._nbytes, what)
+        try:
+            self.scratch = Scratch(runtime, "--quality")
+        except BaseException:
+            runtime.sizing.give_back(self._nbytes)
+            raise
+        self.forget()
+
+    def close(self) -> None:
+        """Gives everything back."""
+        self.forget()
+        self.scratch.close()
+        self.runtime.sizing.give_back(self._nbytes)
+        self._nbytes = 0
+
+    def forget(self) -> None:
+        """Forgets the answer; the next token begins another."""
+        self._exact: list[Any] | None = None
+        self._of: Any = None
+        self._inputs: list[mx.array] = []
+        self._logits: list[mx.array] = []
+
+    @property
+    def waiting(self) -> int:
+        """Tokens since the last look."""
+        return len(self._inputs)
+
+    def goes_on(self, prompt_cache: Any) -> bool:
+        """Tells whether a decode step goes on from the one before: in the same KV cache, of the same kind."""
+        kinds = [type(part) for part in prompt_cache]  # mlx-lm may have quantised it meanwhile
+        return self._exact is not None and self._of is prompt_cache and [type(part) for part in self._exact] == kinds
+
+    def begin(self, prompt_cache: Any) -> None:
+        """Takes the KV cache before an answer's first decode step: exact routing goes on from it."""
+        self.forget()
+        self._exact, self._of = copy.deepcopy(prompt_cache), prompt_cache
+
+    def took(self, inputs: mx.array, logits: mx.array) -> None:
+        """Takes a decode step: its token `[1, 1]` and its logits `[1, 1, V]`."""
+        self._inputs.append(inputs)
+        self._logits.append(logits)
+
+    def look(self) -> Looked:
+        """Compares the tokens since the last look, between two model calls.
+
+        Raises:
+            ExpertReadError: an expert could not be read; the answer's own state is whole.
+        """
+        started = time.perf_counter()
+        inputs, self._inputs = self._inputs, []
+        logits, self._logits = self._logits, []
+        layers = self.runtime.layers
+        self.runtime.drain()
+        for layer in layers:
+            layer.aside = self.scratch.compute
+        try:
+            exact = self._call(mx.concatenate(inputs, axis=1), cache=self._exact)
+            mx.eval(exact)
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            for layer in layers:
+                layer.aside = None
+        kls: list[float] = []
+        agreed: list[bool] = []
+        for start in range(0, len(logits), _ROWS):
+            rows = range(start, min(start + _ROWS, len(logits)))
+            pairs = [(log_probabilities(exact[0, row]), log_probabilities(logits[row][0, -1])) for row in rows]
+            found = [(divergence_of(p, q), mx.argmax(p) == mx.argmax(q)) for p, q in pairs]
+            mx.eval(found)
+            kls += [kl.item() for kl, _ in found]
+            agreed += [bool(same.item()) for _, same in found]
+        return Looked(tuple(kls), tuple(agreed), time.perf_counter() - started)

@@ -1,0 +1,195 @@
+"""A price held over a model: what a look finds is the resident model's, and the answer does not notice it."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import stream_generate
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.sample_utils import make_sampler
+
+import moe_mlx
+from moe_mlx.conversation import keeper as keeping
+from moe_mlx.conversation.divergence import divergence_of, log_probabilities
+from moe_mlx.conversation.keeper import Keeper, hold
+from moe_mlx.conversation.sampling import Sampling
+from moe_mlx.conversation.session import Session
+from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
+from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.routing.ladder import Rung
+from moe_mlx.routing.price import KL, Price, Quality
+from moe_mlx.routing.settings import RoutingSettings
+
+PROMPT = [3, 40, 41, 42, 43, 44, 2, 4]
+FAMILIES = ["qwen3_moe", "qwen3_next", "longcat_flash"]
+PRICE = Price(Quality(KL, 0.01))
+
+
+def endless(tokenizer):
+    """Rules out the tokens that end an answer."""
+    ends = mx.array(sorted(tokenizer.eos_token_ids))
+
+    def process(tokens, logits):
+        logits[..., ends] = -mx.inf
+        return logits
+
+    return [process]
+
+
+def sampled(model, tokenizer, tokens):
+    mx.random.seed(5)
+    more = {"sampler": make_sampler(0.8), "logits_processors": endless(tokenizer)}
+    return [one.token for one in stream_generate(model, tokenizer, PROMPT, max_tokens=tokens, **more)]
+
+
+def counted_state(runtime):
+    """Every table and count, but for the time things took."""
+    runtime.drain()
+    runtime.layers.ledger.collect(closing=True)
+    names = ("slot_of", "owner", "used", "heat", *ResidencyTable.COUNTS)
+    tables = [
+        {name: list(getattr(cache.table, name)) for name in names} | {"state": cache.table.state.tobytes()}
+        for cache in runtime.layers
+    ]
+    stats = runtime.stats
+    return tables, [replace(one, wait_seconds=0.0, host_seconds=0.0) for one in (stats.decode, stats.prefill)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_back_does_not_change_the_answer(capped, monkeypatch, family):
+    one = (Rung(0.5, 0.0, 1), Rung(0.5, 1.0, 1))  # whichever is taken, the routing is the same
+    monkeypatch.setattr(keeping, "ladder_of", lambda runtime, price: one)
+    model, tokenizer = capped(family, expert_cache="30%", route_lambda=0.5, route_top_j=1)
+    runtime = moe_mlx.runtime_of(model)
+    plain, before = sampled(model, tokenizer, 100), counted_state(runtime)
+    moe_mlx.reset(model)
+    with Keeper(model, PRICE) as keeper:
+        held = sampled(model, tokenizer, 100)
+        keeper.settle()
+    assert held == plain
+    assert counted_state(runtime) == before
+    summary = keeper.summary()
+    assert summary.tokens + keeper._skipped == len(plain) + 1, "all of them, the step that runs ahead too"
+    assert summary.tokens >= 64
+    assert summary.kl > 0 and summary.bytes_read > 0 and summary.spent == summary.kl
+    keeper.close()
+    assert runtime.plan.extra == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_a_look_finds_what_the_resident_model_says(capped, family):
+    model, _ = capped(family, expert_cache="30%")
+    whole, _ = capped(family, expert_cache="100%", routing="exact")
+    keeper = Keeper(model, PRICE)
+    seen, steps = [], []
+    keeper._take = lambda looked: seen.extend(looked.kls)
+    with keeper:
+        keeper.runtime.set_routing(route_lambda=0.8, route_top_j=1, routing="cache-prior")
+        keeper._in_force = keeper.runtime.routing
+        theirs, ours = make_prompt_cache(whole), make_prompt_cache(model)
+        mx.eval(whole(mx.array([PROMPT]), cache=theirs), model(mx.array([PROMPT]), cache=ours))
+        for token in range(30, 94):
+            steps.append(
+                tuple(one(mx.array([[token]]), cache=cache)[0, -1] for one, cache in ((whole, theirs), (model, ours)))
+            )
+            mx.eval(steps[-1])
+        keeper.settle()
+    expected = [divergence_of(*map(log_probabilities, step)).item() for step in steps]
+    assert np.allclose(seen, expected, rtol=1e-2, atol=2e-6)
+    assert max(expected) > 1e-4
+    keeper.close()
+
+
+def test_in_the_graph_it_is_the_same(capped):
+    model, tokenizer = capped(expert_cache="30%", decode="auto")
+    if moe_mlx.runtime_of(model).decode_way != "native":
+        pytest.skip(moe_mlx.runtime_of(model).decode_reason)
+    other, _ = capped(expert_cache="30%")
+    found = []
+    for one in (model, other):
+        with Keeper(one, PRICE) as keeper:
+            tokens = sampled(one, tokenizer, 200)
+            keeper.settle()
+        found.append((tokens, replace(keeper.summary(), seconds=0.0)))
+        keeper.close()
+    assert found[0] == found[1]
+    assert len(found[0][1].settings) > 1, "it moved"
+    assert moe_mlx.runtime_of(model).stats.decode.read_backs == 0
+
+
+def test_a_session_holds_it_and_its_receipt_says_so(capped):
+    model, tokenizer = capped(expert_cache="30%")
+    session = Session(model, tokenizer, Sampling(max_tokens=150), raw=True, auditor=Keeper(model, PRICE))
+    list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
+    receipt = session.last.receipt
+    assert receipt.audit.tokens >= 150 and receipt.audit.budget == 0.01
+    assert receipt.held in receipt.describe() and "quality KL 0.01; spent" in receipt.held
+    assert sum(tokens for _, tokens in receipt.as_dict()["audit"]["settings"]) == receipt.audit.tokens
+    learned = session.auditor.holder.tokens
+    list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
+    assert session.auditor.holder.tokens > learned, "what was learned stays"
+    session.sampling = Sampling(max_tokens=10)
+    list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
+    assert session.last.receipt.audit.tokens == 0, "few tokens wait for the next look"
+    session.auditor.close()
+
+
+def test_whoever_changes_the_routing_has_it(capped):
+    model, tokenizer = capped()
+    keeper = hold(model, quality=0.01)
+    runtime = moe_mlx.runtime_of(model)
+    sampled(model, tokenizer, 5)
+    chosen = runtime.set_routing(routing="cache-prior", route_lambda=0.33)
+    sampled(model, tokenizer, 100)
+    assert runtime.routing == chosen and "changed by hand" in keeper.summary().why
+    keeper.close()
+    assert runtime.routing == chosen
+
+
+def test_the_routing_from_before_comes_back(capped):
+    model, tokenizer = capped(route_lambda=0.25)
+    runtime, plain = moe_mlx.runtime_of(model), type(model)
+    before = runtime.routing
+    keeper = hold(model, quality="99%", speed=1e9)
+    sampled(model, tokenizer, 40)
+    assert runtime.routing != before and not runtime.routing.light_rule.waits
+    keeper.close()
+    assert runtime.routing == before and type(model) is plain and runtime.plan.extra == 0
+
+
+def test_an_expert_that_a_look_cannot_read_ends_the_answer_and_the_next_one_is_right(capped, monkeypatch):
+    def gone(layer, experts, bank):
+        raise ExpertReadError(layer.spec.layer, experts[0], "x", "gone")
+
+    model, tokenizer = capped(expert_cache="30%")
+    runtime = moe_mlx.runtime_of(model)
+    with Keeper(model, PRICE) as keeper:
+        scratch = keeper._look.scratch
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                scratch,
+                "_read",
+                lambda layer, *_: (_ for _ in ()).throw(ExpertReadError(layer.spec.layer, 3, "x", "gone")),
+            )
+            with pytest.raises(ExpertReadError, match="gone"):
+                sampled(model, tokenizer, 100)
+        assert all(layer.aside is None for layer in runtime.layers)
+        runtime.drain()
+        sampled(model, tokenizer, 100)
+        assert keeper.summary().tokens >= 64
+    keeper.close()
+
+
+def test_what_cannot_be_held(capped, monkeypatch):
+    model, _ = capped()
+    runtime = moe_mlx.runtime_of(model)
+    with pytest.raises(UsageError, match="give quality, speed, or both"):
+        hold(model)
+    runtime.sizing.plan = replace(runtime.plan, available=runtime.plan.total)
+    with pytest.raises(DoesNotFitError, match="second KV cache"):
+        hold(model, quality=0.01)
+    assert runtime.plan.extra == 0 and runtime.routing == RoutingSettings()
+    monkeypatch.setattr(runtime.layers, "routed", False)
+    with pytest.raises(UsageError, match="router of qwen3_moe is not known"):
+        hold(model, speed=3)
