@@ -67,7 +67,7 @@ def in_group(meeting: Meeting) -> Iterator[None]:
         meeting.fail(error)
         raise
     except MoeMlxError as error:
-        if meeting.trouble:  # what a lost connection led to
+        if meeting.trouble and meeting.own is not error:  # what a lost connection led to
             raise meeting.broken() from error
         meeting.fail(error)
         raise

@@ -34,6 +34,7 @@ class Meeting:
     Attributes:
         launch: Who we are.
         trouble: Why the group is broken, in one line; "" while it is not.
+        own: What this rank itself failed of, where it was the first.
         cut: Called once, from another thread, when the group breaks: ends MLX's waiting.
         say: Gets a line while a rank keeps the others waiting.
     """
@@ -41,6 +42,7 @@ class Meeting:
     def __init__(self, launch: Launch, lines: dict[int, Line], patience: float, say: Callable[[str], None]) -> None:
         self.launch, self.patience, self.say = launch, patience, say
         self.trouble = ""
+        self.own: object = None
         self.cut: Callable[[], object] = lambda: None
         self._lines = lines
         self._heard = dict.fromkeys(lines, time.monotonic())
@@ -121,7 +123,7 @@ class Meeting:
         """Tells the others that this rank ends, and why; it is for this rank to say so to its user."""
         self._minded.set()
         if not self.trouble:
-            self.trouble = one_line(reason)
+            self.own, self.trouble = reason, one_line(reason)
             self._send_all({"failed": self.trouble, "rank": self.launch.rank})
 
     def breaks(self, reason: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from moe_mlx.errors import MachinesError, UsageError
+from moe_mlx.errors import ExpertReadError, MachinesError, UsageError
 from moe_mlx.machines import meeting as meetings
 from moe_mlx.machines.facts import compare, differences, facts_here
+from moe_mlx.machines.group import in_group
 from moe_mlx.machines.launched import Launch
 from moe_mlx.machines.line import Line
 from moe_mlx.machines.meeting import Meeting
@@ -115,6 +116,21 @@ def test_a_rank_that_fails_tells_every_other_why():
 
     found, _ = every(3, work)
     assert [str(error) for error in found[:2]] == ["rank 2 (mac-2): layer 3, expert 5: digest"] * 2
+
+
+def test_a_rank_s_own_failure_keeps_its_kind_through_every_layer():
+    def work(meeting: Meeting) -> Any:
+        if meeting.leads:
+            return meeting.exchange("x", 0)
+        try:
+            with in_group(meeting), in_group(meeting):
+                raise ExpertReadError(3, 5, "file", "digest")
+        except ExpertReadError as error:
+            return error
+
+    found, _ = every(2, work)
+    assert isinstance(found[1], ExpertReadError)
+    assert str(found[0]).startswith("rank 1 (mac-1): layer 3, expert 5")
 
 
 def test_a_rank_that_goes_is_named(monkeypatch: pytest.MonkeyPatch):
