@@ -5,7 +5,7 @@ defaults. Exact routing, and the policy the trace was recorded with, give the ru
 an approximation: its choices would have changed the scores that follow.
 
 --evict also takes what others published: s3-fifo, mix (recency and frequency), and lfu:H (the aged LFU with a half-life
-of H tokens).
+of H tokens); and pin:N, where the N experts of a layer that the trace itself uses most never give way.
 """
 
 from __future__ import annotations

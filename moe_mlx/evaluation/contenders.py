@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from moe_mlx.errors import UsageError
-from moe_mlx.expert_cache.eviction import EVICTIONS, AgedLeastFrequentlyUsed, make_eviction
+from moe_mlx.expert_cache.eviction import EVICTIONS, AgedLeastFrequentlyUsed, LeastRecentlyUsed, make_eviction
 from moe_mlx.expert_cache.residency import Eviction, ResidencyTable
 
 #: Share of the slots that newcomers have, and how many touches an expert is credited with at most (S3-FIFO's own).
@@ -111,27 +111,62 @@ class RecencyFrequency(Eviction):
         return uses * 0.5 ** (absent / MIX_HALF_LIFE) * math.exp(-MIX_RATE * absent)
 
 
+class HottestPinned(LeastRecentlyUsed):
+    """Never empties the slots of the experts that the trace itself uses most, and is LRU among the others.
+
+    Who is pinned is known beforehand from the very text that is replayed: no profile can name them better by use, so
+    where this loses to LRU, pinning the hottest of earlier runs does too.
+    """
+
+    name = "pin"
+
+    def __init__(self, pins: int) -> None:
+        self.count, self.pinned = pins, frozenset[int]()
+
+    def pin(self, uses: Sequence[int], slots: int, top_k: int) -> None:
+        """Chooses whom to pin: `uses` of each expert of a layer, ties to the lower number.
+
+        Raises:
+            UsageError: pins and one token's experts need more slots than there are.
+        """
+        if self.count + top_k > slots:
+            raise UsageError(
+                f"--evict pin:{self.count} needs {self.count} + {top_k} (top-k) slots a layer, and there are {slots}: "
+                "pin fewer, or raise --expert-cache"
+            )
+        self.pinned = frozenset(sorted(range(len(uses)), key=lambda expert: (-uses[expert], expert))[: self.count])
+
+    def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
+        """See `Eviction.victim`."""
+        held = (table.slot_of[expert] for expert in self.pinned)
+        return super().victim(table, since, {*protect, *(slot for slot in held if slot >= 0)})
+
+
 CONTENDERS: dict[str, type[S3Fifo] | type[RecencyFrequency]] = {"s3-fifo": S3Fifo, "mix": RecencyFrequency}
-NAMES = (*EVICTIONS, *CONTENDERS, "lfu:H")
+NAMES = (*EVICTIONS, *CONTENDERS, "lfu:H", "pin:N")
 
 
 def make_any(name: str) -> Eviction:
-    """Returns the runtime's eviction or contender called `name`; "lfu:16" is the aged LFU at that half-life.
+    """Returns the runtime's or a contender called `name`: "lfu:16" has that half-life, "pin:4" pins four experts.
 
     Raises:
         UsageError: there is none of that name.
     """
     if name in CONTENDERS:
         return CONTENDERS[name]()
-    kind, _, half_life = name.partition(":")
-    if kind == "lfu" and half_life:
+    kind, _, number = name.partition(":")
+    if kind == "lfu" and number:
         try:
-            tokens = float(half_life)
+            tokens = float(number)
         except ValueError:
             tokens = math.nan
         if not 0 < tokens < math.inf:
             raise UsageError(f"--evict {name}: give the half-life in tokens, such as lfu:16")
         return AgedLeastFrequentlyUsed(tokens)
+    if kind == "pin":
+        if not number.isdecimal() or int(number) < 1:
+            raise UsageError(f"--evict {name}: give how many experts of a layer are pinned, such as pin:4")
+        return HottestPinned(int(number))
     if name not in EVICTIONS:
         raise UsageError(f"unknown eviction {name!r}: choose among {', '.join(NAMES)}")
     return make_eviction(name)

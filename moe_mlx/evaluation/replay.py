@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moe_mlx.counts.totals import ChoiceShares
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.belady import belady_misses
-from moe_mlx.evaluation.contenders import make_any
+from moe_mlx.evaluation.contenders import HottestPinned, make_any
 from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import LayerTrace, Trace
@@ -80,7 +80,11 @@ def replay(trace: Trace, setting: Setting, slots: Sequence[int]) -> Replayed:
             misses = belady_misses(choices, layer.experts, count)
             counts.append(LayerCounts(sum(map(len, choices)) - int(misses.sum()), 0, misses))
         else:
-            table = ResidencyTable(layer.experts, count, make_any(setting.evict))
+            eviction = make_any(setting.evict)
+            if isinstance(eviction, HottestPinned):
+                stored = layer.exact[layer.exact < layer.experts]
+                eviction.pin(np.bincount(stored, minlength=layer.experts).tolist(), count, layer.top_k)
+            table = ResidencyTable(layer.experts, count, eviction)
             counts.append(replay_layer(layer, table, setting.policy(layer.top_k, layer.experts)))
     layers = list(zip(trace.layers, counts, slots, strict=True))
     return Replayed(

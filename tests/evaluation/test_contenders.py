@@ -48,6 +48,31 @@ def test_the_mix_empties_what_is_neither_recent_nor_frequent():
     assert play(table, [[0], [0], [0], [1], [2], [3]])[-1] == [1]
 
 
+@settings(max_examples=100)
+@given(
+    pins=st.integers(1, 5),
+    choices=st.lists(st.lists(st.integers(0, EXPERTS - 1), min_size=1, max_size=2, unique=True), max_size=60),
+)
+def test_a_pinned_expert_never_gives_way_and_the_rest_is_lru(pins, choices):
+    uses = [sum(expert in chosen for chosen in choices) for expert in range(EXPERTS)]
+    eviction = make_any(f"pin:{pins}")
+    eviction.pin(uses, 7, 2)
+    assert min(uses[expert] for expert in eviction.pinned) >= sorted(uses)[-pins]
+    evicted = [expert for event in play(ResidencyTable(EXPERTS, 7, eviction), choices) for expert in event]
+    assert not eviction.pinned & set(evicted)
+
+
+def test_pins_and_a_token_s_experts_must_fit():
+    eviction = make_any("pin:4")
+    eviction.pin(range(EXPERTS), 6, 2)
+    assert sorted(eviction.pinned) == [8, 9, 10, 11]
+    with pytest.raises(UsageError, match=r"4 \+ 2 \(top-k\) slots a layer, and there are 5"):
+        eviction.pin(range(EXPERTS), 5, 2)
+    for name in ("pin", "pin:0", "pin:x", "pin:-1"):
+        with pytest.raises(UsageError, match="pin:4"):
+            make_any(name)
+
+
 def test_names_of_contenders():
     assert make_any("lfu:16").growth == pytest.approx(2 ** (1 / 16))
     assert Setting("50%", evict="mix").key == "50% mix exact"
