@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.errors import MachinesError, MoeMlxError, one_line
+from moe_mlx.errors import MachinesError, MoeMlxError, UsageError, one_line
 from moe_mlx.machines.cut import cut_connections
 from moe_mlx.machines.meeting import Meeting
 
@@ -63,7 +63,7 @@ def in_group(meeting: Meeting) -> Iterator[None]:
     """
     try:
         yield
-    except MachinesError as error:
+    except (MachinesError, UsageError) as error:  # what was asked for is no matter of connections
         meeting.fail(error)
         raise
     except MoeMlxError as error:
