@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from moe_mlx.conversation.tool_format import MARKERS, write_tools, written
 from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.serving.limits import Room
 from moe_mlx.serving.refusal import invalid, too_long
-from moe_mlx.vlm.pictures import PICTURE, picture_of_url
+from moe_mlx.vlm.pictures import PICTURE, Picture, pictures_of_urls
 from moe_mlx.vlm.processing import PictureReader
 
 #: Arguments of `apply_chat_template` that no client may give, and variables that are the server's.
@@ -209,8 +209,10 @@ class Prompts:
             raise invalid("this model is shown no pictures: it sees none, or the server runs without --pictures")
         if conversation.tools or conversation.forced or conversation.messages[-1]["role"] == "assistant":
             raise invalid("a conversation with pictures takes no tools, and no answer that has begun")
+        parts = [part for message in conversation.messages for part in _parts(message)]
+        pictures = iter(pictures_of_urls([part["image_url"] for part in parts if part["type"] == "image_url"]))
         messages = [
-            {**message, "content": [_picture(part) for part in message["content"]]}
+            {**message, "content": [_shown_part(part, pictures) for part in message["content"]]}
             if isinstance(message.get("content"), list)
             else message
             for message in conversation.messages
@@ -236,17 +238,19 @@ class Prompts:
         return tuple(sorted({place for place in [*places, tail] if 0 < place < len(tokens)}))
 
 
-def _without_pictures(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     content = message.get("content")
-    if not isinstance(content, list):
+    return content if isinstance(content, list) else []
+
+
+def _without_pictures(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not (parts := _parts(message)):
         return message
-    return {**message, "content": [part for part in content if part["type"] == "text"]}
+    return {**message, "content": [part for part in parts if part["type"] == "text"]}
 
 
-def _picture(part: Mapping[str, Any]) -> dict[str, Any]:
-    if part["type"] != "image_url":
-        return dict(part)
-    return {"type": PICTURE, PICTURE: picture_of_url(part["image_url"])}
+def _shown_part(part: Mapping[str, Any], pictures: Iterator[Picture]) -> dict[str, Any]:
+    return {"type": PICTURE, PICTURE: next(pictures)} if part["type"] == "image_url" else dict(part)
 
 
 def _length(thing: Any) -> int:

@@ -20,8 +20,8 @@ MOST_NBYTES = 32_000_000
 MOST_PIXELS = 50_000_000
 #: What Pillow is asked to recognise; its other formats include programs (PostScript) and containers of anything.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-#: Pictures of one conversation.
-MOST_PICTURES = 32
+#: Pictures of one conversation, and the pixels of all of them that the server decodes: 600 MB of colours.
+MOST_PICTURES, MOST_PIXELS_TOGETHER = 32, 200_000_000
 _DATA = "data:image/"
 
 
@@ -81,8 +81,33 @@ def read_picture(path: str | Path) -> Picture:
     return decode_picture(data, place.name)
 
 
-def picture_of_url(url: str) -> Picture:
+def check_count(count: int) -> None:
+    """Raises UsageError where a conversation has too many pictures."""
+    if count > MOST_PICTURES:
+        raise UsageError(f"{count} pictures: {MOST_PICTURES} are taken at most in a conversation")
+
+
+def pictures_of_urls(urls: Sequence[str]) -> list[Picture]:
+    """Decodes the data URLs of one conversation, bounded together: a few kilobytes may become 150 MB each.
+
+    Raises:
+        UsageError: too many, too large together, or what `picture_of_url` refuses.
+    """
+    check_count(len(urls))
+    found: list[Picture] = []
+    left = MOST_PIXELS_TOGETHER
+    for url in urls:
+        found.append(picture_of_url(url, left))
+        left -= found[-1].size[0] * found[-1].size[1]
+    return found
+
+
+def picture_of_url(url: str, left: int = MOST_PIXELS) -> Picture:
     """Decodes a data URL. No address is ever fetched.
+
+    Args:
+        url: The picture itself, in base64.
+        left: Pixels that a conversation's other pictures leave.
 
     Raises:
         UsageError: it is an address, no data URL of a picture, or what `decode_picture` refuses.
@@ -100,15 +125,16 @@ def picture_of_url(url: str) -> Picture:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UsageError(f"image_url: its base64 is damaged: {error}") from error
-    return decode_picture(data, "picture")
+    return decode_picture(data, "picture", left)
 
 
-def decode_picture(data: bytes, name: str) -> Picture:
+def decode_picture(data: bytes, name: str, left: int = MOST_PIXELS) -> Picture:
     """Decodes a picture, once its header says that it is of a bearable size.
 
     Args:
         data: The encoded bytes.
         name: As shown, and named in errors.
+        left: Pixels that a conversation's other pictures leave.
 
     Raises:
         UsageError: no picture of `FORMATS`, damaged, or too large.
@@ -124,6 +150,11 @@ def decode_picture(data: bytes, name: str) -> Picture:
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise UsageError(_too_large(name, f"{width} x {height} pixels", f"{MOST_PIXELS:,} pixels"))
+            if width * height > left:
+                raise UsageError(
+                    f"the conversation's pictures have more than the {MOST_PIXELS_TOGETHER:,} pixels together that are "
+                    "taken: send fewer, or smaller ones"
+                )
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except UsageError:
         raise

@@ -11,7 +11,7 @@ from mlx import nn
 
 from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError, UsageError
 from moe_mlx.vlm.installed import require
-from moe_mlx.vlm.pictures import MOST_PICTURES, PICTURE, Picture
+from moe_mlx.vlm.pictures import PICTURE, Picture, check_count
 
 Message = Mapping[str, Any]
 
@@ -78,8 +78,7 @@ class PictureReader:
             StoreCorruptError: there is no processor in the model's folder.
         """
         pictures = pictures_of(messages)
-        if len(pictures) > MOST_PICTURES:
-            raise UsageError(f"{len(pictures)} pictures: {MOST_PICTURES} are taken at most in a conversation")
+        check_count(len(pictures))
         processor = self._loaded()
         from mlx_vlm.prompt_utils import apply_chat_template
         from mlx_vlm.utils import prepare_inputs

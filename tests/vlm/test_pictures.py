@@ -13,7 +13,7 @@ from PIL import Image
 
 from moe_mlx.errors import UsageError
 from moe_mlx.vlm import pictures
-from moe_mlx.vlm.pictures import decode_picture, picture_of_url, read_picture
+from moe_mlx.vlm.pictures import decode_picture, picture_of_url, pictures_of_urls, read_picture
 from tests.families.pictures import png
 
 
@@ -89,3 +89,14 @@ def test_data_urls_are_decoded_and_addresses_refused() -> None:
     for url in ("data:image/png;base64", "data:image/png,AAAA", whole[:-7] + "!!"):
         with pytest.raises(UsageError, match="base64"):
             picture_of_url(url)
+
+
+def test_the_pictures_of_a_conversation_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = "data:image/png;base64," + base64.b64encode(png()).decode()
+    monkeypatch.setattr(pictures, "MOST_PIXELS_TOGETHER", 2 * 48 * 32)
+    assert [picture.size for picture in pictures_of_urls([whole] * 2)] == [(48, 32)] * 2
+    with pytest.raises(UsageError, match="pixels together"):
+        pictures_of_urls([whole] * 3)
+    monkeypatch.setattr(pictures, "decode_picture", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UsageError, match="33 pictures"):
+        pictures_of_urls([whole] * 33)
