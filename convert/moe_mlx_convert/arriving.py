@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from moe_mlx.errors import StoreMissingError
+from moe_mlx.errors import StoreMissingError, UsageError
 from moe_mlx.store import header
 from moe_mlx.store.checkpoint import Shards
 from moe_mlx.store.durable import Fs
@@ -20,6 +20,7 @@ from moe_mlx.store.files import open_regular
 from moe_mlx.store.header import Entry
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.locate import Located
+from moe_mlx.store.manifest import NAME as MANIFEST
 from moe_mlx.store.resolve import PATTERNS
 from moe_mlx_convert.checkpoint import Checkpoint, verbatim_files
 from moe_mlx_convert.errors import ConvertError, SourceChangedError
@@ -53,15 +54,19 @@ class Repository:
         try:
             info = api.model_info(repo, revision=revision, files_metadata=True)
             self.commit = str(info.sha)
+            sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
+            if MANIFEST in sizes:
+                raise UsageError(f"{repo}: already a store (it has a {MANIFEST}); nothing to convert.")
             folder = Path(snapshot_download(repo, revision=self.commit, allow_patterns=_SMALL))
             metadata = api.get_safetensors_metadata(repo, revision=self.commit)
+        except UsageError:
+            raise
         except Exception as error:  # the hub client raises a dozen kinds, some of them its HTTP library's
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise HubUnreachableError(
                 f"{repo}: the hub gave no headers ({reason}). Check the name and the network."
             ) from error
         self.repo = repo
-        sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
         tensors = {
             name: Located(
                 Entry(name, found.dtype, tuple(found.shape), *found.data_offsets), folder / file, found.data_offsets[0]

@@ -49,12 +49,22 @@ class StreamedConversion(Conversion):
         copier = Copier(fs, destination.partial, self._arriving)
         super().__init__(fs, repository.checkpoint, destination, plan, copier, workers, talk)
 
+    def _check_room(self, left: list[Target]) -> None:
+        """Refuses where store and shards do not fit on a disk that they share: all shards, or three where they go."""
+        cache, partial = self._repository.checkpoint.root, self._destination.partial
+        if cache.stat().st_dev != partial.stat().st_dev:
+            return
+        coming = [self._repository.sizes[shard] for shard in self._shards if not shard.exists()]
+        held = sum(sorted(coming)[-3:]) if self._delete else sum(coming)
+        self._destination.check_space(sum(target.nbytes for target in left) + held, len(left))
+
     def _write_left(self, left: list[Target], journal: Journal) -> None:
         """Writes what is left as its shards arrive; the next one is fetched meanwhile."""
         targets = {target.name: target for target in left}
         needs = {name: self._needs(target) for name, target in targets.items()}
         count = Count(self._talk, "fetching and writing", sum(target.nbytes for target in left))
         coming = arrivals(self._shards, needs)
+        self._check_room(left)
         here: set[Path] = set()
         try:
             self._written(needs, here, targets, journal, count)
