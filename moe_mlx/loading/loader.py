@@ -280,6 +280,8 @@ def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) ->
         remark(f"{runtime.routing.describe_policy()} cannot change any choice here, so this is exact routing")
     if line := light_remark(runtime):
         remark(line)
+    if whole and runtime.profile:
+        remark(f"profile {runtime.profile} learns nothing here: every expert has a slot, so that no use is counted")
     if runtime.evict == "router" and not runtime.layers.routed and not whole:
         remark("this model's router is not known, so --evict router empties the least recently used slot")
     if opened.source.in_place and not is_demo(opened.folder) and not whole:

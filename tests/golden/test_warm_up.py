@@ -336,6 +336,14 @@ def test_a_profile_is_a_history_apart_that_warms_as_one(talk: Open, tmp_path: Pa
     assert own.last.receipt.as_dict()["profile"] is None
 
 
+def test_a_model_that_is_whole_says_that_a_profile_learns_nothing(talk: Open, tmp_path: Path, said: list[str]):
+    session = talk(expert_cache="100%", history=tmp_path, profile="sums")
+    assert said[-1].startswith("profile sums learns nothing here: every expert has a slot")
+    ask(session)
+    session.runtime.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_to_name_a_profile_is_to_ask_for_a_history(talk: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(moe_mlx.errors.UsageError, match="profile='sums' needs a history"):
         talk(profile="sums")
