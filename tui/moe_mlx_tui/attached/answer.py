@@ -13,6 +13,7 @@ from moe_mlx_tui.attached.link import Link, Reply
 from moe_mlx_tui.engine.orders import Ask
 from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, ModelFacts, TurnReceipt
 from moe_mlx_tui.engine.written import Written
+from moe_mlx_tui.entry.files import sent
 
 _COUNTS = {field.name for field in fields(TurnReceipt)}
 
@@ -61,10 +62,11 @@ class AttachedAnswer:
             receipt=None,
             error="",
         )
-        body = {"messages": list(self.ask.messages), "stream": True, "stream_options": {"include_usage": True}}
         usage: Mapping[str, Any] | None = None
         try:
             if not self._stopped:
+                asked = {"stream": True, "stream_options": {"include_usage": True}}
+                body = {"messages": sent(self.ask.messages), **asked}
                 self._reply = self._link.ask("/v1/chat/completions", body)
                 if self._stopped:
                     self._reply.end()

@@ -6,6 +6,7 @@ is shown, edited and remembered. Of a picture it keeps the place and the digest;
 
 from __future__ import annotations
 
+import base64
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import UsageError
+from moe_mlx.store import digest
 from moe_mlx.store.files import expanded
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
-from moe_mlx.vlm.pictures import read_picture, with_pictures
+from moe_mlx.vlm.pictures import Picture, read_picture, with_pictures
 
 #: Of all files of a message: some fifty thousand tokens, which is more than most contexts hold.
 MOST_BYTES = 200_000
@@ -102,13 +104,43 @@ def _names(message: Mapping[str, Any]) -> bool:
 
 
 def _seen(content: str) -> list[dict[str, Any]]:
+    return with_pictures(_PICTURE.sub("", content), [picture for _, picture in _read_again(content)])
+
+
+def sent(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns messages as a server gets them: pictures as data URLs, and nothing of where they lie.
+
+    Raises:
+        UsageError: as from `seen`.
+    """
+    return [
+        {**message, "content": _sent(message["content"])} if _names(message) else dict(message) for message in messages
+    ]
+
+
+def _sent(content: str) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": _data_url(path, picture)}} for path, picture in _read_again(content)
+    ]
+    return [*parts, {"type": "text", "text": _PICTURE.sub("", content)}]
+
+
+def _data_url(path: Path, picture: Picture) -> str:
+    data = path.read_bytes()
+    if digest.of([data]) != picture.digest:
+        raise UsageError(f"{path}: changes while it is sent; send it again")
+    kind = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _read_again(content: str) -> list[tuple[Path, Picture]]:
     pictures = []
     for match in _PICTURE.finditer(content):
         picture = read_picture(match[3])
         if picture.digest != match[2]:
             raise UsageError(f"{match[3]}: is another picture than the one that was sent; send it again")
-        pictures.append(picture)
-    return with_pictures(_PICTURE.sub("", content), pictures)
+        pictures.append((Path(match[3]), picture))
+    return pictures
 
 
 def _path(name: str) -> Path | None:
