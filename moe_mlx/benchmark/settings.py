@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from moe_mlx.planning.budget import parse_cap
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.routing.light import LightRule
-from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_BEYOND, DEFAULT_DISTANCE, EXACT, LATE, LIGHTS, POLICIES
+from moe_mlx.routing.names import DECODE_WAYS, DEFAULT_BEYOND, DEFAULT_DISTANCE, EXACT, LATER, LIGHTS, POLICIES
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store.access import IOS
 from moe_mlx.system.given import split_list
@@ -121,5 +121,5 @@ def _light_rules(lights: str, beyonds: str, distances: str) -> Iterator[LightRul
     layers = split_list(distances, "--light-distance", int)
     for mode in split_list(lights, "--light", str, allowed=LIGHTS):
         for beyond in shares if mode != EXACT else [DEFAULT_BEYOND]:
-            for distance in layers if mode == LATE else [DEFAULT_DISTANCE]:
+            for distance in layers if mode in LATER else [DEFAULT_DISTANCE]:
                 yield LightRule(mode, beyond, distance)

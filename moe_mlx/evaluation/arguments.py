@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import (
     SWEEP_CACHES,
     SWEEP_LAMBDAS,
@@ -14,7 +15,7 @@ from moe_mlx.evaluation.setting import (
     sweep_ranks,
 )
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
-from moe_mlx.routing.names import BY_LAYER, DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT
+from moe_mlx.routing.names import BY_LAYER, DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT, LATE
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 from moe_mlx.system.given import split_list
 
@@ -56,6 +57,10 @@ def checked_grid(args: Any) -> Grid:
         fitted=fitted,
         qualities=listed(getattr(args, "quality", None), "--quality", str),
     )
+    others = [light for light in grid.lights if light not in (EXACT, LATE)]
+    if fitted and (LATE not in grid.lights or (others and not beyonds)):
+        wanted = f"give a number too, for {others[0]}" if LATE in grid.lights else f"give a number, or --light {LATE}"
+        raise UsageError(f"--light-beyond {BY_LAYER} is of late experts alone: {wanted}")
     grid.settings(top_k=2)  # checks every name and number
     return grid
 

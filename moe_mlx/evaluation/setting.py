@@ -18,6 +18,7 @@ from moe_mlx.routing.names import (
     EVALUATED_LIGHTS,
     EXACT,
     LATE,
+    LATER,
 )
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.price import read_quality
@@ -176,7 +177,7 @@ class Grid:
     def _lights(self, routing: str) -> Iterator[tuple[str, float, int, bool]]:
         for light in (EXACT,) if routing in ("belady", "pruned") else self.lights:
             beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
-            for beyond, distance in product(beyonds, self.distances if light == LATE else (DEFAULT_DISTANCE,)):
+            for beyond, distance in product(beyonds, self.distances if light in LATER else (DEFAULT_DISTANCE,)):
                 yield light, beyond, distance, False
             if self.fitted and light == LATE:
                 yield light, DEFAULT_BEYOND, DEFAULT_DISTANCE, True

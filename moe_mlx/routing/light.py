@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import COARSE, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE, LATE_COARSE, LIGHTS
+from moe_mlx.routing.names import COARSE, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE_COARSE, LATER, LIGHTS
 from moe_mlx.system.given import check_choice, check_whole
 
 
@@ -51,7 +51,7 @@ class LightRule:
     @property
     def late(self) -> bool:
         """Whether absent light experts join later, or not at all."""
-        return self.mode in (LATE, LATE_COARSE, DROPPED)
+        return self.mode in (*LATER, DROPPED)
 
     @property
     def coarse(self) -> bool:
@@ -62,7 +62,7 @@ class LightRule:
         """Returns one short line, "" where every expert is waited for."""
         if self.waits:
             return ""
-        later = "" if self.mode not in (LATE, LATE_COARSE) or self.distance == 1 else f", {self.distance} layers on"
+        later = "" if self.mode not in LATER or self.distance == 1 else f", {self.distance} layers on"
         return f"light {self.mode} beyond {self.beyond:g}{later}"
 
     def of_layer(self, place: int) -> LightRule:

@@ -8,6 +8,8 @@ EVALUATED = (*POLICIES, "pruned", "belady")
 #: at its high bits, or both.
 EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
 LIGHTS = (EXACT, LATE, COARSE, LATE_COARSE)
+#: Those of them that join later: by how many layers, `--light-distance` says.
+LATER = (LATE, LATE_COARSE)
 #: What of an expert a coarse one is: every weight at its high bits, or the same with `down_proj` (the last one) whole.
 #: The words of `moe_mlx/store/parts.py`.
 LIGHT_FORMS = ("2", "2-down4")

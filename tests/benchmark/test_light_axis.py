@@ -24,6 +24,7 @@ def test_rows_that_wait_keep_their_names():
     assert waits.key == "50% exact native cached warm"
     assert near.key == "50% exact, light late beyond 0.3 native cached warm"
     assert far.key == "50% exact, light late beyond 0.3, 2 layers on native cached warm"
+    assert [row.distance for row in sweep(*PLAIN, lights="coarse,late-coarse", distances="1,2")] == [1, 1, 2]
     whole = sweep("100%", "exact,cache-prior", *PLAIN[2:], lights="exact,late")
     assert [(row.routing, row.light) for row in whole] == [("exact", "exact"), ("exact", "late")]
 

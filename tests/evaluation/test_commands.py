@@ -1,12 +1,15 @@
 """The verbs as a user calls them: output, files, interruption, resuming, and what is refused with exit code 2."""
 
+import argparse
 import csv
 import json
 
 import pytest
 
 from moe_mlx.cli import main
+from moe_mlx.errors import UsageError
 from moe_mlx.evaluation import run as run_module
+from moe_mlx.evaluation.arguments import checked_grid
 from moe_mlx.evaluation.setting import Grid, Setting, sweep_ranks
 from tests.evaluation.conftest import TEXT
 
@@ -223,6 +226,21 @@ def test_a_grid_combines_each_parameter_with_its_own_policy():
     found = grid.settings(top_k=3)
     assert len(found) == 2 * (2 + 4 + 4 + 1)
     assert Setting("50%", "pruned", 2, None, "lfu") in found
+
+
+def test_every_mode_that_joins_later_has_its_distances():
+    grid = Grid(["50%"], ["exact"], ["lru"], lights=["exact", "late", "coarse", "late-coarse"], distances=[1, 2])
+    found = [(setting.light, setting.distance) for setting in grid.settings(top_k=3)]
+    assert found == [("exact", 1), ("late", 1), ("late", 2), ("coarse", 1), ("late-coarse", 1), ("late-coarse", 2)]
+
+
+@pytest.mark.parametrize("lights", ["exact,coarse", "exact,late,coarse"])
+def test_thresholds_by_layer_are_not_dropped_without_a_word(lights):
+    unasked = ["expert_cache", "evict", "route_lambda", "route_max_rank", "route_mass", "pruned", "route_top_j"]
+    asked = dict.fromkeys(unasked)
+    args = argparse.Namespace(**asked, sweep=False, routing="exact", light=lights, light_beyond="layers")
+    with pytest.raises(UsageError, match="late experts alone: give a number"):
+        checked_grid(args)
 
 
 def test_ranks_of_a_sweep_go_from_k_to_all():
