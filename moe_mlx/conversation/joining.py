@@ -58,6 +58,8 @@ def join(args: argparse.Namespace, say: Callable[[str], None]) -> LeadingSession
             raise UsageError(f"--{option.replace('_', '-')} runs on one machine only: leave it or --parallel out")
     if args.warm == "on":
         raise UsageError("--warm runs on one machine only: leave it or --parallel out")
+    if args.profile and not args.no_history:
+        raise UsageError("--profile: several machines keep no history; leave it out, or give --no-history")
 
     def told(line: str) -> None:
         say(line if launch.rank == 0 else f"rank {launch.rank}: {line}")
