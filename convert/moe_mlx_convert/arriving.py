@@ -66,6 +66,8 @@ class Repository:
             raise HubUnreachableError(
                 f"{repo}: the hub gave no headers ({reason}). Check the name and the network."
             ) from error
+        if nested := sorted(file for file in metadata.files_metadata if Path(file).name != file):
+            raise HubUnreachableError(f"{repo}: its index names shards in other folders, such as {nested[0][:80]!r}.")
         self.repo = repo
         tensors = {
             name: Located(

@@ -85,6 +85,19 @@ def test_a_broken_download_resumes_and_no_shard_outlives_its_use(hub: FakeHub, t
     assert len(resident) > 1, "a shard of resident weights for each shard that holds some"
 
 
+def test_shards_in_other_folders_are_neither_fetched_nor_deleted(hub: FakeHub, tmp_path: Path) -> None:
+    index = hub.folder / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    (hub.folder / "elsewhere").mkdir()
+    for shard in set(told["weight_map"].values()):
+        (hub.folder / shard).rename(hub.folder / "elsewhere" / shard)
+    told["weight_map"] = {name: f"elsewhere/{shard}" for name, shard in told["weight_map"].items()}
+    index.write_text(json.dumps(told))
+    done = run(hub, tmp_path / "cache", tmp_path / "store", "--delete-source-shards")
+    assert done.returncode == 2 and "names shards in other folders" in done.stderr, done.stderr
+    assert not [name for name in hub.whole if name.endswith(".safetensors")]
+
+
 def test_deleting_is_refused_where_nothing_was_fetched(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint")
     with pytest.raises(Exception, match="no hub repository"):
