@@ -229,6 +229,15 @@ async def test_a_browser_attaches_nothing(tmp_path, monkeypatch):
     app.attaches = False
     async with app.run_test(size=WIDE) as pilot:
         await scene.show(app, pilot, scene.idle())
+        app.prompt.put(f'see\n\n<picture name="a" digest="ab">{tmp_path}/secret.png</picture>')
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "the mark of a picture" in [*app._notifications][-1].message and app.source.orders == []
+        app.prompt.put("/image secret.png")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "sends no files" in [*app._notifications][-1].message and app.source.orders == []
+        app.prompt.clear()
         await pilot.press(*"see @sec")
         await pilot.pause()
         assert not app.menu.display

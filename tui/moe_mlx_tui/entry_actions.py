@@ -12,7 +12,7 @@ from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.entry.commands import command_of
 from moe_mlx_tui.entry.completion import Completion, completion
 from moe_mlx_tui.entry.editor import edited
-from moe_mlx_tui.entry.files import quoted, with_files
+from moe_mlx_tui.entry.files import quoted, split_files, with_files
 from moe_mlx_tui.model_actions import ModelActions
 from moe_mlx_tui.saved.conversation import Conversation
 from moe_mlx_tui.screens.copying import CopyScreen, pieces
@@ -79,6 +79,13 @@ class EntryActions(ModelActions):
 
     def attached(self, words: str) -> str | None:
         """Returns a message with the files it names; None where something about them is to be mended first."""
+        if any(file.digest for file in split_files(words)[1]):  # it would be read, from wherever it says
+            self.notify(
+                "not sent: it holds the mark of a picture (<picture ...>); take that out and name the file after @",
+                severity="error",
+                markup=False,
+            )
+            return None
         if not self.attaches:
             return words
         try:
@@ -98,6 +105,9 @@ class EntryActions(ModelActions):
 
     def action_image(self, path: str) -> None:
         """Names a picture in the prompt; it goes along with the message."""
+        if not self.attaches:
+            self.notify("A browser sends no files: pictures go along in the terminal.", severity="warning")
+            return
         self.prompt.put(f"@{quoted(path)} ")
 
     def action_editor(self) -> None:
