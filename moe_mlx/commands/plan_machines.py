@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import UsageError
-from moe_mlx.machines.launched import WAYS
+from moe_mlx.machines.launched import TENSOR, WAYS
 from moe_mlx.system.sizes import parse_size, show_bytes
 from moe_mlx.system.table import render
 
@@ -119,6 +119,11 @@ def _table(
         lines += ["", _why(chosen, found)]
         if chosen.layers:
             lines += _places(chosen)
+        if chosen.way == TENSOR:
+            lines += [
+                "mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel tensor ...",
+                "every rank needs all of a store that was made with row blocks (moe-mlx convert --row-blocks 16)",
+            ]
     return "\n".join(lines)
 
 

@@ -236,7 +236,7 @@ def rows(shape: ModelShape, machines: Machines) -> Outlook:
         ranks,
         tuple(caches),
         share,
-        tuple(int(shape.resident_nbytes + total * room / max(sum(rooms), 1)) for room in rooms),
+        (shape.nbytes,) * ranks,  # an expert's rows lie in one file, of which each rank reads its own
         (),
         missed * shape.choices,
         missed * chosen,

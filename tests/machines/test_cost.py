@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from moe_mlx.catalogue.known import known_named
+from moe_mlx.cli import main
 from moe_mlx.machines.cost import LINKS, Link, Machines, one, outlooks, pick, pipeline, rows
 from moe_mlx.planning.forecast import usable_memory
 from moe_mlx.planning.prediction import Rates
@@ -71,6 +72,12 @@ def test_sums_by_hand():
     assert found.disks == pytest.approx((47 * layer.nbytes + shape.resident_nbytes,) * 2)
 
 
+def test_a_plan_says_how_to_start_what_it_picks(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "Qwen3-235B-A22B", "--machines", "64GB,64GB", "--link", "jaccl"]) == 0
+    told = capsys.readouterr().out
+    assert "take tensor" in told and "--parallel tensor" in told and "--row-blocks 16" in told
+
+
 def test_links():
     ring, mesh = Link(1e-4, 1e9), Link(1e-4, 1e9, mesh=True)
     assert ring.gather(4, 4000) == pytest.approx(3 * (1e-4 + 1e-6))
@@ -82,6 +89,7 @@ def test_more_memory_never_costs_a_token_more_misses_and_uneven_machines_get_une
     larger = replace(planned, available=(planned.available[0] * 2, planned.available[1]))
     for way in (pipeline, rows):
         assert way(shape, larger).misses < way(shape, planned).misses
+    assert rows(shape, larger).disks == (shape.nbytes,) * 2, "each rank's rows lie in the files of whole experts"
     assert pipeline(shape, larger).layers == (63, 31)
     assert sum(pipeline(shape, larger).layers) == 94
 
