@@ -42,6 +42,8 @@ class Part(Fields):
             raise ValueError(NO_IMAGES)
         if self.text is None and self.type != "refusal":
             raise ValueError("a part of text without its text")
+        if self.image_url is not None:
+            raise ValueError("a part of text with a picture: give the picture a part of its own")
         return self
 
     @property

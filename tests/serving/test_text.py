@@ -14,6 +14,7 @@ from moe_mlx.conversation.answer_text import AnswerText
 from moe_mlx.conversation.channels import NORMAL
 from moe_mlx.conversation.text_reader import TextReader
 from moe_mlx.conversation.tool_format import MARKERS, write_tools
+from moe_mlx.serving.chat_fields import Part
 from moe_mlx.store.demo import demo_path
 
 CALL = '{"name": "add", "arguments": {"a": 1, "b": [2]}}'
@@ -110,3 +111,9 @@ def test_a_template_without_tools_gets_them_written():
     assert [message["role"] for message in written] == ["system", "user", "assistant", "user"]
     assert '"name": "f"' in written[0]["content"] and written[2]["content"].startswith(MARKERS[0])
     assert "7" in written[3]["content"]
+
+
+def test_a_picture_in_a_part_of_text_is_not_dropped_without_a_word():
+    with pytest.raises(ValueError, match="a part of its own"):
+        Part(type="text", text="What?", image_url="data:image/png;base64,AAAA")
+    assert Part(type="text", text="What?", image_url=None).plain == {"type": "text", "text": "What?"}
