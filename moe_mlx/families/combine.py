@@ -89,12 +89,6 @@ def flint(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.array:
     return out if block.shared_expert is None else out + block.shared_expert(x)
 
 
-def scaled_shared(block: Any, x: mx.array, y: mx.array, weights: mx.array) -> mx.array:
-    """Qwen4-Exp: a shared expert behind a gate that the block computes."""
-    shared = block.shared_expert(x)
-    return weighed(block, x, y, weights) + block._shared_expert_scale(x) * shared
-
-
 Enter = Callable[[Any, mx.array], mx.array]
 
 

@@ -90,7 +90,7 @@ VLM_SITES: dict[str, Site] = {
     "qwen3_5_moe": _site("Qwen3_5MoeSparseMoeBlock", _SOFTMAX, combine=combine.gated_shared),
     "qwen3_omni_moe": _site("Qwen3OmniMoeThinkerTextSparseMoeBlock", _SOFTMAX),
     "qwen3_vl_moe": _site("Qwen3VLMoESparseMoeBlock", _SOFTMAX),
-    "qwen4_exp": _site("Qwen4ExpSparseMoeBlock", _SOFTMAX, combine=combine.scaled_shared),
+    "qwen4_exp": _site("Qwen4ExpSparseMoeBlock", None, why="mlx-vlm's decode takes its block apart"),
     "step3p7": _site(
         "MoE",
         Scored(
