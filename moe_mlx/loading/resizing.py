@@ -82,8 +82,9 @@ class Sizing:
                     layers.rebuild(index, plan.slots[index], evict, plan.low[index] if plan.low else 0)
             finally:  # what is there, whatever came in between
                 slots, low = tuple(layers.slots_per_layer), tuple(layers.low_slots)
-                self.plan = replace(plan, slots=slots, low=low if any(low) else (), expert_cache=layers.nbytes)
-                self.budget = max(undivided.expert_cache, layers.nbytes)
+                nbytes = sum(bank_sizes(layers.source.layers, slots, low, layers.coarse_nbytes or ()))
+                self.plan = replace(plan, slots=slots, low=low if any(low) else (), expert_cache=nbytes)
+                self.budget = max(undivided.expert_cache, nbytes)
             return plan
 
     def divide(self, coarse: bool, evict: str) -> None:

@@ -46,11 +46,12 @@ def build_model(
         UnsupportedModelError: mlx-vlm is not there, or the model wants something that is not done here.
         Exception: whatever mlx-vlm's code raises over a config or tensors that it does not know.
     """
-    from mlx_vlm import utils
 
     def load_weights(
         model: nn.Module, config: dict[str, Any], weights: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
+        from mlx_vlm import utils
+
         check(model, weights, config)
         return utils.load_model_weights(model, config, weights, *args, **kwargs)
 

@@ -57,5 +57,5 @@ def test_a_difference_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(arm_cases, "decoded", decoded)
     monkeypatch.setattr(sys, "argv", ["arm_cases"])
     assert arm_cases.main() == 1
-    told = "24 cases of 24 tokens, 6 differ; in the graph 576 tokens, 72 misses, 48 swapped, 12 late"
+    told = "48 cases of 24 tokens, 12 differ; in the graph 1152 tokens, 144 misses, 96 swapped, 12 late"
     assert told in capsys.readouterr().out

@@ -92,7 +92,7 @@ def test_a_fit_is_kept_and_evaluated_again(asked: list[str], tmp_path: Path, cap
     assert json.loads(again.out)["rows"] == rows, "the thresholds that were kept give the same bits"
     shown = [line for line in (first.err + again.err).splitlines() if line.startswith("thresholds by layer")]
     assert len(shown) == 2 and shown[0] == shown[1]
-    (verdicts,) = (tmp_path / "cache").rglob("verdicts/*.json")
+    (verdicts,) = tmp_path.rglob("verdicts/*.json")
     assert len(json.loads(verdicts.read_text())["verdicts"]) == 1, "a fit's row says nothing of one threshold for all"
     path.write_text(path.read_text().replace('"by_layer": [', '"by_layer": [2,'))
     assert main(asked) == 2

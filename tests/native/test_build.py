@@ -59,7 +59,7 @@ def test_a_cache_that_cannot_be_written(fresh: Path, tiny: Callable[..., Path], 
 
 
 def test_a_failed_self_check(native: Any, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decode_way, "self_check", lambda *_: "self-check: the logits differ")
+    monkeypatch.setattr(decode_way, "self_check", lambda *_, **__: "self-check: the logits differ")
     assert way(tiny()) == ("readback", "self-check: the logits differ")
 
 

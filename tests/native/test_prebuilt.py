@@ -163,7 +163,7 @@ def test_a_trial_whose_self_check_fails_says_so(
     monkeypatch.setattr(build, "import_module", lambda path: sys.modules.setdefault(build.MODULE, native))
     monkeypatch.setattr(sys, "argv", ["prebuilt_trial", str(library)])
     assert prebuilt_trial.main() == 0
-    monkeypatch.setattr(decode_way, "self_check", lambda *_: "self-check: the logits differ")
+    monkeypatch.setattr(decode_way, "self_check", lambda *_, **__: "self-check: the logits differ")
     assert prebuilt_trial.main() == 1
     assert capsys.readouterr().out.endswith("not available here: self-check: the logits differ\n")
 
@@ -173,7 +173,7 @@ def test_a_self_check_that_fails_on_a_model_lets_the_next_start_build_one(
 ):
     monkeypatch.setattr(native, "__file__", str(library))
     monkeypatch.setitem(sys.modules, build.MODULE, native)
-    monkeypatch.setattr(decode_way, "self_check", lambda *_: "self-check: the logits differ")
+    monkeypatch.setattr(decode_way, "self_check", lambda *_, **__: "self-check: the logits differ")
     monkeypatch.delenv("MOE_MLX_DECODE", raising=False)
     model, _ = moe_mlx.load(tiny(), expert_cache="25%", say=lambda line: None)
     runtime = moe_mlx.runtime_of(model)

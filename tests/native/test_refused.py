@@ -9,6 +9,7 @@ import pytest
 
 import moe_mlx
 from moe_mlx.errors import UsageError
+from moe_mlx.loading import decode_way
 from moe_mlx.native import build
 from moe_mlx.system.metal import FAST_SYNCH
 
@@ -33,7 +34,7 @@ def test_memory_that_is_laid_out_otherwise(
     other = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
     value = other[changed]
     other[changed] = value + 1 if isinstance(value, int) else {"slot": "q"} if isinstance(value, dict) else value[::-1]
-    monkeypatch.setattr(build, "load_native", lambda say: SimpleNamespace(**other))
+    monkeypatch.setattr(decode_way, "load_extension", lambda say: SimpleNamespace(**other))
     said: list[str] = []
     model, _ = moe_mlx.load(tiny(), expert_cache="25%", say=said.append)
     runtime = moe_mlx.runtime_of(model)

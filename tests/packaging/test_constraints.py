@@ -13,6 +13,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"].values()
 WANTED = [Requirement(line) for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
 HERE = sorted({wanted.name for wanted in WANTED if not wanted.marker or wanted.marker.evaluate()})
+#: What `make test` does without; CI adds it.
+BESIDE = {Requirement(line).name for line in PROJECT["optional-dependencies"]["vlm"]}
 PINS = {
     canonicalize_name(name): pin
     for name, _, pin in (
@@ -35,6 +37,8 @@ def test_the_pinned_version_is_what_runs(name: str):
     try:
         found = version(name)
     except PackageNotFoundError:
+        if name in BESIDE:
+            pytest.skip(f"{name} is not installed: the extra `vlm`")
         pytest.fail(f"{name} is not installed: `make test` makes an environment that has it")
     assert found == PINS[canonicalize_name(name)], f"{name} {found} runs here, pinned is another"
 

@@ -31,7 +31,13 @@ def test_the_map_and_the_gauges_are_the_server_s(running: Running):
     source.start()
     try:
         before = running.chat("What is 7 plus 8?", max_tokens=8)["usage"]["moe_mlx"]
-        until(lambda: source.latest.running.hits >= before["hits"] and source.latest.phase == IDLE)
+        until(
+            lambda: (
+                source.latest.answer.hits > 0
+                and source.latest.running.hits >= before["hits"]
+                and source.latest.phase == IDLE
+            )
+        )
         now = source.latest
         assert now.model is not None and now.model.name == "demo" and now.model.experts == (32,) * 8
         assert len(now.cells) == 256 and now.slots_per_layer == (16,) * 8
