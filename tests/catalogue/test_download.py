@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,8 @@ def test_it_arrives_byte_for_byte_and_says_how_far_it_is(hub: FakeHub, checkpoin
 def test_stopped_it_keeps_what_has_arrived_and_goes_on(hub: FakeHub, checkpoint: Path, tmp_path: Path):
     hub.slow = sorted(path.name for path in checkpoint.glob("*.safetensors"))[-1]
     process = fetching(hub, tmp_path, "--progress", "json")
-    for _ in process.stderr:
-        if list(tmp_path.glob("models--*/snapshots/*/*")):
-            break
+    while process.poll() is None and not list(tmp_path.glob("models--*/snapshots/*/*")):
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "goes on after the files" in err, err

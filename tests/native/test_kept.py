@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,11 @@ print(open({str(pipe)!r}).read())
     process = start(tmp_path, cxx, code)
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0
-    assert not any(is_running(int(pid)) for pid in re.findall(r"\d+", out.splitlines()[-2]))
+    started = [int(pid) for pid in re.findall(r"\d+", out.splitlines()[-2])]
+    until = time.monotonic() + 20  # killed is not gone at once
+    while any(map(is_running, started)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not any(map(is_running, started))
 
 
 def test_a_second_start_waits_and_says_what_for(library: Path, tmp_path: Path):
