@@ -50,7 +50,7 @@ class Site:
 
 
 #: DeepSeek-V3 and all that follow it.
-_V3 = Scored(
+V3 = Scored(
     matrix,
     "top_k",
     bias="e_score_correction_bias",
@@ -58,10 +58,10 @@ _V3 = Scored(
     norm="norm_topk_prob",
     scale="routed_scaling_factor",
 )
-_V3_EPS = replace(_V3, add=1e-20)
+V3_EPS = replace(V3, add=1e-20)
 #: Qwen and its like: a softmax over all experts.
-_SOFTMAX = Scored(linear("gate"), "top_k", activation="softmax", float32=False, norm="norm_topk_prob")
-_SOFTMAX_LAST = replace(_SOFTMAX, pick=last)
+SOFTMAX = Scored(linear("gate"), "top_k", activation="softmax", float32=False, norm="norm_topk_prob")
+SOFTMAX_LAST = replace(SOFTMAX, pick=last)
 #: Mixtral and its like: a softmax over the chosen.
 _MIXTRAL = TopKSoftmax(linear("gate"), "num_experts_per_tok")
 _GRANITE = TopKSoftmax(linear("layer"), "top_k", last)
@@ -144,11 +144,11 @@ SITES: dict[str, Site] = {
         switch="experts",
         mixin="dbrx:DbrxBlock",
     ),
-    "deepseek": Site("DeepseekMoE", replace(_SOFTMAX, logits=matrix, norm=False), gate="gate"),
+    "deepseek": Site("DeepseekMoE", replace(SOFTMAX, logits=matrix, norm=False), gate="gate"),
     "deepseek_v2": Site(
         "DeepseekV2MoE",
         replace(
-            _SOFTMAX,
+            SOFTMAX,
             logits=matrix,
             norm=False,
             scale="routed_scaling_factor",
@@ -156,8 +156,8 @@ SITES: dict[str, Site] = {
         ),
         gate="gate",
     ),
-    "deepseek_v3": Site("DeepseekV3MoE", _V3, gate="gate"),
-    "deepseek_v32": Site("DeepseekV32MoE", _V3, gate="gate"),
+    "deepseek_v3": Site("DeepseekV3MoE", V3, gate="gate"),
+    "deepseek_v32": Site("DeepseekV32MoE", V3, gate="gate"),
     "deepseek_v41": Site(
         "MoE",
         Scored(
@@ -174,13 +174,13 @@ SITES: dict[str, Site] = {
         add_late=None,
         why_waits="hyper-connections weigh each layer's output their own way",
     ),
-    "dots1": Site("Dots1MoE", _V3, switch="experts", gate="gate"),
+    "dots1": Site("Dots1MoE", V3, switch="experts", gate="gate"),
     "ernie4_5_moe": Site(
         "Ernie4_5_MoeMLP",
         Scored(linear("gate"), "k", activation="@args.moe_gate_act", least=1e-12),
         combine=combine.shared,
     ),
-    "exaone_moe": Site("MoE", _V3_EPS, gate="gate"),
+    "exaone_moe": Site("MoE", V3_EPS, gate="gate"),
     "gemma4_text": Site(
         "DecoderLayer",
         TopKSoftmax(normed, "config.top_k_experts", last, lambda z: mx.softmax(z, axis=-1), scale="per_expert_scale"),
@@ -189,8 +189,8 @@ SITES: dict[str, Site] = {
         add_late=None,
         why_waits="a norm stands between its experts and the residual",
     ),
-    "glm4_moe": Site("MoE", _V3, gate="gate"),
-    "glm4_moe_lite": Site("Glm4MoeLiteMoE", _V3_EPS, gate="gate"),
+    "glm4_moe": Site("MoE", V3, gate="gate"),
+    "glm4_moe_lite": Site("Glm4MoeLiteMoE", V3_EPS, gate="gate"),
     "gpt_oss": Site("MLPBlock", TopKSoftmax(linear("router"), "num_experts_per_tok", last), switch="experts"),
     "granitemoe": Site(
         "GraniteMoeMoE",
@@ -198,7 +198,7 @@ SITES: dict[str, Site] = {
         gate="router",
     ),
     "granitemoehybrid": Site("GraniteMoeHybridMoE", _GRANITE, gate="router"),
-    "hunyuan": Site("MoeBlock", replace(_SOFTMAX, norm=False), combine=combine.mixed_shared),
+    "hunyuan": Site("MoeBlock", replace(SOFTMAX, norm=False), combine=combine.mixed_shared),
     "jamba": Site("JambaSparseMoeBlock", replace(_MIXTRAL, logits=linear("router"))),
     "kimi_k3": Site(
         "KimiK3SparseMoE",
@@ -242,8 +242,8 @@ SITES: dict[str, Site] = {
         why_waits="top-1: one expert a token, and the heaviest is waited for",
     ),
     "longcat_flash": Site("LongcatFlashMoE", LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
-    "mellum": Site("MellumSparseMoeBlock", _SOFTMAX_LAST),
-    "mimo_v2_flash": Site("MoE", _V3_EPS, gate="gate"),
+    "mellum": Site("MellumSparseMoeBlock", SOFTMAX_LAST),
+    "mimo_v2_flash": Site("MoE", V3_EPS, gate="gate"),
     "minimax": Site("MiniMaxSparseMoeBlock", _MINIMAX),
     "minimax_m3_vl": Site(
         "SparseMoeBlock",
@@ -274,8 +274,8 @@ SITES: dict[str, Site] = {
         add_late=None,
         why_waits="its residual is gated, layer by layer",
     ),
-    "nemotron_h": Site("NemotronHMoE", _V3_EPS, gate="gate", add_late=late.latent_up),
-    "olmoe": Site("OlmoeSparseMoeBlock", _SOFTMAX, flat=True),
+    "nemotron_h": Site("NemotronHMoE", V3_EPS, gate="gate", add_late=late.latent_up),
+    "olmoe": Site("OlmoeSparseMoeBlock", SOFTMAX, flat=True),
     "phimoe": Site(
         "PhiMoESparseMoeBlock",
         SparseMixer(),
@@ -283,9 +283,9 @@ SITES: dict[str, Site] = {
         why_waits="each expert is weighed in a band of its own, so none is light",
     ),
     "phixtral": Site("MOE", _MIXTRAL),
-    "qwen2_moe": Site("Qwen2MoeSparseMoeBlock", replace(_SOFTMAX, norm=False), combine=combine.gated_shared),
-    "qwen3_moe": Site("Qwen3MoeSparseMoeBlock", _SOFTMAX_LAST, combine=combine.weighed_like),
-    "qwen3_next": Site("Qwen3NextSparseMoeBlock", _SOFTMAX_LAST, combine=combine.gated_shared),
+    "qwen2_moe": Site("Qwen2MoeSparseMoeBlock", replace(SOFTMAX, norm=False), combine=combine.gated_shared),
+    "qwen3_moe": Site("Qwen3MoeSparseMoeBlock", SOFTMAX_LAST, combine=combine.weighed_like),
+    "qwen3_next": Site("Qwen3NextSparseMoeBlock", SOFTMAX_LAST, combine=combine.gated_shared),
     "step3p5": Site(
         "Step3p5MoE",
         Scored(

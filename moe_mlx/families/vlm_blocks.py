@@ -11,21 +11,10 @@ from functools import partial
 import mlx.core as mx
 
 from moe_mlx.families import combine
-from moe_mlx.families.blocks import LONGCAT, Site
+from moe_mlx.families.blocks import LONGCAT, SOFTMAX_LAST, V3, V3_EPS, Site
 from moe_mlx.families.logits import linear, matrix, wide_input_matrix, wide_matrix
 from moe_mlx.families.odd_routers import BiasedLogits
 from moe_mlx.families.routers import Groups, Scored, last
-
-_V3 = Scored(
-    matrix,
-    "top_k",
-    bias="e_score_correction_bias",
-    groups=Groups(),
-    norm="norm_topk_prob",
-    scale="routed_scaling_factor",
-)
-_V3_EPS = replace(_V3, add=1e-20)
-_SOFTMAX = Scored(linear("gate"), "top_k", activation="softmax", pick=last, float32=False, norm="norm_topk_prob")
 
 #: Light experts are waited for: that they may be late has been tried with mlx-lm's families alone.
 _site = partial(Site, add_late=None, why_waits="not tried with the families of mlx-vlm")
@@ -37,7 +26,7 @@ VLM_SITES: dict[str, Site] = {
         Scored(linear("gate"), "top_k", activation="@gate_act.__class__.__name__", norm="norm_topk_prob", least=1e-12),
         combine=combine.cohere,
     ),
-    "deepseek_v3": _site("DeepseekV3MoE", _V3, gate="gate"),
+    "deepseek_v3": _site("DeepseekV3MoE", V3, gate="gate"),
     "deepseek_v4": _site(
         "DeepseekV4MoE",
         Scored(
@@ -70,13 +59,13 @@ VLM_SITES: dict[str, Site] = {
         Scored(linear("gate"), "top_k", pick=last, bias="expert_bias", add=1e-20),
         combine=combine.flint,
     ),
-    "glm4v_moe": _site("MoE", _V3, gate="gate"),
+    "glm4v_moe": _site("MoE", V3, gate="gate"),
     "glm5_next": _site(
         "Glm5NextMoE",
-        replace(_V3_EPS, logits=wide_input_matrix, groups=Groups(fill=-mx.inf)),
+        replace(V3_EPS, logits=wide_input_matrix, groups=Groups(fill=-mx.inf)),
         gate="gate",
     ),
-    "hy_v4": _site("HyV4MoE", _V3, gate="gate"),
+    "hy_v4": _site("HyV4MoE", V3, gate="gate"),
     "inkling": _site(
         "InklingSparseMoE",
         None,
@@ -85,11 +74,11 @@ VLM_SITES: dict[str, Site] = {
     ),
     "kolibri1": _site("SparseMoeBlock", BiasedLogits(wide_matrix, "top_k"), gate="gate"),
     "longcat_flash_sparse": _site("LongcatFlashMoE", LONGCAT, reads="router", mixin="longcat:LongcatBlock"),
-    "mimo_v2_flash": _site("MoE", _V3_EPS, gate="gate"),
-    "nemotron_h": _site("NemotronHMoE", _V3_EPS, gate="gate"),
-    "qwen3_5_moe": _site("Qwen3_5MoeSparseMoeBlock", _SOFTMAX, combine=combine.gated_shared),
-    "qwen3_omni_moe": _site("Qwen3OmniMoeThinkerTextSparseMoeBlock", _SOFTMAX),
-    "qwen3_vl_moe": _site("Qwen3VLMoESparseMoeBlock", _SOFTMAX),
+    "mimo_v2_flash": _site("MoE", V3_EPS, gate="gate"),
+    "nemotron_h": _site("NemotronHMoE", V3_EPS, gate="gate"),
+    "qwen3_5_moe": _site("Qwen3_5MoeSparseMoeBlock", SOFTMAX_LAST, combine=combine.gated_shared),
+    "qwen3_omni_moe": _site("Qwen3OmniMoeThinkerTextSparseMoeBlock", SOFTMAX_LAST),
+    "qwen3_vl_moe": _site("Qwen3VLMoESparseMoeBlock", SOFTMAX_LAST),
     "qwen4_exp": _site("Qwen4ExpSparseMoeBlock", None, why="mlx-vlm's decode takes its block apart"),
     "step3p7": _site(
         "MoE",
@@ -103,5 +92,5 @@ VLM_SITES: dict[str, Site] = {
         ),
         gate="gate",
     ),
-    "youtu_vl": _site("YoutuMoE", _V3, gate="gate"),
+    "youtu_vl": _site("YoutuMoE", V3, gate="gate"),
 }
