@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.qwen3_moe import Qwen3MoeSparseMoeBlock
+
+from tests.expert_cache.restated import Restated
 
 
 def coarse_weights(linear: Any, low_bits: int) -> mx.array:
@@ -22,7 +20,7 @@ def coarse_weights(linear: Any, low_bits: int) -> mx.array:
     return spread[0] * middle + spread[1]
 
 
-class CoarseOracle:
+class CoarseOracle(Restated):
     """Every expert is there; what a layer would hold is kept by hand, the least recently used first."""
 
     def __init__(self, model: Any, slots: int, low: int, beyond: float, low_bits: int = 2, down: int = 2) -> None:
@@ -97,15 +95,3 @@ class CoarseOracle:
                 if len(high) < self.low:
                     high[loser] = last
             whole[expert] = stamps[expert]
-
-    def _of_block(self) -> Callable[[Any, mx.array], mx.array]:
-        def called(block: Any, x: mx.array) -> mx.array:
-            return self.block(block, x)
-
-        return called
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Lets mlx-lm's block compute this."""
-        with mock.patch.object(Qwen3MoeSparseMoeBlock, "__call__", self._of_block()):
-            yield

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.models.qwen3_moe import Qwen3MoeSparseMoeBlock
 
 import moe_mlx
+from tests.expert_cache.restated import Restated
 
 
-class LateOracle:
+class LateOracle(Restated):
     """Every expert is there; which would have been is kept by hand, least recently used first."""
 
     def __init__(self, model: Any, slots: int, beyond: float, distance: int = 1, dropped: bool = False) -> None:
@@ -70,18 +67,6 @@ class LateOracle:
             resident[expert] = None
         while len(resident) > self.slots:
             resident.popitem(last=False)
-
-    def _of_block(self) -> Callable[[Any, mx.array], mx.array]:
-        def called(block: Any, x: mx.array) -> mx.array:
-            return self.block(block, x)
-
-        return called
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Lets mlx-lm's block compute this."""
-        with mock.patch.object(Qwen3MoeSparseMoeBlock, "__call__", self._of_block()):
-            yield
 
 
 def first_late(model: Any, index: int) -> tuple[int, list[int]]:

@@ -20,6 +20,7 @@ from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.store import codes
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.expert_cache.coarse_oracle import CoarseOracle
+from tests.expert_cache.restated import turns
 
 QUIET: dict[str, Any] = {"decode": "readback", "say": lambda line: None}
 
@@ -57,17 +58,6 @@ def load() -> Iterator[Callable[..., Any]]:
     yield made
     for model in models:
         moe_mlx.runtime_of(model).close()
-
-
-def turns(model: Any, seed: int = 3) -> list[mx.array]:
-    """Decode steps of two conversations; the logits of each."""
-    random, outputs = np.random.default_rng(seed), []
-    for _ in range(2):
-        cache = make_prompt_cache(model)
-        for token in random.integers(5, 90, 16).tolist():
-            outputs.append(model(mx.array([[token]]), cache=cache))
-            mx.eval(outputs[-1])
-    return outputs
 
 
 def close(left: list[mx.array], right: list[mx.array]) -> bool:

@@ -22,6 +22,7 @@ from moe_mlx.routing.light import LightRule
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import flip
 from tests.expert_cache.late_oracle import LateOracle, first_late
+from tests.expert_cache.restated import turns
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +44,6 @@ def late() -> Iterator[Callable[..., Any]]:
     yield load
     for model in models:
         moe_mlx.runtime_of(model).close()
-
-
-def turns(model: Any) -> list[mx.array]:
-    """Decode steps of two conversations; the logits of each."""
-    random, outputs = np.random.default_rng(3), []
-    for _ in range(2):
-        cache = make_prompt_cache(model)
-        for token in random.integers(5, 90, 16).tolist():
-            outputs.append(model(mx.array([[token]]), cache=cache))
-            mx.eval(outputs[-1])
-    return outputs
 
 
 def close(left: list[mx.array], right: list[mx.array]) -> bool:
