@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from moe_mlx.commands.model_arguments import add_model_arguments, add_sampling_arguments
+from moe_mlx.commands.session_arguments import add_session_arguments
 
 
 def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,7 @@ def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="Tell me a long story.", help="what is asked")
     parser.add_argument("--frames", type=int, default=64, help="frames of the 48 x 128 map (default: 64)")
     parser.add_argument("--only-frames", action="store_true", help="no model: only the bytes a frame")
-    add_model_arguments(parser)
-    add_sampling_arguments(parser, max_tokens=300)
+    add_session_arguments(parser, max_tokens=300)
     parser.set_defaults(routing="exact")  # the same tokens, the same reads, each time
 
 
@@ -24,8 +23,7 @@ def add_soak_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--growth", type=float, default=0.10, help="footprint growth that fails it, as a share (default: 0.10)"
     )
-    add_model_arguments(parser)
-    add_sampling_arguments(parser, max_tokens=120)
+    add_session_arguments(parser, max_tokens=120)
     parser.set_defaults(temp=0.7)
 
 

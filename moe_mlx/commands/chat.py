@@ -13,13 +13,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.commands.model_arguments import (
-    add_history_arguments,
-    add_model_arguments,
-    add_sampling_arguments,
-)
-from moe_mlx.commands.price_arguments import add_price_arguments
-from moe_mlx.commands.store_arguments import add_store_arguments
+from moe_mlx.commands.session_arguments import add_session_arguments
 from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
@@ -40,11 +34,7 @@ LEAVE = ("/quit", "/exit")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
-    add_model_arguments(parser, alone=True, pictures=True)
-    add_price_arguments(parser)
-    add_history_arguments(parser, idle=True)
-    add_sampling_arguments(parser, max_tokens=1024)
-    add_store_arguments(parser.add_argument_group("prompt caches between runs"))
+    add_session_arguments(parser, max_tokens=1024, alone=True)
     if find_spec("moe_mlx_tui.arguments") is not None:
         from moe_mlx_tui.arguments import add_arguments as add_app_arguments
 

@@ -125,3 +125,15 @@ def test_another_screen_does_not_see_it(tmp_path):
     assert until(one, lambda s: s.model is not None).compared is None
     for source in (one, home):
         source.close()
+
+
+async def test_news_may_come_while_the_screen_is_taken_apart(tmp_path):
+    app = scene.chat(scene.idle(), tmp_path)
+    async with app.run_test(size=(132, 40)) as pilot:
+        screen = CompareScreen("compare-1", lambda: None)
+        screen.show(SAID)  # pushed, and not built yet
+        await app.push_screen(screen)
+        await pilot.pause()
+        await screen.remove_children()
+        screen.show(replace(SAID, error="it broke; what to do"))
+        app.pop_screen()

@@ -9,6 +9,7 @@ import pytest
 from moe_mlx.errors import ExpertReadError, StoreCorruptError, StoreMissingError
 from moe_mlx.native import build
 from moe_mlx_tui.drawing.cells import ABSENT, EVICTED, HELD, NO_SLOT
+from moe_mlx_tui.engine.at_work import ModelAtWork
 from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Close, Configure, Reset, Stop, from_row, to_row
 from moe_mlx_tui.engine.reports import explain
@@ -135,6 +136,17 @@ def test_a_model_that_cannot_be_loaded_is_told(arguments, tmp_path):
     engine = Engine(args)
     failed = until(engine, lambda s: s.phase == FAILED, engine.start)
     assert "no model at" in failed.error
+    engine.close()
+
+
+def test_a_model_that_cannot_be_presented_is_told_too(arguments, monkeypatch):
+    def broken(*_: object) -> None:
+        raise AttributeError("no such setting")
+
+    monkeypatch.setattr(ModelAtWork, "present", broken)
+    engine = Engine(arguments())
+    failed = until(engine, lambda s: s.phase == FAILED, engine.start)
+    assert "no such setting" in failed.error
     engine.close()
 
 

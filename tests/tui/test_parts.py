@@ -1,5 +1,6 @@
 """The parts that need no screen: sections, sparklines, trends, painting, output, history, sessions."""
 
+import argparse
 import random
 import re
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from moe_mlx.commands.bench_tui import add_soak_arguments, add_tui_arguments
 from moe_mlx.errors import StoreCorruptError, StoreMissingError
 from moe_mlx_tui.drawing.cells import (
     ABSENT,
@@ -306,12 +308,25 @@ def test_the_screen_side_imports_no_mlx():
     subprocess.run([sys.executable, "-c", arguments], check=True)
 
 
-def test_a_short_soak(arguments):
+def test_a_short_soak(tiny):
     from moe_mlx_tui.measuring.soak import soak
 
-    said = []
-    assert soak(arguments("--temp", "0.7"), seconds=1.5, growth=0.5, say=said.append) == 0
+    parser, said = argparse.ArgumentParser(), []
+    add_soak_arguments(parser)
+    args = parser.parse_args(["--model", str(tiny), "--expert-cache", "50%", "--max-tokens", "12"])
+    assert soak(args, seconds=1.5, growth=0.5, say=said.append) == 0
     assert "flat" in said[-1]
+
+
+def test_answers_with_and_without_the_app_are_raced_on_a_terminal(tiny):
+    from moe_mlx_tui.measuring.overhead import compare
+
+    parser = argparse.ArgumentParser()
+    add_tui_arguments(parser)
+    words = ["--model", str(tiny), "--expert-cache", "50%", "--max-tokens", "12", "--rounds", "1"]
+    first, median = compare(parser.parse_args(words)).splitlines()
+    assert float(re.fullmatch(r"round 1: +([\d.]+) tokens/s without the app, +[\d.]+ with it", first)[1]) > 0
+    assert "12 tokens an answer" in median
 
 
 def test_a_frame_of_the_large_map_stays_small():

@@ -132,13 +132,20 @@ class Engine:
         self.failure = None
         opening = self.publisher.opening = Opening(self.args, self._publish, self._opener)
         try:
-            session = opening.run()
+            self._model = self._at_work(opening.run())
         except Exception as error:
             self.failure = error
             self._publish(phase=FAILED, activity="", done=0, total=0, error=explain(error))
-            return
-        self._model = ModelAtWork(session, self.args, self.publisher, self._halt, self._between_tokens)
-        self._model.present()
+
+    def _at_work(self, session: Session) -> ModelAtWork:
+        """Presents a loaded model; one that cannot be presented is let go of."""
+        try:
+            model = ModelAtWork(session, self.args, self.publisher, self._halt, self._between_tokens)
+            model.present()
+            return model
+        except BaseException:
+            let_go(session)
+            raise
 
     def _switch(self, order: Load) -> None:
         """Runs another model; the one there is stays where the other cannot even be found."""

@@ -56,17 +56,22 @@ class CompareScreen(ModalScreen[None]):
         super().__init__()
         self.turn, self._stop = turn, stop
         self._shown: Compared | None = None
+        # Held here, not asked for: news may come before the screen is built, and while it is taken apart.
+        self._sides = [VerticalScroll(id=f"side{number}", classes="half") for number in (0, 1)]
+        self._texts = [Static(id=f"text{number}") for number in (0, 1)]
+        self._receipts = [Static(id=f"receipt{number}", classes="receipt") for number in (0, 1)]
+        self._verdict = Static(id="verdict")
 
     def compose(self) -> ComposeResult:
         """Two columns, a line below."""
         with Vertical(classes="dialog compare") as box:
             box.border_title = "two routings, one prompt"
             with Horizontal(id="sides"):
-                for number in (0, 1):
-                    with VerticalScroll(id=f"side{number}", classes="half"):
-                        yield Static(id=f"text{number}")
-                        yield Static(id=f"receipt{number}", classes="receipt")
-            yield Static(id="verdict")
+                for side, text, receipt in zip(self._sides, self._texts, self._receipts, strict=True):
+                    with side:
+                        yield text
+                        yield receipt
+            yield self._verdict
             yield Static(Content.styled("Esc stops, then closes.", "$foreground-muted"))
 
     def on_mount(self) -> None:
@@ -81,11 +86,11 @@ class CompareScreen(ModalScreen[None]):
             return
         self._shown = shown
         for number, column in enumerate(shown.columns):
-            self.query_one(f"#side{number}").border_title = Content(column.routing)
-            self.query_one(f"#text{number}", Static).update(told(column, shown.parted))
+            self._sides[number].border_title = Content(column.routing)
+            self._texts[number].update(told(column, shown.parted))
             if column.receipt is not None:
-                self.query_one(f"#receipt{number}", Static).update(receipt_line(column.receipt))
-        self.query_one("#verdict", Static).update(verdict(shown))
+                self._receipts[number].update(receipt_line(column.receipt))
+        self._verdict.update(verdict(shown))
 
     def action_leave(self) -> None:
         """Stops, or closes."""
