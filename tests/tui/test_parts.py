@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -327,6 +328,25 @@ def test_answers_with_and_without_the_app_are_raced_on_a_terminal(tiny):
     first, median = compare(parser.parse_args(words)).splitlines()
     assert float(re.fullmatch(r"round 1: +([\d.]+) tokens/s without the app, +[\d.]+ with it", first)[1]) > 0
     assert "12 tokens an answer" in median
+
+
+def test_a_race_that_is_interrupted_leaves_nothing_running(tiny, monkeypatch):
+    from moe_mlx_tui.measuring import overhead
+
+    children = []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def popen(*words, **options):
+        children.append(subprocess.Popen(*words, **options))
+        return children[0]
+
+    monkeypatch.setattr(overhead, "select", SimpleNamespace(select=interrupted))
+    monkeypatch.setattr(overhead, "subprocess", SimpleNamespace(Popen=popen))
+    with pytest.raises(KeyboardInterrupt):
+        overhead.on_terminal({"kind": "frames", "frames": 10**6})
+    assert children[0].wait(20) != 0
 
 
 def test_a_frame_of_the_large_map_stays_small():

@@ -47,20 +47,25 @@ def on_terminal(job: dict[str, Any], size: tuple[int, int] = SIZE) -> tuple[dict
             start_new_session=True,
         )
         os.close(slave)
-        count, tail = 0, b""
-        while True:
-            ready, _, _ = select.select([master], [], [], 0.5)
-            if ready:
-                try:
-                    data = os.read(master, 1 << 16)
-                except OSError:  # the other side is closed
+        try:
+            count, tail = 0, b""
+            while True:
+                ready, _, _ = select.select([master], [], [], 0.5)
+                if ready:
+                    try:
+                        data = os.read(master, 1 << 16)
+                    except OSError:  # the other side is closed
+                        break
+                    if not data:
+                        break
+                    count, tail = count + len(data), (tail + data)[-2000:]
+                elif child.poll() is not None:
                     break
-                if not data:
-                    break
-                count, tail = count + len(data), (tail + data)[-2000:]
-            elif child.poll() is not None:
-                break
-        os.close(master)
+        except BaseException:
+            child.terminate()  # it is in a session of its own, and would go on
+            raise
+        finally:
+            os.close(master)
         if child.wait() != 0 or not out.is_file():
             raise MoeMlxError(f"the measured app ended with {child.returncode}: {tail.decode(errors='replace')[-800:]}")
         return json.loads(out.read_text()), count
