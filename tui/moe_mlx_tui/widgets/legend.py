@@ -33,6 +33,7 @@ class Legend(Widget):
         self._facts: ModelFacts | None = None
         self._met: set[int] = set()
         self._content = Content("")
+        self._samples: dict[tuple[int, Drawing, bool, bool], Content] = {}
 
     def show(self, snapshot: Snapshot, drawing: Drawing) -> None:
         """Takes in a snapshot, and how it is drawn."""
@@ -59,18 +60,24 @@ class Legend(Widget):
 
     def sample(self, cell: int) -> Content:
         """Returns a cell as the map draws it."""
-        place = np.full((self._drawing.down, self._drawing.across), cell, dtype=np.uint8)
-        if cell == ABSENT and self._drawing.kind in (BRAILLE, CELLS):
+        looks = cell, self._drawing, self.app.current_theme.dark, self.app.no_color
+        if looks not in self._samples:
+            self._samples[looks] = self._sampled(*looks)
+        return self._samples[looks]
+
+    def _sampled(self, cell: int, drawing: Drawing, dark: bool, marked: bool) -> Content:
+        place = np.full((drawing.down, drawing.across), cell, dtype=np.uint8)
+        if cell == ABSENT and drawing.kind in (BRAILLE, CELLS):
             return Content("rest")
-        if cell == EVICTED and self._drawing.kind == BRAILLE:  # it has no dot, and colours the place that it left
+        if cell == EVICTED and drawing.kind == BRAILLE:  # it has no dot, and colours the place that it left
             place[1:] = OLDEST
-        painting = paint(place, self._drawing)
+        painting = paint(place, drawing)
         (first, *_) = runs(
             painting.characters[0, :1],
             painting.cells[0, :1],
-            self._drawing.kind,
-            dark=self.app.current_theme.dark,
-            marked=self.app.no_color,
+            drawing.kind,
+            dark=dark,
+            marked=marked,
             ground=None,
         )
         assert first.style is not None
