@@ -67,7 +67,7 @@ class Replacement:
             self._check(self.aside, arrangement)
         elif old and os.path.lexists(self.aside):
             after = read_manifest(self.old)
-            if after.version == 1:
+            if not _is_as_asked(after, self.old, arrangement):
                 raise UsageError(f"{self.aside}: is in the way; remove it, or move it elsewhere.")
             if _digests(self._former()) != _digests(after):
                 return False  # whatever that is, this store did not come in its place
@@ -81,9 +81,7 @@ class Replacement:
     def _check(self, old: Path, arrangement: Arrangement) -> None:
         """Refuses to replace a store by anything but what an upgrade of it would be."""
         before, after = read_manifest(old), read_manifest(self.new)
-        with StoreSource.open(old, verify=False) as source:
-            layouts = arrangement.layouts(source.layers, source.config, old)
-        if _digests(before) != _digests(after) or layouts != tuple(stored.layout for stored in after.layers):
+        if _digests(before) != _digests(after) or not _is_as_asked(after, old, arrangement):
             raise UsageError(f"{self.new}: already exists, and is not what this command would make. Move it elsewhere.")
 
     def _former(self) -> Manifest | None:
@@ -140,6 +138,13 @@ class Replacement:
                 Path(folder).rmdir()
         if self.aside.exists():
             self._say(f"{self.aside}: holds files that were none of the store's, so it is kept")
+
+
+def _is_as_asked(manifest: Manifest, store: Path, arrangement: Arrangement) -> bool:
+    """Returns whether experts lie as an upgrade of a store would lay them."""
+    with StoreSource.open(store, verify=False) as source:
+        wanted = arrangement.layouts(source.layers, source.config, store)
+    return wanted == tuple(stored.layout for stored in manifest.layers)
 
 
 def _digests(manifest: Manifest | None) -> list[tuple[str, ...]] | None:

@@ -1,4 +1,7 @@
-"""From a store of version 1 to one of version 2 beside it, without the checkpoint; on request in its place."""
+"""From a store to one of version 2 beside it, without the checkpoint: on request in its place.
+
+The old one is of version 1, or of version 2 with its experts in other parts or row blocks.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from moe_mlx.store import StoreSource, digest, is_store
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.files import expanded, openable
 from moe_mlx.store.manifest import NAME as MANIFEST
+from moe_mlx.store.parts import arranged
 from moe_mlx.store.resolve import find_model
 from moe_mlx.store.spec import ByteRange
 from moe_mlx.store.store import read_manifest
@@ -25,10 +29,10 @@ from moe_mlx_convert.arrangement import Arrangement
 from moe_mlx_convert.conversion import Conversion
 from moe_mlx_convert.copying import Copier
 from moe_mlx_convert.destination import Destination
+from moe_mlx_convert.joined import JoinedSources
 from moe_mlx_convert.plan import Plan, expert_targets, verbatim
 from moe_mlx_convert.replacing import Replacement
 from moe_mlx_convert.reshard import warn
-from moe_mlx_convert.sources import PassingSources
 from moe_mlx_convert.summary import Summary, already
 from moe_mlx_convert.workers import default_workers
 
@@ -61,13 +65,13 @@ def upgrade(
     say: Callable[[str], None] | None = None,
     talk: Talk | None = None,
 ) -> Summary:
-    """Makes a store of version 2 from one of version 1, which stays as it is unless `replace` is given.
+    """Makes a store of version 2 from another store, which stays as it is unless `replace` is given.
 
     Every file of the old store is checked against its digest on the way, and every byte of the new one is compared with
     the old one before it gets its name.
 
     Args:
-        store: Folder of a store of version 1, or a hub repository in the cache that holds one.
+        store: Folder of a store whose experts lie otherwise, or a hub repository in the cache that holds one.
         mlx_path: Folder to make; by default `STORE-v2` beside the store. Run again, it resumes.
         nested: As in `convert`.
         row_blocks: As in `convert`.
@@ -93,11 +97,11 @@ def upgrade(
     if replacement is not None and replacement.resumed(arrangement):
         return already(read_manifest(root), root)
     with closing(StoreSource.open(root, verify=False)) as source:
-        if source.manifest.version != 1:
-            raise UsageError(f"{root}: already of version {source.manifest.version}; only version 1 is upgraded.")
-        origin, destination = _origin(source), Destination(fs, path, root, say)
         plan = _plan(source, arrangement)
-        copier = Copier(fs, destination.partial, PassingSources(fs))
+        if plan.layouts == source.layouts:
+            raise UsageError(f"{root}: already{arranged(source.layouts)}, as it was asked for.")
+        origin, destination = _origin(source), Destination(fs, path, root, say)
+        copier = Copier(fs, destination.partial, JoinedSources(fs, source))
         conversion = Conversion(fs, origin, destination, plan, copier, workers or default_workers(), talk)
         summary = conversion.run(compare=True)
     if replacement is None:
@@ -166,9 +170,9 @@ def _plan(source: StoreSource, arrangement: Arrangement) -> Plan:
 
 
 def _tensors(source: StoreSource, index: int, expert: int) -> Sequence[ByteRange]:
-    """Returns where an expert's tensors lie in its file of version 1."""
+    """Returns where an expert's tensors lie in its file, or, of one in parts, where they would lie joined."""
     (span,) = source.byte_ranges(index, expert)
-    ranges, offset = [], span.offset
+    ranges, offset = [], 0 if source.layouts[index].rearranged else span.offset
     for spec in source.layers[index].tensors:
         ranges.append(ByteRange(span.path, offset, spec.nbytes))
         offset += spec.nbytes

@@ -4,7 +4,7 @@ Bytes are copied, not decoded: every dtype and quantisation stays as it is. The 
 whole; until then it is MLX_PATH.partial, and running the same command again resumes it.
 
 --nested and --row-blocks rearrange each expert's bytes (version 2 of the store): joined again they are the checkpoint's
-own. --upgrade makes such a store from one of version 1, without the checkpoint.
+own. --upgrade makes such a store from one of version 1, or with another layout, without the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--model", "--hf-path", dest="hf_path", metavar="SRC", help="folder or hub repository to convert, or demo"
     )
-    source.add_argument("--upgrade", metavar="STORE", help="store of version 1 to convert to version 2, beside it")
+    source.add_argument(
+        "--upgrade", metavar="STORE", help="store to convert to version 2, or to another layout of it, beside it"
+    )
     parser.add_argument(
         "--mlx-path", metavar="DST", help="folder to make (default: mlx_model; of an upgrade, STORE-v2 beside it)"
     )

@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoint(folder / "source", quantize={"group_size": 32, "bits": 4}, num_hidden_layers=1)
     convert(str(folder / "source"), folder / "one")
     convert(str(folder / "source"), folder / "two", nested=True)
+    convert(str(folder / "source"), folder / "rows", row_blocks=4)
     return folder
 
 
@@ -54,15 +55,16 @@ class Unplugged(CountingFs):
             raise PowerLoss
 
 
-def test_cut_off_at_any_step_it_goes_on(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["one", "rows"])
+def test_cut_off_at_any_step_it_goes_on(before: str, made: Path, tmp_path: Path) -> None:
     """From the store's last file on: named, the old one aside, the new one in its place, the old one's files gone."""
-    one, two = contents(made / "one"), contents(made / "two")
+    one, two = contents(made / before), contents(made / "two")
     counting = CountingFs()
-    shutil.copytree(made / "one", tmp_path / "counted")
+    shutil.copytree(made / before, tmp_path / "counted")
     upgrade(tmp_path / "counted", nested=True, replace=True, fs=counting, workers=1)
     states = set()
     for at in range(counting.count - len(one) - 14, counting.count + 1):
-        store = Path(shutil.copytree(made / "one", tmp_path / f"{at}/store"))
+        store = Path(shutil.copytree(made / before, tmp_path / f"{at}/store"))
         with pytest.raises(PowerLoss):
             upgrade(store, nested=True, replace=True, fs=Unplugged(at), workers=1)
         left = {path.name: contents(path) for path in store.parent.iterdir()}
@@ -138,6 +140,15 @@ def test_what_is_no_upgrade_of_it_never_takes_its_place(made: Path, store: Path,
     assert contents(store) == before
 
 
+def test_another_layout_aside_is_never_removed(made: Path, tmp_path: Path) -> None:
+    """The same experts in two layouts, neither the one asked for: whose place was whose cannot be known."""
+    store = Path(shutil.copytree(made / "rows", tmp_path / "store"))
+    aside = Path(shutil.copytree(made / "one", tmp_path / f"store{ASIDE}"))
+    with pytest.raises(UsageError, match="is in the way"):
+        upgrade(store, nested=True, replace=True)
+    assert contents(store) == contents(made / "rows") and contents(aside) == contents(made / "one")
+
+
 @pytest.mark.parametrize("other", ["another store", "the checkpoint", "a folder"])
 def test_what_lies_aside_and_is_not_ours_is_never_removed(other: str, made: Path, store: Path, tmp_path: Path) -> None:
     upgrade(store, nested=True, replace=True)
@@ -178,6 +189,14 @@ def test_a_damaged_store_is_told_and_stays(name: str, made: Path, store: Path, t
     shutil.rmtree(tmp_path / "store-v2.partial", ignore_errors=True)
     upgrade(store, nested=True)
     assert contents(tmp_path / "store-v2") == contents(made / "two")
+
+
+def test_a_damaged_part_gets_no_new_digest(made: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(made / "two", tmp_path / "store"))
+    flip(store / "experts/layer-000/expert-002.safetensors")
+    with pytest.raises(ConvertError, match=r"expert-002\.safetensors: digest is .* The store is damaged"):
+        upgrade(store, row_blocks=4)
+    assert not (tmp_path / "store-v2").exists()
 
 
 def test_a_link_in_the_store_is_not_followed(store: Path, tmp_path: Path) -> None:

@@ -154,6 +154,18 @@ def test_an_upgraded_store_is_the_converted_one(how: str, tmp_path: Path) -> Non
         upgrade(tmp_path / "two", **HOW[how])
 
 
+@pytest.mark.parametrize(("before", "after"), [("nested", "rows"), ("rows", "nested rows"), ("nested rows", "nested")])
+def test_a_store_of_version_2_is_laid_out_otherwise(before: str, after: str, tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "source", **KINDS["4 bits, shards"])
+    for how in (before, after):
+        convert(str(source), tmp_path / how, **HOW[how])
+    kept = contents(tmp_path / before)
+    summary = upgrade(tmp_path / before, tmp_path / "made", **HOW[after])
+    assert (summary.method, summary.nested) == ("upgrade", "nested" in after)
+    assert contents(tmp_path / "made") == contents(tmp_path / after)
+    assert contents(tmp_path / before) == kept
+
+
 def test_experts_that_are_stacked_while_loading_are_laid_out_too(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "source", config("mixtral"), quantize={"group_size": 32, "bits": 4})
     convert(str(source), tmp_path / "two", **HOW["nested"])

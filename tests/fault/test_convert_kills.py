@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,16 @@ from moe_mlx_convert import convert
 from tests.checkpoints import make_checkpoint
 from tests.convert.contents import contents
 from tests.fault.faults import fast_folder
-from tests.fault.ways import WAYS, make_source
+from tests.fault.ways import UPGRADE, WAYS, make_source
+
+#: The layers and experts of what is killed.
+SIZES = {"num_experts": 16, "num_hidden_layers": 4, "shard_bytes": 200_000}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = fast_folder(tmp_path_factory.mktemp("kills"))
-    make_checkpoint(folder / "source", num_experts=16, num_hidden_layers=4, shard_bytes=200_000)
+    make_checkpoint(folder / "source", **SIZES)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -34,32 +38,51 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_killed_at_random_moments(way: str, kills: int, place: Path) -> None:
     work = place / f"kills-{kills}-{way}"
     work.mkdir()
-    make_source(work / "source", way, num_experts=16, num_hidden_layers=4, shard_bytes=200_000)
-    words = [sys.executable, "-m", "tests.fault.kill_and_resume", str(work / "source"), str(work), str(kills), "7", way]
+    make_source(work / "source", way, **SIZES)
+    kill("kill_and_resume", work, kills, way)
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_an_upgrade_in_a_store_s_own_place_killed_at_random_moments(kills: int, place: Path) -> None:
+    """After every kill one of the two stores is whole, and the same command leaves the new one alone."""
+    work = place / f"kills-{kills}-in-place"
+    work.mkdir()
+    make_source(work / "source", UPGRADE, **SIZES)
+    told = kill("kill_and_replace", work, kills)
+    assert len(told["stages"]) > 2 or kills < 50, "kills fell while the new store was made, and while it moved"
+
+
+def kill(program: str, work: Path, kills: int, *more: str) -> dict[str, Any]:
+    words = [sys.executable, "-m", f"tests.fault.{program}", str(work / "source"), str(work), str(kills), "7", *more]
     root = Path(__file__).parents[2]
-    told = json.loads(subprocess.run(words, check=True, capture_output=True, text=True, cwd=root).stdout)
+    told: dict[str, Any] = json.loads(
+        subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=root).stdout
+    )
     print(told)
     assert told["wrong"] == 0
     assert told["kills"] == kills
     assert told["resumed"] > 0 or kills < 50, "four may all come before the first expert, or after the last"
+    return told
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root on Linux")
-def test_a_disk_that_fills_up(place: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_fills_up(way: str, tmp_path: Path) -> None:
+    run, source, disk = WAYS[way], tmp_path / "source", tmp_path / "disk"
+    make_source(source, way, **SIZES)
+    needed = run(source, tmp_path / "reference").bytes_written
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], capture_output=True, check=False
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={needed // 2}", "none", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
         with pytest.raises(MoeMlxError, match="GB are free"):
-            convert(str(place / "source"), disk / "store")
+            run(source, disk / "store")
         assert not list(disk.iterdir())
-        subprocess.run(["mount", "-o", "remount,size=6m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={needed + 2_000_000}", str(disk)], check=True)
         ballast = disk / "ballast"
-        ballast.write_bytes(bytes(1_000_000))
+        ballast.write_bytes(bytes(500_000))
 
         def fill() -> None:
             with ballast.open("ab", buffering=0) as file:
@@ -75,15 +98,14 @@ def test_a_disk_that_fills_up(place: Path, tmp_path: Path) -> None:
                 return
 
         with pytest.raises(MoeMlxError, match="the disk is full while") as caught:
-            convert(str(place / "source"), disk / "store", workers=1, fs=Meddler(200, meddle))
+            run(source, disk / "store", workers=1, fs=Meddler(200, meddle))
         assert caught.value.exit_code == 3
         assert not (disk / "store").exists()
         with pytest.raises(MoeMlxError, match=r"GB are free|disk is full"):
-            convert(str(place / "source"), disk / "store")
+            run(source, disk / "store")
         ballast.unlink()
-        summary = convert(str(place / "source"), disk / "store")
+        summary = run(source, disk / "store")
         assert summary.files_resumed > 0
-        convert(str(place / "source"), tmp_path / "reference")
         assert contents(disk / "store") == contents(tmp_path / "reference")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
