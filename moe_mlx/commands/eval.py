@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments
-from moe_mlx.commands.model_arguments import add_form_argument
 from moe_mlx.errors import UsageError
 from moe_mlx.routing.names import BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EXACT, LATE
 from moe_mlx.store.demo import DEMO
@@ -41,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit a threshold to each layer on another text, at the first cap, and keep them beside the verdicts; "
         f"--light-beyond {BY_LAYER} evaluates them",
     )
-    add_form_argument(parser)
     add("--limit-tokens", type=int, metavar="N", help="score at most N tokens")
     add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -113,7 +111,6 @@ def run(args: argparse.Namespace) -> int:
         decode=args.decode,
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
-        light_form=args.light_form,
         say=lambda line: print(line, file=sys.stderr),
     )
     runtime = runtime_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
-from moe_mlx.routing.names import EVALUATED, EVALUATED_LIGHTS
+from moe_mlx.routing.names import DEFAULT_FORM, EVALUATED, EVALUATED_LIGHTS, LIGHT_FORMS
 
 
 def add_light_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,11 @@ def add_light_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"among {', '.join(EVALUATED_LIGHTS)}; the last leaves them out and is offered nowhere (default: exact)",
     )
     add("--light-beyond", metavar="B", help="shares of a token's weight before a light expert (default: as generate)")
+    add(
+        "--light-form",
+        metavar="NAMES",
+        help=f"what of an expert a coarse one is, among {', '.join(LIGHT_FORMS)} (default: {DEFAULT_FORM})",
+    )
     add("--light-distance", metavar="D", help="layers later that late outputs are added (default: as generate)")
     add(
         "--quality",

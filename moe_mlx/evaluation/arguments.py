@@ -15,7 +15,7 @@ from moe_mlx.evaluation.setting import (
     sweep_ranks,
 )
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
-from moe_mlx.routing.names import BY_LAYER, DEFAULT_BEYOND, DEFAULT_DISTANCE, EVALUATED, EXACT, LATE
+from moe_mlx.routing.names import BY_LAYER, DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM, EVALUATED, EXACT, LATE
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS
 from moe_mlx.system.given import split_list
 
@@ -56,6 +56,7 @@ def checked_grid(args: Any) -> Grid:
         distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),
         fitted=fitted,
         qualities=listed(getattr(args, "quality", None), "--quality", str),
+        forms=listed(getattr(args, "light_form", None), "--light-form", str) or (DEFAULT_FORM,),
     )
     others = [light for light in grid.lights if light not in (EXACT, LATE)]
     if fitted and (LATE not in grid.lights or (others and not beyonds)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.evaluation.plot import INK, LOOK, STYLE
 from moe_mlx.evaluation.results import Row
-from moe_mlx.routing.names import DROPPED, EXACT, LATE
+from moe_mlx.routing.names import DEFAULT_FORM, DROPPED, EXACT, LATE
 from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ COLOURS = {
 _OTHER = ("#CC79A7", "#E69F00")
 _STROKES = ("-", "--", ":", "-.")
 #: What makes a line, and what its points are written with.
-Key = tuple[str, str, float | None, int]
+Key = tuple[str, str, float | None, int, str]
 MEASURES = {
     "bytes_per_token": ("read a token, kB", 1e-3),
     "blocking": ("misses a token that a layer waits for", 1.0),
@@ -63,13 +63,13 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         if row.routing in ("pruned", "belady"):
             continue
         beyond = row.beyond if EXACT not in (row.routing, row.light) else None
-        found.setdefault((row.routing, row.light, beyond, row.distance), []).append(row)
+        found.setdefault((row.routing, row.light, beyond, row.distance, row.form), []).append(row)
     made = []
-    for (routing, light, beyond, distance), points in found.items():
+    for (routing, light, beyond, distance, form), points in found.items():
         lossy = routing != EXACT
         start = [one for one in rows if one.routing == EXACT and one.light == (light if lossy else EXACT)]
         if lossy and beyond is not None:
-            start = [one for one in start if (one.beyond, one.distance) == (beyond, distance)]
+            start = [one for one in start if (one.beyond, one.distance, one.form) == (beyond, distance, form)]
         mine = sorted(points, key=lambda row: (row.value or 0.0) if row.routing != EXACT else -row.beyond)
         values = [f"{row.value:g}" if row.value is not None else f"{row.beyond:g}" for row in mine]
         if light == EXACT and not lossy:
@@ -77,16 +77,17 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         elif start:
             mine.insert(0, start[0])
             values.insert(0, "")
-        made.append(Line(_label(routing, light, beyond, distance), light, lossy, tuple(mine), tuple(values)))
+        made.append(Line(_label(routing, light, beyond, distance, form), light, lossy, tuple(mine), tuple(values)))
     return made
 
 
-def _label(routing: str, light: str, beyond: float | None, distance: int) -> str:
+def _label(routing: str, light: str, beyond: float | None, distance: int, form: str) -> str:
     policy = LOOK[routing][2] if routing in LOOK else routing
     if light == EXACT:
         return policy if routing in LOOK else "exact"
     over = "(beyond)" if beyond is None else f"beyond {beyond:g}"
     later = "" if distance == 1 else f", {distance} layers on"
+    later += "" if form == DEFAULT_FORM else f", form {form}"
     return f"{light} {over}{later}" if routing == EXACT else f"{policy}, {light} {over}{later}"
 
 

@@ -108,7 +108,7 @@ class Row:
     def setting(self) -> Setting:
         """The setting of this row."""
         light = (self.light, self.beyond, self.distance, self.fitted)
-        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light, self.quality)
+        return Setting(self.cache, self.routing, self.value, self.top_j, self.evict, *light, self.quality, self.form)
 
 
 @dataclass

@@ -95,6 +95,8 @@ class Evaluation:
         """Puts a setting in force, from an emptied cache."""
         runtime = self.runtime
         runtime.set_eviction(setting.evict)
+        if setting.light_rule.coarse:
+            runtime.set_light_form(setting.form)
         runtime.resize(setting.cache)
         runtime.set_routing(**asdict(setting.settings()))
         if setting.routing == "pruned":
@@ -204,7 +206,7 @@ class Evaluation:
             coarse=totals.coarse / max(1, totals.tokens),
             coarse_weight=totals.coarse_weight / max(1, totals.tokens * len(self.runtime.layers)),
             promotions=totals.promotions / max(1, totals.tokens),
-            form=self.runtime.layers[0].form,
+            form=setting.form,
         )
 
     def _save(self, recorder: Recorder, watch: _Watch, setting: Setting, path: Path) -> None:

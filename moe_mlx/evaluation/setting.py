@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from moe_mlx.errors import UsageError
@@ -12,13 +12,16 @@ from moe_mlx.evaluation.pruned import Pruned
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.names import (
+    COARSES,
     DEFAULT_BEYOND,
     DEFAULT_DISTANCE,
+    DEFAULT_FORM,
     EVALUATED,
     EVALUATED_LIGHTS,
     EXACT,
     LATE,
     LATER,
+    LIGHT_FORMS,
 )
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.price import read_quality
@@ -47,6 +50,7 @@ class Setting:
         distance: Layers later that a late output is added.
         fitted: Whether each layer has the threshold of a fit that lets as many be late as `beyond` does.
         quality: What is held by moving the routing, as `--quality` takes it; "" where the routing stays.
+        form: What of an expert a coarse one is; of effect where experts may be coarse.
     """
 
     cache: str
@@ -59,9 +63,11 @@ class Setting:
     distance: int = DEFAULT_DISTANCE
     fitted: bool = False
     quality: str = ""
+    form: str = DEFAULT_FORM
 
     def __post_init__(self) -> None:
         check_choice("light", self.light, EVALUATED_LIGHTS)
+        check_choice("light_form", self.form, LIGHT_FORMS)
         if self.routing not in EVALUATED:
             raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
         if self.routing == "pruned" and not is_whole(self.value):
@@ -108,7 +114,8 @@ class Setting:
         if self.quality:
             return f"held at {self.quality}"
         policy = self.routing if self.value is None else f"{self.routing} {self.value:g}"
-        light = self.light_rule.describe() + (" by layer" if self.fitted else "")
+        form = f", form {self.form}" if self.light_rule.coarse and self.form != DEFAULT_FORM else ""
+        light = self.light_rule.describe() + (" by layer" if self.fitted else "") + form
         return f"{policy}, {light}" if light else policy
 
     @property
@@ -136,6 +143,7 @@ class Grid:
         distances: Layers later that late outputs are added.
         fitted: Whether the thresholds of a fit are evaluated too.
         qualities: What is held by moving the routing.
+        forms: What of an expert a coarse one is; with every light that may be coarse.
     """
 
     caches: Sequence[str] = ("50%",)
@@ -151,6 +159,7 @@ class Grid:
     distances: Sequence[int] = (DEFAULT_DISTANCE,)
     fitted: bool = False
     qualities: Sequence[str] = ()
+    forms: Sequence[str] = (DEFAULT_FORM,)
 
     def settings(self, top_k: int) -> list[Setting]:
         """Returns every setting once, cap by cap, in the order asked for.
@@ -166,21 +175,24 @@ class Grid:
             for routing in self.routings:
                 for value in self._values(routing, top_k):
                     for evict in self.evictions[:1] if routing == "belady" else self.evictions:
-                        for light in self._lights(routing):
-                            setting = Setting(cache, routing, value, self.top_j, evict, *light)
+                        plain = Setting(cache, routing, value, self.top_j, evict)
+                        for setting in self._lit(plain):
                             found.setdefault(setting.key, setting)
             for quality, evict in product(self.qualities, self.evictions):
                 setting = Setting(cache, evict=evict, quality=quality)
                 found.setdefault(setting.key, setting)
         return list(found.values())
 
-    def _lights(self, routing: str) -> Iterator[tuple[str, float, int, bool]]:
-        for light in (EXACT,) if routing in ("belady", "pruned") else self.lights:
+    def _lit(self, plain: Setting) -> Iterator[Setting]:
+        """Yields a setting with everything that its light experts may do."""
+        for light in (EXACT,) if plain.routing in ("belady", "pruned") else self.lights:
             beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
-            for beyond, distance in product(beyonds, self.distances if light in LATER else (DEFAULT_DISTANCE,)):
-                yield light, beyond, distance, False
+            distances = self.distances if light in LATER else (DEFAULT_DISTANCE,)
+            forms = self.forms if light in COARSES else (DEFAULT_FORM,)
+            for beyond, distance, form in product(beyonds, distances, forms):
+                yield replace(plain, light=light, beyond=beyond, distance=distance, form=form)
             if self.fitted and light == LATE:
-                yield light, DEFAULT_BEYOND, DEFAULT_DISTANCE, True
+                yield replace(plain, light=light, fitted=True)
 
     def _values(self, routing: str, top_k: int) -> Iterator[float | None]:
         if routing == "cache-prior":

@@ -22,7 +22,7 @@ def verdict_of(row: Row) -> Verdict:
     """Returns what a row says of its setting, to be kept with the model."""
     policy = row.routing if row.value is None else f"{row.routing} {row.value:g}"
     light = (row.light, row.beyond, row.distance)
-    return Verdict(*light, policy, row.cache, row.tokens, row.kl, row.ppl_change, row.agreement)
+    return Verdict(*light, policy, row.cache, row.tokens, row.kl, row.ppl_change, row.agreement, row.form)
 
 
 def verdicts_of(rows: Sequence[Row]) -> list[Verdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,8 @@ def write_rows(path: Path, name: str, rows: Sequence[Any]) -> None:
 def _row(kind: type[T], row: dict[str, Any]) -> T:
     values = dict(row)
     for field in fields(kind):  # type: ignore[arg-type]
+        if field.default is not MISSING:  # what files of before do not say
+            values.setdefault(field.name, field.default)
         value = values[field.name]
         if not isinstance(value, _KINDS[str(field.type)]) or isinstance(value, bool):
             raise TypeError(field.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.history.kept_rows import read_rows, write_rows
+from moe_mlx.routing.names import DEFAULT_FORM
 from moe_mlx.system.folders import user_folder
 
 NAME = "verdicts"
@@ -30,6 +31,7 @@ class Verdict:
         kl: KL(exact || setting) a token, in nats.
         ppl_change: Of perplexity: 0.01 is +1%.
         agreement: Top-1 agreement with the exact run.
+        form: What of an expert a coarse one was.
     """
 
     light: str
@@ -41,6 +43,7 @@ class Verdict:
     kl: float
     ppl_change: float
     agreement: float
+    form: str = DEFAULT_FORM
 
 
 def found_of(verdicts: Iterable[Verdict], routing: str, light: str) -> str:
@@ -75,4 +78,4 @@ def keep_verdicts(identity: str, found: Iterable[Verdict]) -> None:
 
 
 def _setting(verdict: Verdict) -> tuple[Any, ...]:
-    return verdict.light, verdict.beyond, verdict.distance, verdict.routing, verdict.cache
+    return verdict.light, verdict.beyond, verdict.distance, verdict.routing, verdict.cache, verdict.form

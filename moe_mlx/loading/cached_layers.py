@@ -192,6 +192,11 @@ class CachedLayers(Sequence[LayerCache]):
                 later = self[after] if after < len(self) and rule.late else None
                 cache.lateness.link(rule.of_layer(place), earlier, later)
 
+    def form_by(self, form: str) -> None:
+        """Changes what of an expert a coarse one is in low slots that are made from now on, between tokens."""
+        for cache in self:
+            cache.form = form
+
     def evict_by(self, name: str) -> None:
         """Changes which expert gives way, between tokens; a layer where that is another one starts empty.
 
@@ -228,7 +233,8 @@ class CachedLayers(Sequence[LayerCache]):
         """
         cache = self[index]
         every = slots == cache.table.experts
-        if (slots, low) == (cache.table.slots, cache.table.low) and cache.full == every:
+        same_form = cache.bank.low is None or cache.bank.low.form == cache.form
+        if (slots, low) == (cache.table.slots, cache.table.low) and cache.full == every and same_form:
             return
         hottest = cache.table.hottest()[: slots + low]
         coarse = hottest[slots:]

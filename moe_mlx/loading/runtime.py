@@ -21,10 +21,11 @@ from moe_mlx.loading.resizing import Sizing
 from moe_mlx.planning.budget import MemoryPlan
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.light import LightRule
-from moe_mlx.routing.names import NATIVE, READBACK
+from moe_mlx.routing.names import LIGHT_FORMS, NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource
+from moe_mlx.system.given import check_choice
 from moe_mlx.vlm.processing import PictureReader
 
 
@@ -226,6 +227,20 @@ class Runtime:
             if rule.coarse != self.sizing.coarse:
                 self.sizing.divide(rule.coarse, self.evict)
             self.layers.light_by(rule)
+
+    def set_light_form(self, form: str) -> None:
+        """Changes what of an expert a coarse one is, between tokens; errors as `set_routing`, for a name it is not."""
+        check_choice("light_form", form, LIGHT_FORMS)
+        self._tell("set_light_form", form=form)
+        with self.layers.lock:
+            before = self.layers[0].form
+            self.layers.form_by(form)
+            try:
+                if form != before and self.sizing.coarse:
+                    self.sizing.divide(True, self.evict)
+            except BaseException:
+                self.layers.form_by(before)
+                raise
 
     def set_eviction(self, evict: str) -> None:
         """Changes which expert gives way, between tokens; layers where that is another one start empty.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import COARSE, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATE_COARSE, LATER, LIGHTS
+from moe_mlx.routing.names import COARSES, DEFAULT_BEYOND, DEFAULT_DISTANCE, DROPPED, EXACT, LATER, LIGHTS
 from moe_mlx.system.given import check_choice, check_whole
 
 
@@ -56,7 +56,7 @@ class LightRule:
     @property
     def coarse(self) -> bool:
         """Whether light experts may be coarse."""
-        return self.mode in (COARSE, LATE_COARSE)
+        return self.mode in COARSES
 
     def describe(self) -> str:
         """Returns one short line, "" where every expert is waited for."""

@@ -10,6 +10,8 @@ EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
 LIGHTS = (EXACT, LATE, COARSE, LATE_COARSE)
 #: Those of them that join later: by how many layers, `--light-distance` says.
 LATER = (LATE, LATE_COARSE)
+#: Those that use high bits: which, `--light-form` says.
+COARSES = (COARSE, LATE_COARSE)
 #: What of an expert a coarse one is: every weight at its high bits, or the same with `down_proj` (the last one) whole.
 #: The words of `moe_mlx/store/parts.py`.
 LIGHT_FORMS = ("2", "2-down4")

@@ -9,6 +9,7 @@ import pytest
 
 from moe_mlx.cli import main
 from tests.checkpoints import AFFINE4, tiny_checkpoint
+from tests.evaluation.conftest import TEXT
 
 COARSE = ("--light", "coarse", "--light-beyond", "0", "--expert-cache", "75%", "--routing", "exact")
 
@@ -50,6 +51,26 @@ def test_generate_tells_what_was_coarse(nested: Path, capsys: pytest.CaptureFixt
 def test_a_model_without_high_bits_first_says_so(nested: Path, capsys: pytest.CaptureFixture[str]):
     err = generated(nested.parent / "model", capsys)[1]
     assert "--light coarse has no effect: experts are whole only; `moe-mlx convert --nested`" in err
+
+
+def test_eval_sweeps_forms_beside_thresholds_and_ways(
+    nested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path
+):
+    """In one run, and a form among others has the row that it has alone."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    asked = "--limit-tokens 20 --tasks none --routing exact --expert-cache 75% --decode readback --json --light"
+    fixed = ["eval", "--model", str(nested), "--data", str(tmp_path / "text.txt"), *asked.split()]
+    assert main([*fixed, "exact,late,coarse", "--light-beyond", "0.3,0", "--light-form", "2,2-down4"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 1 + 2 + 2 * 2
+    assert main([*fixed, "coarse", "--light-beyond", "0", "--light-form", "2-down4"]) == 0
+    (alone,) = json.loads(capsys.readouterr().out)["rows"]
+    coarse = {row["form"]: row for row in rows if row["light"] == "coarse" and row["beyond"] == 0}
+    assert coarse["2-down4"] == alone
+    assert coarse["2"]["kl"] > alone["kl"] > 0, "the form with a whole projection departs less"
+    (kept,) = home.rglob("verdicts/*.json")
+    told = {(one["light"], one["beyond"], one["form"]) for one in json.loads(kept.read_text())["verdicts"]}
+    assert {("coarse", 0, "2"), ("coarse", 0, "2-down4")} <= told
 
 
 def test_plan_and_inspect_show_what_each_size_means(nested: Path, capsys: pytest.CaptureFixture[str]):

@@ -234,6 +234,21 @@ def test_every_mode_that_joins_later_has_its_distances():
     assert found == [("exact", 1), ("late", 1), ("late", 2), ("coarse", 1), ("late-coarse", 1), ("late-coarse", 2)]
 
 
+def test_every_mode_that_uses_high_bits_has_its_forms():
+    grid = Grid(["50%"], ["exact"], lights=["exact", "late", "coarse", "late-coarse"], forms=["2", "2-down4"])
+    found = {setting.describe: (setting.light, setting.form) for setting in grid.settings(top_k=3)}
+    assert found == {
+        "exact": ("exact", "2"),
+        "exact, light late beyond 0.6": ("late", "2"),
+        "exact, light coarse beyond 0.6": ("coarse", "2"),
+        "exact, light coarse beyond 0.6, form 2-down4": ("coarse", "2-down4"),
+        "exact, light late-coarse beyond 0.6": ("late-coarse", "2"),
+        "exact, light late-coarse beyond 0.6, form 2-down4": ("late-coarse", "2-down4"),
+    }
+    with pytest.raises(UsageError, match="light_form"):
+        Setting("50%", light="coarse", form="3")
+
+
 @pytest.mark.parametrize("lights", ["exact,coarse", "exact,late,coarse"])
 def test_thresholds_by_layer_are_not_dropped_without_a_word(lights):
     unasked = ["expert_cache", "evict", "route_lambda", "route_max_rank", "route_mass", "pruned", "route_top_j"]
