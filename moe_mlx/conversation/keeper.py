@@ -1,7 +1,7 @@
 """Keeps the price that was asked for (`--quality`, `--speed`) while a model answers, and accounts for it.
 
-It stands in front of the model's own call, as an `Auditor` does, and is given to a `Session` in its place. Every 64 or
-128 tokens, between two model calls, it looks back at them (`look_back.LookBack`) and moves the routing to the rung that
+It stands in front of the model's own call, as an `Auditor` does, and is given to a `Session` in its place. Every 64 to
+384 tokens, between two model calls, it looks back at them (`look_back.LookBack`) and moves the routing to the rung that
 `routing.holding` names. Steps that are queued by then are waited for, once a look; nothing is read back otherwise.
 Where somebody else changes the routing, it lets go and says so.
 """
@@ -14,13 +14,16 @@ from typing import Any
 
 from mlx import nn
 
-from moe_mlx.conversation.held import HeldSummary, known_unit, ladder_of
+from moe_mlx.conversation.held import HeldSummary, ladder_of, measured_rungs, unseen_error
 from moe_mlx.conversation.look_back import LookBack, Looked
 from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.loading.attachment import runtime_of
-from moe_mlx.routing.holding import LONG, SHORT, Pace, QualityHolder
+from moe_mlx.routing.holding import Pace, QualityHolder
 from moe_mlx.routing.price import KL, Price, read_price
 from moe_mlx.routing.settings import RoutingSettings
+
+#: Tokens at an answer's end that are not looked at, if they are fewer.
+FEW = 128
 
 
 class Keeper:
@@ -45,15 +48,16 @@ class Keeper:
         self.released = ""
         self.ladder = ladder_of(self.runtime, price)
         quality = price.quality
-        self.holder: QualityHolder | None = None
-        if quality is not None:
-            self.holder = QualityHolder(self.ladder, quality.budget, known_unit(self.runtime, quality))
-        self.pace = None if price.speed is None else Pace(price.speed)
-        self.place = 0 if self.holder is None or self.pace is not None else self.holder.place
         self._plain: type[nn.Module] = type(model)
         self._look: LookBack | None = None
+        self.holder: QualityHolder | None = None
         if quality is not None:
-            self._look = LookBack(self.runtime, self._exactly, LONG)
+            measured = measured_rungs(self.runtime, self.ladder, quality)
+            self.ladder = measured or self.ladder
+            self._look = LookBack(self.runtime, self._exactly)
+            self.holder = QualityHolder(self.ladder, quality.budget, self._look.most, measured=measured is not None)
+        self.pace = None if price.speed is None else Pace(price.speed)
+        self.place = 0 if self.holder is None or self.pace is not None else self.holder.place
         self._entered, self._skipped, self.unaudited = False, 0, ""
         self._before = self.runtime.routing
         self._in_force = self._before
@@ -69,8 +73,8 @@ class Keeper:
         self.unaudited = ""
         self._used: Counter[int] = Counter()
         self._units: list[float] = []
-        self._kls = self._agreed = self._seconds = 0.0
-        self._audited = 0
+        self._kls = self._agreed = self._seconds = self._squares = 0.0
+        self._audited = self._unseen = 0
         self._bytes_before = 0 if self._look is None else self._look.scratch.bytes_read
         if self._look is not None:  # of an answer that nobody has settled
             self._skipped += self._look.waiting
@@ -105,6 +109,8 @@ class Keeper:
             measure="" if quality is None else quality.measure,
             budget=0.0 if quality is None else quality.budget,
             spent=spent,
+            unseen=self._unseen,
+            spent_error=unseen_error(self._squares / tokens - spent * spent, self._audited, self._unseen),
             settings=tuple((self.ladder[place].describe(), self._used[place]) for place in sorted(self._used)),
             why=self.why,
             seconds=self._seconds,
@@ -136,17 +142,18 @@ class Keeper:
     def settle(self) -> None:
         """Ends an answer: looks at the tokens that are left, or leaves them out where they are few.
 
-        A look reads almost as much for few tokens as for many; so none comes for fewer than `SHORT` since the last one,
-        and tokens that were left out count as the next ones do.
+        A look reads almost as much for few tokens as for many; so none comes for fewer than `FEW` since the last one
+        (or than the next look waits for), and tokens that were left out count as the next ones do.
         """
         if (look := self._look) is not None and self.holder is not None and not self.released:
-            if look.waiting and look.waiting + self._skipped >= SHORT:
+            if look.waiting and look.waiting + self._skipped >= min(FEW, self.holder.stretch):
                 try:
                     self._take(look.look())
                 except ExpertReadError as error:
                     self.unaudited = f"the last tokens were not audited: {error}"
             else:
                 self._skipped += look.waiting
+                self._unseen += look.waiting
             look.forget()
         if self.pace is not None:
             self.pace.pause()
@@ -186,6 +193,7 @@ class Keeper:
         self._agreed += sum(looked.agreed)
         self._seconds += looked.seconds
         losses = looked.kls if self.price.quality.measure == KL else [float(not same) for same in looked.agreed]
+        self._squares += sum(loss * loss for loss in losses)
         skipped, self._skipped = self._skipped, 0
         units, self._units = self._units, []
         allowed = self.holder.looked(losses, skipped, sum(units) / max(1, len(units)))

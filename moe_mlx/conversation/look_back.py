@@ -27,6 +27,9 @@ from moe_mlx.system.sizes import show_bytes
 _ROWS = 8
 #: Of a logit, at most.
 _LOGIT_NBYTES = 4
+#: Logits, exact ones and as they were, that a look may hold, and how many tokens it has whatever these come to: many
+#: tokens of a look read little more than few, but logits of a large vocabulary are large.
+_LOGITS_NBYTES, _LEAST, _MOST = 320 * 10**6, 128, 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +51,25 @@ class LookBack:
     """The tokens since the last look, and the exact KV cache behind them.
 
     Attributes:
+        most: Tokens that a look may have.
         scratch: Slots of its own, and what was read into them.
     """
 
-    def __init__(self, runtime: Runtime, call: Callable[..., Any], most: int) -> None:
+    def __init__(self, runtime: Runtime, call: Callable[..., Any]) -> None:
         """Makes the scratch slots, and takes room for a second KV cache and logits.
 
         Args:
             runtime: The model's.
             call: The model's own call, from tokens `[1, T]` and a KV cache to logits `[1, T, V]`.
-            most: Tokens that a look may have.
 
         Raises:
             DoesNotFitError: the plan has no room for them.
         """
         self.runtime, self._call = runtime, call
         words = first_value(runtime.config, "vocab_size")
-        logits = 2 * most * (words if isinstance(words, int) else 0) * _LOGIT_NBYTES
-        self._nbytes = runtime.plan.kv_cache + logits
+        row = 2 * (words if isinstance(words, int) else 0) * _LOGIT_NBYTES
+        self.most = min(_MOST, max(_LEAST, _LOGITS_NBYTES // max(1, row)))
+        self._nbytes = runtime.plan.kv_cache + self.most * row
         what = f"--quality needs {show_bytes(self._nbytes)} for a second KV cache and logits"
         runtime.sizing.reserve(self._nbytes, what)
         try:

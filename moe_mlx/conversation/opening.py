@@ -48,6 +48,8 @@ def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def price_of(args: argparse.Namespace) -> Price | None:
     """Returns the price that is to be held; None where a routing is to be.
 
+    A price that is a default of the user's gives way to a routing of the command line.
+
     Raises:
         UsageError: it cannot be read, or contradicts what else was asked for.
     """
@@ -56,17 +58,21 @@ def price_of(args: argparse.Namespace) -> Price | None:
     if price is None:
         return None
     option = "--speed" if quality is None else "--quality"
+    own = getattr(args, "price_told", ())
     if told := getattr(args, "routing_told", ()):
+        if not own:
+            return None
         raise UsageError(f"{option} chooses the routing between tokens, and {told[0]} names one: give one of them")
     beside = {
-        "audit": "audits every token already" if quality is not None else "counts what auditing takes as time",
+        "audit": "audits by itself" if quality is not None else "counts what auditing takes as time",
         "draft_model": "is held at decode, which drafts replace",
         "parallel": "is held on one machine",
         "compare": "moves the routing that is to be compared",
     }
     for name, why in beside.items():
         if getattr(args, name, None) is not None:
-            raise UsageError(f"{option} {why}: leave out --{name.replace('_', '-')}")
+            or_else = "" if own else ", or name a --routing, which your default gives way to"
+            raise UsageError(f"{option} {why}: leave out --{name.replace('_', '-')}{or_else}")
     return price
 
 

@@ -2,15 +2,18 @@
 
 Quality, in ten lines (docs/holding.md). A *look* brings the loss of every token since the one before.
 
-1. L = losses of the latest `WINDOW` tokens, summed; n = how many those are; B = the budget a token.
-2. Each rung r of the ladder has an expected loss e[r] in units u of lambda 0.1's. Where `moe-mlx eval` has measured u,
-   the start is the highest rung with u * e[r] <= B; else it is rung `START`, and u = B / e[start] is a guess.
-3. It is learned: s = (L + P * u * e[start]) / (sum of e over the same tokens + P * e[start]): the start counts for P
-   tokens, `KNOWN` where it was measured, else `GUESSED`.
-4. What is left or owed is spent over the next `HORIZON` tokens: a = B + (B * n - L) / `HORIZON`, at most `MOST` * B.
-5. The highest rung with s * e[r] <= a is next, but at most `UP` above the present one; it may be any below.
+1. The budget is B a token; it is kept over each period of `PERIOD` tokens.
+2. Rung r of the ladder is expected to lose e[r]. Where `moe-mlx eval` has measured the model, e is what it found, and
+   the start is the highest rung with e[r] <= B. Else it is lambda `START`, and e is scaled so that this loses B.
+3. Looks correct the scale: s = losses found / losses expected, those of a token half as heavy `RECENT` tokens later.
+   The start counts as `KNOWN` tokens where it was measured, else as `GUESSED`. Exact routing brings s back to that of
+   the start, by half in `SHORTLY` tokens.
+4. a = B; where the period would then end more than `SLACK` of its budget off, what ends it there: 0 to `MOST` * B.
+5. The highest rung with s * e[r] <= a is next; its e is at most `UP` times the present one's, or a quarter of B.
 6. Where even the first is above a, it is exact routing.
-7. A look comes after `SHORT` tokens; after a look that found the window within its budget, after `LONG`.
+7. The next look comes after `SHARE` of the tokens left in the period, at least `SHORT`, at most as many as a look may
+   have; at its end where fewer than `LAST` would be left. From a guess, after `SHORT`, then twice that, and so on.
+8. What a period leaves or owes goes into the next one, at most `CARRY` of its budget.
 """
 
 from __future__ import annotations
@@ -21,14 +24,16 @@ from collections.abc import Sequence
 
 from moe_mlx.routing.ladder import START, Rung
 
-#: Tokens that the budget is held over, and in which a deviation is made up for.
-WINDOW, HORIZON = 1000, 384
-#: Budgets a token that may be spent at most, where much was left; rungs up at once.
-MOST, UP = 1.5, 2
-#: Tokens that the start counts for.
-KNOWN, GUESSED = 256, 64
-#: Tokens between two looks.
-SHORT, LONG = 64, 128
+#: Tokens that the budget is kept over, and the share of its budget that one may hand to the next.
+PERIOD, CARRY = 1000, 0.25
+#: Share of a period's budget that its end may be off before it is corrected: what is saved by chasing no chance.
+SLACK = 0.03
+#: Budgets a token that may be spent at most, where much was left; how many times more may be expected at once.
+MOST, UP = 2.0, 4.0
+#: Tokens that the start counts for, and after which what was found weighs half: of lossy routing, of exact.
+KNOWN, GUESSED, RECENT, SHORTLY = 256, 64, 512, 128
+#: Tokens between two looks at least, the share of the period's rest, and a rest that is not parted.
+SHORT, SHARE, LAST = 64, 0.5, 64
 
 
 class QualityHolder:
@@ -38,38 +43,42 @@ class QualityHolder:
         budget: Loss a token.
         place: Number of the rung in force.
         stretch: Tokens until the next look.
-        spent: Mean loss of the tokens in the window; like `why` read by other threads.
+        spent: Mean loss of the latest `PERIOD` tokens; like `why` read by other threads.
         why: Why that rung, in a line.
     """
 
-    def __init__(self, ladder: Sequence[Rung], budget: float, unit: float | None = None) -> None:
+    def __init__(self, ladder: Sequence[Rung], budget: float, longest: int, *, measured: bool = False) -> None:
         """Begins.
 
         Args:
             ladder: From exact routing up.
             budget: Loss a token.
-            unit: What lambda 0.1 was measured to lose with this model; None where nobody has.
+            longest: Tokens that a look may have, 128 or more.
+            measured: Whether the rungs' losses are those of this model; else only how they compare is known.
         """
-        self.ladder, self.budget, self.stretch, self.spent = tuple(ladder), budget, SHORT, 0.0
-        self._seen: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # loss, and what its rung was expected to lose
-        if unit is None:
-            self.place, counts, known = min(START, len(self.ladder) - 1), GUESSED, "nothing measured of this model yet"
-            unit = budget / self.ladder[self.place].loss
-        else:
-            self.place, counts, known = self._highest(unit, budget, len(self.ladder)), KNOWN, "by what `eval` measured"
-        begun = max(self.ladder[self.place].loss, self.ladder[1].loss)
-        self._before = counts * unit * begun, counts * begun
-        self.why = f"starts at {self.ladder[self.place].describe()}, {known}"
+        self.ladder, self.budget, self.longest, self.spent = tuple(ladder), budget, longest, 0.0
+        self._recent: deque[float] = deque(maxlen=PERIOD)
+        self._done, self._left = 0, PERIOD * budget
+        self._patience = longest if measured else SHORT
+        size, tokens, why = 1.0, KNOWN, "by what `eval` measured"
+        if not measured:
+            start = self.ladder[max((place for place, rung in enumerate(self.ladder) if rung.lam <= START), default=1)]
+            size, tokens, why = budget / start.loss, GUESSED, "nothing measured of this model yet"
+        self.place = self._highest(size, budget)
+        self._begun, self._expected = size, tokens * max(self.ladder[self.place].loss, self.ladder[1].loss)
+        self._found = self._begun * self._expected
+        self.stretch = self._patience
+        self.why = f"starts at {self.ladder[self.place].describe()}, {why}"
 
-    def _highest(self, size: float, allowed: float, below: int) -> int:
-        """Returns the highest rung under `below` that is expected to lose no more than is allowed."""
-        fit = [place for place, rung in enumerate(self.ladder[:below]) if size * rung.loss <= allowed]
-        return max(fit, default=0)
+    def _highest(self, size: float, allowed: float, most: float = math.inf) -> int:
+        """Returns the highest rung, of a loss up to `most`, that is expected to lose no more than is allowed."""
+        fits = (size * rung.loss <= allowed * (1 + 1e-9) and rung.loss <= most for rung in self.ladder)
+        return max((place for place, fit in enumerate(fits) if fit), default=0)
 
     @property
     def tokens(self) -> int:
-        """Tokens in the window."""
-        return len(self._seen)
+        """Tokens that `spent` is the mean of."""
+        return len(self._recent)
 
     def looked(self, losses: Sequence[float], skipped: int = 0, expected: float | None = None) -> int:
         """Takes what a look found and returns the next rung.
@@ -77,24 +86,49 @@ class QualityHolder:
         Args:
             losses: Of the tokens looked at, at least one.
             skipped: Tokens before them that nobody looked at: they count as these did.
-            expected: What their rungs were expected to lose a token; None: they were all under `place`.
+            expected: What their rungs lose a token by the ladder, on the average; None: they were all under `place`.
         """
         expected = self.ladder[self.place].loss if expected is None else expected
-        self._seen.extend([(sum(losses) / len(losses), expected)] * skipped)
-        self._seen.extend((loss, expected) for loss in losses)
-        lost = sum(loss for loss, _ in self._seen)
-        units = sum(unit for _, unit in self._seen)
-        self.spent = lost / self.tokens
-        size = (lost + self._before[0]) / (units + self._before[1])
-        left = self.budget * self.tokens - lost
-        allowed = min(MOST * self.budget, self.budget + left / HORIZON)
-        self.place = self._highest(size, allowed, self.place + UP + 1)
-        self.stretch = LONG if left >= 0 else SHORT
+        mean, tokens = sum(losses) / len(losses), len(losses) + skipped
+        self._recent.extend([mean] * skipped)
+        self._recent.extend(losses)
+        self.spent = sum(self._recent) / self.tokens
+        fade = 0.5 ** (tokens / (RECENT if expected > 0 else SHORTLY))
+        if expected > 0:
+            self._found = self._found * fade + mean * tokens
+            self._expected = self._expected * fade + expected * tokens
+        else:  # exact routing tells nothing of the others: what made it necessary is forgotten
+            self._found = self._found * fade + self._begun * self._expected * (1 - fade)
+        size = self._found / self._expected
+        self._pass(tokens, mean)
+        rest, left, slack = PERIOD - self._done, self._left, SLACK * PERIOD * self.budget
+        if rest < SHORT:  # the next look lies in the next period
+            rest, left = rest + PERIOD, left + PERIOD * self.budget
+        allowed = max(min(self.budget, (left + slack) / rest), (left - slack) / rest)
+        allowed = min(MOST * self.budget, max(0.0, allowed))
+        most = max(UP * self.ladder[self.place].loss, self.budget / size / 4) if size else math.inf
+        self.place = self._highest(size, allowed, most)
+        self._patience = min(self.longest, 2 * self._patience)
+        self.stretch = self._next(rest)
         self.why = (
-            f"{self.ladder[self.place].describe()}: {self.spent:.2g} a token spent over {self.tokens}, "
-            f"{max(0.0, allowed):.2g} may be next, {size * self.ladder[self.place].loss:.2g} expected"
+            f"{self.ladder[self.place].describe()}: {self.spent:.2g} a token over {self.tokens}, {allowed:.2g} may "
+            f"be for the next {rest}, {size * self.ladder[self.place].loss:.2g} expected"
         )
         return self.place
+
+    def _next(self, rest: int) -> int:
+        """Returns how many tokens come before the next look, of those that are left."""
+        stretch = min(self._patience, max(SHORT, int(SHARE * rest)))
+        return rest if rest - stretch < LAST and rest <= self._patience else stretch
+
+    def _pass(self, tokens: int, mean: float) -> None:
+        """Takes what tokens lost from the period's budget; at its end the next one begins."""
+        self._done += tokens
+        self._left -= tokens * mean
+        while self._done >= PERIOD:
+            bound = CARRY * PERIOD * self.budget
+            self._done -= PERIOD
+            self._left = min(bound, max(-bound, self._left)) + PERIOD * self.budget
 
 
 #: Tokens that a speed is measured over; how much faster than wanted it must be before less is lost; how much slower

@@ -29,6 +29,8 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "route_top_j": (int, "true top experts never displaced"),
     "route_max_rank": (int, "M of max-rank"),
     "route_mass": (float, "p of cumulative"),
+    "quality": (str, "loss to hold in place of a routing"),
+    "speed": (float, "tokens a second to hold in place of a routing"),
     "light": (str, "what absent experts of little weight do"),
     "light_beyond": (float, "weight that lies before an expert of little weight"),
     "light_distance": (int, "layers later that a late output is added"),

@@ -8,7 +8,8 @@ import pytest
 from moe_mlx.cli import main
 from moe_mlx.commands import chat
 from moe_mlx.commands.defaults import apply_defaults
-from moe_mlx.conversation.opening import history_arguments
+from moe_mlx.conversation.opening import history_arguments, price_of, routing_arguments
+from moe_mlx.errors import UsageError
 
 
 @pytest.fixture
@@ -50,6 +51,26 @@ def test_a_profile_of_the_file_gives_way_to_no_history_and_one_of_the_command_li
     assert "not allowed with argument --no-history" in capsys.readouterr().err
 
 
+def test_a_price_of_the_file_holds_until_a_routing_is_named(config, monkeypatch):
+    config.write_text('quality = 0.002\nrouting = "exact"\n')
+    assert price_of(given()).describe() == "quality KL 0.002" and routing_arguments(given()) == {}
+    assert price_of(given("--quality", "99%")).describe() == "quality 99.00% agreement"
+    assert price_of(given("--speed", "12")).describe() == "quality KL 0.002, speed 12 tok/s"
+    routed = given("--route-lambda", "0.2")
+    assert price_of(routed) is None and routing_arguments(routed)["route_lambda"] == 0.2
+    assert price_of(given("--routing", "exact", "--audit", "8")) is None
+    with pytest.raises(UsageError, match="leave out --audit, or name a --routing, which your default gives way to"):
+        price_of(given("--audit", "8"))
+    with pytest.raises(UsageError, match=r"leave out --audit$"):
+        price_of(given("--audit", "8", "--quality", "0.1"))
+    with pytest.raises(UsageError, match="give one of them"):
+        price_of(given("--quality", "0.1", "--routing", "exact"))
+    monkeypatch.setenv("MOE_MLX_QUALITY", "")
+    assert price_of(given()) is None, "an empty variable is none"
+    config.write_text("speed = 12\n")
+    assert price_of(given()).describe() == "speed 12 tok/s"
+
+
 def test_a_model_s_name_alone_is_the_model(config):
     config.write_text('model = "qwen3-30b"\n')
     assert given().model == "qwen3-30b" and given("--model", "demo").model == "demo"
@@ -71,6 +92,9 @@ def test_without_a_file_nothing_changes(config):
         ("seed = true", "seed = True: give a whole number"),
         ('routing = "best"', "choose one of exact, cache-prior"),
         ("folders = [1]", "give a list of folders"),
+        ('quality = "some"', "quality 'some': give the KL a token"),
+        ("speed = 0", "speed '0.0': give tokens a second"),
+        ('speed = "12"', "speed = '12': give a number"),
         ("temp = ", "is no TOML"),
     ],
 )

@@ -24,7 +24,7 @@ def home(tmp_path, monkeypatch):
         (["--quality", "0.002", "--routing", "exact"], "--quality chooses the routing between tokens, and --routing"),
         (["--quality", "99%", "--route-lambda", "0.2"], "and --route-lambda names one"),
         (["--speed", "12", "--light", "late"], "--speed chooses the routing between tokens, and --light names one"),
-        (["--quality", "99%", "--audit", "8"], "--quality audits every token already: leave out --audit"),
+        (["--quality", "99%", "--audit", "8"], "--quality audits by itself: leave out --audit"),
         (["--quality", "0.1", "--compare", "exact"], "leave out --compare"),
         (["--quality", "0"], "give the KL a token that may be lost"),
         (["--speed", "soon"], "give tokens a second"),
@@ -48,8 +48,8 @@ def test_a_routing_in_the_config_file_gives_way(home, capsys):
 
 def test_eval_says_what_holding_comes_to(home, capsys):
     model = tiny_checkpoint("qwen3_moe", home / "model")
-    (home / "text.txt").write_text(TEXT * 3)
-    asked = "--limit-tokens 130 --tasks none --routing exact --expert-cache 50% --quality 0.001,90% --decode readback"
+    (home / "text.txt").write_text(TEXT * 5)
+    asked = "--limit-tokens 192 --tasks none --routing exact --expert-cache 50% --quality 0.001,90% --decode readback"
     words = ["eval", "--model", str(model), "--data", str(home / "text.txt"), *asked.split()]
     assert main([*words, "--resume", str(home / "kept.json"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]

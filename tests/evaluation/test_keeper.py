@@ -10,6 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 import moe_mlx
+from moe_mlx.conversation import held
 from moe_mlx.conversation import keeper as keeping
 from moe_mlx.conversation.divergence import divergence_of, log_probabilities
 from moe_mlx.conversation.keeper import Keeper, hold
@@ -17,6 +18,7 @@ from moe_mlx.conversation.sampling import Sampling
 from moe_mlx.conversation.session import Session
 from moe_mlx.errors import DoesNotFitError, ExpertReadError, UsageError
 from moe_mlx.expert_cache.residency import ResidencyTable
+from moe_mlx.history.verdicts import Verdict
 from moe_mlx.routing.ladder import Rung
 from moe_mlx.routing.price import KL, Price, Quality
 from moe_mlx.routing.settings import RoutingSettings
@@ -65,13 +67,13 @@ def test_looking_back_does_not_change_the_answer(capped, monkeypatch, family):
     plain, before = sampled(model, tokenizer, 100), counted_state(runtime)
     moe_mlx.reset(model)
     with Keeper(model, PRICE) as keeper:
-        held = sampled(model, tokenizer, 100)
+        answer = sampled(model, tokenizer, 100)
         keeper.settle()
-    assert held == plain
+    assert answer == plain
     assert counted_state(runtime) == before
     summary = keeper.summary()
     assert summary.tokens + keeper._skipped == len(plain) + 1, "all of them, the step that runs ahead too"
-    assert summary.tokens >= 64
+    assert summary.tokens >= 64 and summary.unseen == keeper._skipped
     assert summary.kl > 0 and summary.bytes_read > 0 and summary.spent == summary.kl
     keeper.close()
     assert runtime.plan.extra == 0
@@ -120,19 +122,56 @@ def test_in_the_graph_it_is_the_same(capped):
 
 def test_a_session_holds_it_and_its_receipt_says_so(capped):
     model, tokenizer = capped(expert_cache="30%")
-    session = Session(model, tokenizer, Sampling(max_tokens=150), raw=True, auditor=Keeper(model, PRICE))
+    session = Session(model, tokenizer, Sampling(max_tokens=220), raw=True, auditor=Keeper(model, PRICE))
     list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
     receipt = session.last.receipt
-    assert receipt.audit.tokens >= 150 and receipt.audit.budget == 0.01
+    assert receipt.audit.tokens == 64 + 128 and receipt.audit.tokens + receipt.audit.unseen >= 220
+    assert receipt.audit.budget == 0.01
     assert receipt.held in receipt.describe() and "quality KL 0.01; spent" in receipt.held
-    assert sum(tokens for _, tokens in receipt.as_dict()["audit"]["settings"]) == receipt.audit.tokens
+    used = sum(tokens for _, tokens in receipt.as_dict()["audit"]["settings"])
+    assert used == receipt.audit.tokens + receipt.audit.unseen
     learned = session.auditor.holder.tokens
     list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
     assert session.auditor.holder.tokens > learned, "what was learned stays"
     session.sampling = Sampling(max_tokens=10)
     list(session.answer(PROMPT, logits_processors=endless(tokenizer)))
-    assert session.last.receipt.audit.tokens == 0, "few tokens wait for the next look"
+    audit = session.last.receipt.audit
+    assert audit.tokens == 0 and audit.unseen == 11, "few tokens wait for the next look"
+    assert "0 tokens audited, 11 not" in session.last.receipt.held
     session.auditor.close()
+
+
+def test_what_was_not_looked_at_is_said_with_the_error_it_leaves(capped):
+    model, tokenizer = capped(expert_cache="30%", route_lambda=0.5)
+    with Keeper(model, PRICE) as keeper:
+        sampled(model, tokenizer, 100)
+        keeper.settle()
+        summary = keeper.summary()
+    assert (summary.tokens, summary.unseen) == (64, 37)
+    losses = keeper.holder._recent
+    deviation = np.std(losses)
+    assert summary.spent_error == pytest.approx(deviation * np.sqrt(37 * (1 + 37 / 64)) / 101)
+    assert f"± {summary.spent_error:.1g}; 64 tokens audited, 37 not" in summary.describe()
+    keeper.close()
+
+
+def test_it_starts_from_what_was_measured_of_enough_tokens(capped, monkeypatch):
+    model, _ = capped()
+
+    def verdict(tokens, lam, kl):
+        return Verdict("exact", 0.6, 1, f"cache-prior {lam}", "50%", tokens, kl, 0.0, 0.9)
+
+    def started(*verdicts):
+        monkeypatch.setattr(held, "read_verdicts", lambda identity: list(verdicts))
+        keeper = Keeper(model, PRICE)
+        try:
+            return keeper.ladder[keeper.place].lam, "measured" in keeper.why and "nothing" not in keeper.why
+        finally:
+            keeper.close()
+
+    assert started() == started(verdict(60, 0.1, 0.01)) == (0.02, False)
+    assert started(verdict(700, 0.1, 0.01)) == (0.1, True)
+    assert started(verdict(700, 0.1, 0.02), verdict(700, 0.05, 0.01))[0] < 0.05 + 1e-3
 
 
 def test_whoever_changes_the_routing_has_it(capped):
