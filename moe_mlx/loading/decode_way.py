@@ -19,7 +19,6 @@ from moe_mlx.native.layout import layout_problem
 from moe_mlx.native.toolchain import NativeUnavailableError
 from moe_mlx.planning.prefetch import Prefetch
 from moe_mlx.routing.names import DECODE_WAYS, NATIVE, READBACK
-from moe_mlx.store.store import StoreSource
 from moe_mlx.system.calibration import read_calibration
 from moe_mlx.system.given import check_choice
 from moe_mlx.system.metal import FAST_SYNCH, fast_synch
@@ -150,8 +149,6 @@ def _extension(cached: CachedLayers, say: Callable[[str], None]) -> Any:
         raise NativeUnavailableError(
             f"{FAST_SYNCH} is set, and its fences do not see what the CPU writes to a bank: unset it"
         )
-    if any(layout.rearranged for layout in cached.source.layouts) and not isinstance(cached.source, StoreSource):
-        raise NativeUnavailableError("experts are read as a machine's share of their rows, which only Python joins")
     module = load_extension(say)
     if problem := layout_problem(module):
         raise NativeUnavailableError(problem)

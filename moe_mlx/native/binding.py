@@ -20,6 +20,7 @@ from moe_mlx.store import ExpertSource
 from moe_mlx.store.codes import Bytes
 from moe_mlx.store.parts import ALL, COARSE_FORMS, HIGH, LOW, ExpertLayout, Halves
 from moe_mlx.store.parts import COARSE as HIGH_BITS_ONLY
+from moe_mlx.store.row_share import RowShare
 from moe_mlx.store.store import StoreSource
 from moe_mlx.system.metal import stall_limit
 
@@ -95,42 +96,44 @@ def address_of(memory: array[Any]) -> int:
 def _digests(source: ExpertSource, index: int, expert: int) -> tuple[str, ...]:
     """Returns what an expert's bytes are checked against: a digest of its tensors, or one a part of its file."""
     if source.layouts and source.layouts[index].rearranged:
-        assert isinstance(source, StoreSource)
+        assert isinstance(source, StoreSource | RowShare)
         return source.part_digests(index, expert)
     digest = source.digest(index, expert)
     return () if digest is None else (digest,)
 
 
-def parts_of(layout: ExpertLayout, low: LowSlots | None) -> dict[str, Any] | None:
+def parts_of(layout: ExpertLayout, low: LowSlots | None, blocks: range | None = None) -> dict[str, Any] | None:
     """Returns how a layer's experts lie in their files, for `moe::Parts`; None where their tensors do one by one.
 
     Args:
         layout: Of the layer.
         low: Its low slots; None where there are none.
+        blocks: The row blocks that are read, as if there were no others; by default all.
     """
     if not layout.rearranged:
         return None
     form = low.form if low is not None else HIGH_BITS_ONLY
     prefix = COARSE_FORMS[form] if layout.nested else len(layout.parts)
     cut = set(cut_in(layout, form)) if layout.nested else set()
+    blocks = range(layout.row_blocks) if blocks is None else blocks
     halves, placed = array("q"), array("q")
     for tensor in range(len(layout.layer.tensors)):
         how = layout.halves.get(tensor)
         halves.extend((how.bits, how.high_bits, tensor in cut) if how is not None else (0, 0, 0))
-    for one in (one for run in layout.runs() for one in run.placed):
-        offset = one.row * one.nbytes // one.rows if one.rows else 0
+    for one in (one for run in layout.runs(blocks=blocks) for one in run.placed):
+        offset = (one.row - blocks.start * one.rows) * one.nbytes // one.rows if one.rows else 0
         placed.extend((one.tensor, (ALL, HIGH, LOW).index(one.half), offset, one.at, one.nbytes))
     return {
         "halves": halves.tobytes(),
         "placed": placed.tobytes(),
-        "digested": array("q", layout.part_nbytes).tobytes(),
+        "digested": array("q", [part.block_nbytes for part in layout.parts for _ in blocks]).tobytes(),
         "names": [
             part.name if part.blocks == 1 else f"{part.name}, row block {block}"
             for part in layout.parts
-            for block in range(part.blocks)
+            for block in blocks
         ],
-        "coarse_digests": prefix * layout.row_blocks,
-        "coarse_nbytes": sum(part.nbytes for part in layout.parts[:prefix]),
+        "coarse_digests": prefix * len(blocks),
+        "coarse_nbytes": sum(part.block_nbytes * len(blocks) for part in layout.parts[:prefix]),
     }
 
 
@@ -158,7 +161,7 @@ def bind(
             ranges.extend((files.setdefault(run.path, len(files)), run.offset, run.nbytes))
         for digest in _digests(source, spec.index, expert) if source.verify else ():
             digests += bytes.fromhex(digest)
-    whole_file = -1 if source.in_place else source.byte_ranges(spec.index, 0)[0].offset + spec.expert_nbytes
+    whole_file = source.file_nbytes(spec.index)
     evict = eviction_numbers(table.eviction)
     if evict is None:
         raise ValueError(f"eviction {table.eviction.name} does not run in the graph")
@@ -171,7 +174,7 @@ def bind(
         tensors=[tensor.name for tensor in spec.tensors],
         tensor_nbytes=[tensor.nbytes for tensor in spec.tensors],
         paths=[str(path) for path in files],
-        file_nbytes=whole_file,
+        file_nbytes=-1 if whole_file is None else whole_file,
         ranges=ranges.tobytes(),
         digests=bytes(digests),
         experts=table.experts,
@@ -184,7 +187,7 @@ def bind(
         log={name: address_of(memory) for name, memory in logged.items()},
         banks=cache.bank.arrays,
         stall_seconds=stall_limit(cache.pool.stall_seconds),
-        parts=parts_of(source.layouts[spec.index], low) if source.layouts else None,
+        parts=parts_of(source.layouts[spec.index], low, source.blocks) if source.layouts else None,
         low_banks=[] if low is None else low.bank.arrays,
         low_nbytes=[] if low is None else [tensor.nbytes for tensor in low.bank.specs],
         low=table.low,

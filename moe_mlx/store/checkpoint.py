@@ -137,6 +137,10 @@ class CheckpointSource(ExpertSource):
     def _open_shard(self, path: Path) -> int:
         return self.access.open(path)
 
+    def file_nbytes(self, index: int) -> int | None:
+        """Returns None: a shard's size is no expert's."""
+        return None
+
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
         """Yields a descriptor of the shard that holds an expert's range `number`."""
         return self._files.using(self.byte_ranges(index, expert)[number].path)

@@ -30,6 +30,8 @@ class RowShare(ExpertSource):
         UsageError: The store has no such row blocks.
     """
 
+    blocks: range
+
     def __init__(self, store: StoreSource, blocks: range) -> None:
         for layout in store.layouts:
             if layout.row_blocks == 1 or not 0 <= blocks.start < blocks.stop <= layout.row_blocks or blocks.step != 1:
@@ -60,6 +62,15 @@ class RowShare(ExpertSource):
         (whole,) = self.store.byte_ranges(index, expert)
         runs = self.layouts[index].runs(blocks=self.blocks)
         return tuple(ByteRange(whole.path, whole.offset + run.offset, run.nbytes) for run in runs)
+
+    def file_nbytes(self, index: int) -> int | None:
+        """Returns the bytes of a whole expert's file."""
+        return self.store.file_nbytes(index)
+
+    def part_digests(self, index: int, expert: int) -> tuple[str, ...]:
+        """Returns the digests of what a share reads: by part, by row block."""
+        every, blocks = self.store.part_digests(index, expert), self.layouts[index].row_blocks
+        return tuple(every[part * blocks + block] for part in range(len(every) // blocks) for block in self.blocks)
 
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
         """Yields a descriptor of an expert's file."""

@@ -32,6 +32,7 @@ class ExpertSource(ABC):
         verify: Whether `read_into` checks digests, where there are any.
         access: How files are read: through the page cache unless `use_io` chose otherwise.
         layouts: How experts lie in a store's files, by MoE ordinal; empty in place.
+        blocks: The row blocks of them that are read; None where whole experts are.
         scratch_nbytes: Memory that each reading thread takes for experts whose tensors do not lie one behind the other.
     """
 
@@ -46,11 +47,16 @@ class ExpertSource(ABC):
     verify: bool
     access: Access = Access()
     layouts: tuple[ExpertLayout, ...] = ()
+    blocks: range | None = None
     scratch_nbytes: int = 0
 
     @abstractmethod
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns where an expert's bytes lie: one range in a store, one per tensor in place."""
+
+    @abstractmethod
+    def file_nbytes(self, index: int) -> int | None:
+        """Returns how large the file of each expert of a layer has to be; None in place."""
 
     @abstractmethod
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:

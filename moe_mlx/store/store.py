@@ -85,6 +85,10 @@ class StoreSource(ExpertSource):
         path = self.root / stored.directory / expert_file(expert)
         return (ByteRange(path, stored.data_offset, stored.layer.expert_nbytes),)
 
+    def file_nbytes(self, index: int) -> int | None:
+        """Returns the bytes of each expert's file, header included."""
+        return self.manifest.layers[index].file_nbytes
+
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
         """Yields a descriptor of an expert's file."""
         return self._files.using((index, expert))

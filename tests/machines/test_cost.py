@@ -7,8 +7,9 @@ import pytest
 from moe_mlx.catalogue.known import known_named
 from moe_mlx.cli import main
 from moe_mlx.machines.cost import LINKS, Link, Machines, one, outlooks, pick, pipeline, rows
+from moe_mlx.planning.chips import chip_named
 from moe_mlx.planning.forecast import usable_memory
-from moe_mlx.planning.prediction import Rates
+from moe_mlx.planning.prediction import LAYER_SECONDS, Rates
 from moe_mlx.planning.shape import ModelShape
 
 #: What the design reckoned with: memory bandwidth x 0.65, an SSD of 5 GB/s x 0.85, a fence of 180 us a layer.
@@ -76,6 +77,14 @@ def test_a_plan_says_how_to_start_what_it_picks(capsys: pytest.CaptureFixture[st
     assert main(["plan", "Qwen3-235B-A22B", "--machines", "64GB,64GB", "--link", "jaccl"]) == 0
     told = capsys.readouterr().out
     assert "take tensor" in told and "--parallel tensor" in told and "--row-blocks 16" in told
+
+
+@pytest.mark.parametrize("decode", ("native", "readback"))
+def test_rows_and_layers_wait_as_the_way_that_decodes_does(decode: str):
+    shape, planned = shape_of("Qwen3-235B-A22B"), machines("Qwen3-235B-A22B", 2, 64, "10G")
+    planned = replace(planned, rates=Rates.of_chip(chip_named("M4 Pro"), decode))
+    for way in (rows, pipeline):
+        assert way(shape, planned).fences == pytest.approx(94 * LAYER_SECONDS[decode])
 
 
 def test_links():

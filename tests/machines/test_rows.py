@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from moe_mlx_convert.reshard import convert
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.machines.ranks import LIMIT, ranks
 
-WORDS = ["-m", "tests.machines.many_answers", "--expert-cache", "40%", "--max-tokens", "8", "--decode", "readback"]
+WORDS = ["-m", "tests.machines.many_answers", "--expert-cache", "40%", "--max-tokens", "8", "--decode", "native"]
 COUNTS = ("hits", "misses", "swapped")
+SAME = ("way", "routing", "tokens", "logits", "finish", "residency", "reused")
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +25,48 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("split", ["8,8", "5,11"])
-def test_two_processes_answer_as_one(store: Path, tmp_path: Path, split: str):
-    words = [*WORDS, "--model", str(store)]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=LIMIT, check=True)
-    alone = json.loads(done.stdout)
-    with ranks(tmp_path, [[*words, "--parallel", "tensor", "--split", split]] * 2) as group:
-        assert [rank.wait() for rank in group] == [0, 0], [rank.said for rank in group]
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, high bits first: a rank's rows of an expert are several runs of its file."""
+    folder = tmp_path_factory.mktemp("nested")
+    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4)
+    convert(folder / "checkpoint", folder / "store", row_blocks=16, nested=True)
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def alone(store: Path) -> list[dict[str, Any]]:
+    words = [sys.executable, *WORDS, "--model", str(store)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=True)
+    return json.loads(done.stdout)
+
+
+def check(folder: Path, store: Path, split: str, alone: list[dict[str, Any]]) -> None:
+    blocks = [int(word) for word in split.split(",")]
+    words = [*WORDS, "--model", str(store), "--parallel", "tensor", "--split", split]
+    with ranks(folder, [words] * len(blocks)) as group:
+        assert [rank.wait() for rank in group] == [0] * len(blocks), [rank.said for rank in group]
         found = json.loads(group[0].told)
-    first, second = (int(word) for word in split.split(","))
+    assert {ours["way"] for ours in found} == {"native", "readback"}
     for ours, theirs in zip(found, alone, strict=True):
-        assert {name: ours[name] for name in ("tokens", "logits", "finish", "residency")} == {
-            name: theirs[name] for name in ("tokens", "logits", "finish", "residency")
-        }
+        assert {name: ours[name] for name in SAME} == {name: theirs[name] for name in SAME}
         for row in ours["machines"]:
-            assert row["residency"] == theirs["residency"]
+            assert row["residency"] == theirs["residency"] and row["decode_way"] == ours["way"]
             assert [row["decode"][name] for name in COUNTS] == [theirs[name] for name in COUNTS]
         nbytes = [row["decode"]["bytes_read"] for row in ours["machines"]]
         assert sum(nbytes) == theirs["bytes_read"] > 0
-        assert nbytes[0] * second == nbytes[1] * first
+        assert [part * 16 for part in nbytes] == [count * theirs["bytes_read"] for count in blocks]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["8,8", "5,11", "3,4,9"])
+def test_processes_answer_as_one(store: Path, alone: list[dict[str, Any]], tmp_path: Path, split: str):
+    check(tmp_path, store, split, alone)
+
+
+@pytest.mark.slow
+def test_high_bits_first_are_read_as_well(nested: Path, alone: list[dict[str, Any]], tmp_path: Path):
+    check(tmp_path, nested, "5,11", alone)
 
 
 def test_a_store_without_row_blocks_is_refused(tmp_path: Path):

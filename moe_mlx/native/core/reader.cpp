@@ -264,14 +264,23 @@ void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>
 
 void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce) {
   const Parts& parts = shelf.parts;
-  const Range& range = shelf.ranges[size_t(expert)];
+  const size_t runs = shelf.runs();
+  const Range* range = &shelf.ranges[size_t(expert) * runs];
+  const int file = range[0].file;
   const int64_t from = part == kRest ? parts.coarse_nbytes : 0, wanted = shelf.nbytes_of(part);
   char* data = bounce.scratch(shelf.expert_nbytes());
-  int64_t got = 0;
-  std::string problem = fill_from(shelf, range.file, range.offset + from, {{data, size_t(wanted)}}, bounce, &got);
-  if (problem.empty() && got != wanted)
-    problem = "the data ends after " + std::to_string(from + got) + " of " + std::to_string(shelf.expert_nbytes()) + " bytes";
-  if (!problem.empty()) damaged(shelf, expert, range.file, problem);
+  // A machine's rows of a file in parts are a run a part.
+  for (int64_t r = 0, begin = 0; r < int64_t(runs); begin += range[r++].nbytes) {
+    const int64_t first = std::max(from, begin), last = std::min(from + wanted, begin + range[r].nbytes);
+    if (first >= last) continue;
+    int64_t got = 0;
+    std::string problem = fill_from(shelf, file, range[r].offset + first - begin,
+                                    {{data + first - from, size_t(last - first)}}, bounce, &got);
+    if (problem.empty() && got != last - first)
+      problem = "the data ends after " + std::to_string(first + got) + " of " + std::to_string(shelf.expert_nbytes()) +
+                " bytes";
+    if (!problem.empty()) damaged(shelf, expert, file, problem);
+  }
   const size_t all = parts.digested.size();
   const size_t first = part == kRest ? parts.coarse_digests : 0, last = part == kCoarse ? parts.coarse_digests : all;
   const char* next = data;
@@ -279,7 +288,7 @@ void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::ve
     const Digest digest = canonical(XXH3_128bits(next, size_t(parts.digested[i].nbytes)));
     const Digest& wanted_digest = shelf.digests[size_t(expert) * all + i];
     if (digest != wanted_digest)
-      damaged(shelf, expert, range.file,
+      damaged(shelf, expert, file,
               "part " + parts.digested[i].name + ": digest is " + hex(digest) + ", the manifest says " + hex(wanted_digest));
   }
   parts.place(part, data, from, from + wanted, buffers);
