@@ -95,6 +95,10 @@ class MachinesError(MoeMlxError):
     """Several machines that run one model, and one of them is missing, gone, silent, or failed: says which."""
 
 
+class StepLostError(MachinesError):
+    """A step of several machines in which a read or a connection of one of them failed: nothing of it may be used."""
+
+
 class DoesNotFitError(MoeMlxError):
     """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
 

@@ -34,7 +34,8 @@ def agreement_of(group: Any, runtime: Runtime) -> Agreement:
         since = runtime.stats.decode - before
         return since.hits, since.misses, since.bytes_read
 
-    return Agreement(group, counts)
+    native = runtime.layers.native
+    return Agreement(group, counts, None if native is None else native.failed_by)
 
 
 def rank_summary(session: Session, named: str) -> dict[str, Any]:

@@ -282,6 +282,8 @@ class Session:
         try:
             for response in stream:
                 runtime.check_token()
+                if self.agreement is not None:
+                    self.agreement.take()
                 if not is_number(response.logprobs, response.token):
                     runtime.drain()
                     raise not_finite(runtime, len(account.tokens) + 1)
@@ -322,7 +324,7 @@ class Session:
 
     def _stops(self, stop: threading.Event | None) -> bool:
         if self.agreement is not None:
-            return self.agreement.taken()
+            return self.agreement.stops
         return stop is not None and stop.is_set()
 
     def _read_and_stream(

@@ -11,10 +11,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.errors import MachinesError, MoeMlxError, UsageError, one_line
+from moe_mlx.errors import MachinesError, MoeMlxError, StepLostError, UsageError, one_line
 from moe_mlx.machines.cut import cut_connections
 from moe_mlx.machines.meeting import Meeting
 
+#: Seconds that whoever lost a step gets to say why.
+_SAID = 10.0
 #: Waits, says why, and ends its parent: MLX connects with Python's lock held, so no thread of ours could.
 _WATCH = """
 import os, sys, time
@@ -63,6 +65,8 @@ def in_group(meeting: Meeting) -> Iterator[None]:
     """
     try:
         yield
+    except StepLostError as error:  # whoever it was says so
+        raise meeting.broken(_SAID) from error
     except (MachinesError, UsageError) as error:  # what was asked for is no matter of connections
         meeting.fail(error)
         raise

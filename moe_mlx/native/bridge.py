@@ -124,6 +124,14 @@ class NativeDecode:
         if self.failed and self.streams.failed_step <= step:
             raise self.recover()
 
+    def failed_by(self, after: mx.array) -> mx.array:
+        """Returns whether a fetch has failed by the time that an array is computed: int32 `[1]`, 1 or 0, in the graph.
+
+        What is queued behind a failed fetch goes on with wrong slots, and other machines would take it for a result.
+        """
+        found: mx.array = self.streams.failed_by(after)
+        return found
+
     def crossings(self, outputs: Sequence[mx.array]) -> tuple[int, int]:
         """Returns what would cross between the model's stream and the fetches' to compute `outputs`.
 

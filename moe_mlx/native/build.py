@@ -38,6 +38,7 @@ UNITS = (
     "core/parts.cpp",
     "core/rows.cpp",
     "fetch.cpp",
+    "fetch_fault.cpp",
     "fetch_rows.cpp",
     "module.cpp",
 )

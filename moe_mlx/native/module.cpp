@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "fetch.h"
+#include "fetch_fault.h"
 #include "fetch_rows.h"
 #include "mlx/scheduler.h"
 #include "mlx/version.h"
@@ -205,7 +206,10 @@ NB_MODULE(_moe_mlx_native, m) {
         }
         let_go();
       })
-      .def("delivered", [](ModelStreams& self) { self.streams->delivered(); });
+      .def("delivered", [](ModelStreams& self) { self.streams->delivered(); })
+      .def("failed_by", [](ModelStreams& self, const mlx::core::array& after) {
+        return moe::failed_by(self.streams, after);
+      }, "after"_a);
 
   m.def("crossings", [](const std::vector<mlx::core::array>& outputs) {
     const auto found = moe::crossings(outputs);

@@ -1,14 +1,19 @@
 """A token of a failed step is never given out, though the evaluation that it came from returned as if all were well."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.errors import ExpertReadError
-from tests.native.conftest import loaded
+from tests.damage import experts, flip
+from tests.native.conftest import loaded, state
 
 
 class Late:
@@ -55,3 +60,27 @@ def test_the_token_before_a_failed_step_is_good(native: Any, tiny: Callable[...,
 
 def test_the_step_of_a_fault_is_kept(native: Any):
     assert native.ModelStreams().failed_step == -1
+
+
+def test_the_graph_says_itself_that_a_step_failed(native: Any, tiny: Callable[..., Path], tmp_path: Path):
+    """Other machines take its numbers, and no error of this process reaches them."""
+    store = Path(shutil.copytree(tiny(), tmp_path / "store"))
+    model, _, runtime = loaded(store, "native", routing="exact")
+    cache = make_prompt_cache(model)
+
+    def failed_by_a_step() -> mx.array:
+        return runtime.layers.native.failed_by(model(mx.array([[3]]), cache=cache))
+
+    assert failed_by_a_step().tolist() == [0]
+    for path in experts(store):
+        flip(path)
+    runtime.reset()
+    flags = [failed_by_a_step(), failed_by_a_step()]
+    with pytest.raises(ExpertReadError):
+        mx.eval(flags)
+    state(runtime)
+    assert [np.array(flag).tolist() for flag in flags] == [[1], [1]]
+    for path in experts(store):
+        flip(path)
+    runtime.reset()
+    assert failed_by_a_step().tolist() == [0], "a failure that was raised is over"
