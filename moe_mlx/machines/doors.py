@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from typing import Any
 
 from moe_mlx.errors import MachinesError
 from moe_mlx.machines.launched import MEETING, Launch
@@ -15,6 +16,8 @@ from moe_mlx.machines.line import Line
 PROTOCOL = 1
 #: Seconds that a stranger at the door may take to say who it is, and between two knocks.
 _HELLO, _KNOCK = 5.0, 0.1
+#: Seconds between two signs of life to those that have come.
+_BEAT = 0.5
 #: Seconds after which missing ranks are named.
 _SAID_AFTER = 5.0
 
@@ -39,20 +42,29 @@ def accept_all(launch: Launch, patience: float, say: Callable[[str], None]) -> d
             ) from None
         while len(lines) < launch.size - 1:
             if (left := ends - time.monotonic()) <= 0:
-                for line in lines.values():
-                    line.close()
-                raise MachinesError(
+                reason = (
                     f"{_missing(launch, lines)} did not come within {patience:g} s: is it running, and can it reach "
                     f"{host}:{port}?"
                 )
+                _tell(lines, {"failed": reason})
+                for line in lines.values():
+                    line.close()
+                raise MachinesError(reason)
+            _tell(lines, {"beat": True})  # it is not rank 0 that they wait for
             if not said and patience - left > _SAID_AFTER:
                 said = True
                 say(f"waiting for {_missing(launch, lines)}, {patience - left:.0f} s")
-            door.settimeout(min(left, 1.0))
+            door.settimeout(min(left, _BEAT))
             with suppress(TimeoutError):
                 connection, _ = door.accept()
                 _greet(launch, Line(connection), lines)
     return lines
+
+
+def _tell(lines: dict[int, Line], message: dict[str, Any]) -> None:
+    for line in lines.values():
+        with suppress(OSError):  # that it is gone is found out where it is listened to
+            line.send(message)
 
 
 def _greet(launch: Launch, line: Line, lines: dict[int, Line]) -> None:

@@ -48,6 +48,7 @@ class Meeting:
         self._heard = dict.fromkeys(lines, time.monotonic())
         self._told: dict[int, float] = {}
         self._inbox: dict[int, deque[dict[str, Any]]] = {rank: deque() for rank in lines}
+        self._left: set[int] = set()
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._minded = threading.Event()
@@ -140,9 +141,10 @@ class Meeting:
     def broken(self, wait: float = 2.0) -> MachinesError:
         """Returns the error that says why, after giving the reason a moment to arrive."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self.trouble), wait)
+            self._changed.wait_for(lambda: bool(self.trouble or self._left), wait)
         self._minded.set()
-        return MachinesError(self.trouble or "the connection to another machine was lost, and nobody said why")
+        ended = ", ".join(f"{self.launch.named(rank)} ended" for rank in sorted(self._left))
+        return MachinesError(self.trouble or ended or "the connection to another machine was lost, and nobody said why")
 
     def close(self) -> None:
         """Ends the talk in order: the others are not told of a failure."""
@@ -154,13 +156,15 @@ class Meeting:
 
     def _next(self, rank: int, kind: str) -> dict[str, Any]:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self.trouble) or bool(self._inbox[rank]))
-            if self._inbox[rank]:
-                found = self._inbox[rank].popleft()
-                if kind in found:
-                    return found
+            self._changed.wait_for(lambda: bool(self.trouble or self._inbox[rank]) or rank in self._left)
+            found = self._inbox[rank].popleft() if self._inbox[rank] else {}
+            if kind in found:
+                return found
         if not self.trouble:
-            self.breaks(f"{self.launch.named(rank)} said {sorted(found)}, {kind!r} was expected: please report it")
+            named = self.launch.named(rank)
+            self.breaks(
+                f"{named} said {sorted(found)}, {kind!r} was expected: please report it" if found else f"{named} ended"
+            )
         raise self.broken()
 
     def _listen(self, rank: int) -> None:
@@ -174,8 +178,9 @@ class Meeting:
                     # Rank 0 passes on what it heard, already with the name of whoever failed.
                     self.breaks(f"{named}: {said}" if "rank" in found else said)
                 elif "bye" in found:
-                    if self.leads or not self._ended.is_set():
-                        self.breaks(f"{named} ended")
+                    with self._changed:  # in order: it is missed by whoever still wants something of it
+                        self._left.add(rank)
+                        self._changed.notify_all()
                     return
                 elif "beat" not in found:
                     with self._changed:
@@ -188,6 +193,8 @@ class Meeting:
         while not self._ended.wait(BEAT) and not self.trouble:
             self._send_all({"beat": True})
             for rank, heard in self._heard.items():
+                if rank in self._left:
+                    continue
                 silent = time.monotonic() - heard
                 if silent > self.patience:
                     self.breaks(f"{self.launch.named(rank)} did not answer for {self.patience:g} s")

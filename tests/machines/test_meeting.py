@@ -66,6 +66,20 @@ def test_a_rank_that_does_not_come_is_named(there: int):
         Meeting.open(launch, patience=0.3, say=lambda line: None)
 
 
+def test_who_has_come_is_told_who_has_not():
+    first, _, third = launches(3)
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(Meeting.open, first, patience=4.5, say=lambda line: None)
+        meeting = Meeting.open(third, patience=20, say=said.append)
+        with pytest.raises(MachinesError, match=r"^rank 1 .mac-1. did not come within 4.5 s"):
+            meeting.exchange("x", 0)
+        with pytest.raises(MachinesError, match="did not come"):
+            early.result()
+    assert said == [], "rank 0 is there, and says so"
+    meeting.close()
+
+
 def test_a_rank_that_comes_late_is_waited_for():
     first, second = launches(2)
     with ThreadPoolExecutor(2) as pool:
@@ -167,6 +181,30 @@ def test_a_rank_that_falls_silent_is_waited_for_aloud_and_then_given_up(monkeypa
         assert said[0].startswith("waiting for rank 1 (mac-1)") and 1 <= len(said) <= 4
         meeting.close()
         line.close()
+
+
+def test_ranks_that_end_in_order_cut_nothing():
+    cuts: list[int] = []
+
+    def work(meeting: Meeting) -> Any:
+        meeting.cut = lambda: cuts.append(meeting.launch.rank)
+        meeting.exchange("ended", None)
+        ends = time.monotonic() + 20
+        while meeting.leads and len(meeting._left) < 2:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        return meeting.trouble
+
+    found, _ = every(3, work)
+    assert found == ["", "", ""] and not cuts
+
+
+def test_a_rank_that_ended_is_missed_by_who_wants_it():
+    def work(meeting: Meeting) -> Any:
+        return None if meeting.launch.rank == 1 else meeting.exchange("x", 0)
+
+    found, _ = every(2, work)
+    assert str(found[0]) == "rank 1 (mac-1) ended"
 
 
 def test_a_message_out_of_turn_ends_the_group():
