@@ -65,6 +65,6 @@ def pipelined(model: nn.Module, family: str) -> Any:
         if stack is not None and hasattr(stack, "pipeline") and hasattr(stack, "layers"):
             return stack
     raise UsageError(
-        f"mlx-lm has no pipeline for {family}, so its layers cannot be shared among machines (moe-mlx families says "
-        "which can)"
+        f"mlx-lm has no pipeline for {family}, so its layers cannot be shared among machines (docs/machines.md names "
+        "the families that have one)"
     )

@@ -1,6 +1,6 @@
-"""Stops answers of a group at random tokens, in either of two ways, and compares every token with an answer unstopped.
+"""Stops answers of a group at random, in any of four ways, and compares every token with an answer unstopped.
 
-python -m tests.machines.random_stops STOPS SEED [arguments of moe-mlx generate]
+python -m tests.machines.random_stops STOPS SEED --parallel pipeline|tensor [arguments of moe-mlx generate]
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from moe_mlx.conversation.joining import join
 from moe_mlx.conversation.session import Session
 from tests.machines.many_answers import PROMPTS
 
+EVENT, LEFT, IN_PROMPT, AT_ONCE = "event", "left", "in the prompt", "at once"
 
-def stopped(session: Session, prompt: list[int], after: int, *, left: bool) -> list[int]:
+
+def stopped(session: Session, prompt: list[int], after: int, *, left: bool = False) -> list[int]:
     """Returns the tokens of an answer that is stopped after some: by its event, or by leaving it."""
     stop, ids = threading.Event(), []
     pieces = session.answer(prompt, stop=stop)
@@ -31,12 +33,28 @@ def stopped(session: Session, prompt: list[int], after: int, *, left: bool) -> l
     return ids
 
 
+def stopped_in_prompt(session: Session, prompt: list[int], chunk: int) -> tuple[list[int], bool]:
+    """Stops an answer at a chunk of its prompt; returns its tokens, and whether it went no further than that chunk."""
+    stop, seen = threading.Event(), []
+    session.forget()
+
+    def on_prefill(done: int, total: int) -> None:
+        seen.append((done, total))
+        if len(seen) == chunk:
+            stop.set()
+
+    ids = [piece.token for piece in session.answer(prompt, stop=stop, on_prefill=on_prefill)]
+    done, total = seen[-1]
+    # What is read in the end is read: the answer then stops at its first tokens.
+    return ids, session.held_tokens == done and not ids if done < total else len(ids) <= 3
+
+
 def main() -> None:
     """Stops, and writes how many tokens were wrong and how late the latest stop was."""
     stops, seed, *words = sys.argv[1:]
     parser = argparse.ArgumentParser()
     generate.add_arguments(parser)
-    args = parser.parse_args(["--prompt", "-", "--no-history", "--parallel", "pipeline", *words])
+    args = parser.parse_args(["--prompt", "-", "--no-history", "--prefill-step-size", "4", *words])
     session = join(args, lambda line: print(line, file=sys.stderr))
     if session is None:
         return
@@ -44,16 +62,24 @@ def main() -> None:
     prompts = [session.encode([{"role": "user", "content": text}]) for text in PROMPTS]
     whole = [[piece.token for piece in session.answer(prompt)] for prompt in prompts]
     wrong = late = 0
+    ways = dict.fromkeys((EVENT, LEFT, IN_PROMPT, AT_ONCE), 0)
     for _ in range(int(stops)):
-        number = rng.randrange(len(prompts))
-        after = rng.randint(1, len(whole[number]))
-        ids = stopped(session, prompts[number], after, left=rng.random() < 0.3)
+        number, way = rng.randrange(len(prompts)), rng.choice([EVENT, EVENT, LEFT, IN_PROMPT, IN_PROMPT, AT_ONCE])
+        ways[way] += 1
+        if way == IN_PROMPT:
+            chunk = rng.randint(1, len(prompts[number]) // 4)
+            ids, there = stopped_in_prompt(session, prompts[number], chunk)
+            wrong += not there
+        else:
+            after = 1 if way == AT_ONCE else rng.randint(1, len(whole[number]))
+            ids = stopped(session, prompts[number], after, left=way == LEFT)
+            late = max(late, len(ids) - after)
         wrong += ids != whole[number][: len(ids)]
-        late = max(late, len(ids) - after)
         for place, prompt in enumerate(prompts):  # what follows a stop is where swapped messages would show
-            ids = stopped(session, prompt, 3, left=False)
+            ids = stopped(session, prompt, 3)
             wrong += ids != whole[place][: len(ids)]
-    print(json.dumps({"stops": int(stops), "wrong": wrong, "late": late, "machines": len(session.machines())}))
+        print(f"{way}, {wrong} wrong", file=sys.stderr, flush=True)
+    print(json.dumps({"stops": ways, "wrong": wrong, "late": late, "machines": len(session.machines())}))
     session.close()
 
 
