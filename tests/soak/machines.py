@@ -1,6 +1,9 @@
-"""A group of two processes that is stopped, killed and damaged at random: no wrong token, no silence beyond a limit.
+"""Groups of two and three processes that are stopped, killed and damaged at random: no wrong token, no long silence.
 
 python -m tests.soak.machines [--stops 50] [--kills 20] [--damages 20] [--seed 1]
+
+An answer that is broken off has to be the beginning of the one that a lone process gives, byte for byte; every rank
+that is left has to say which one failed, and end within `LIMIT`.
 """
 
 from __future__ import annotations
@@ -8,65 +11,52 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from moe_mlx_convert.reshard import convert
-from tests.checkpoints import AFFINE4, tiny_checkpoint
-from tests.damage import FAULTS, experts
 from tests.machines.ranks import ranks
+from tests.soak.broken_group import LIMIT, Ended, Endless, damaged, killed
 
-#: Seconds that the ranks which are left may take to say so.
-LIMIT = 30
-WORDS = ("-m", "moe_mlx", "generate", "--parallel", "pipeline", "-p", "the fox", "--max-tokens", "-1")
-
-
-def endless(folder: Path) -> Path:
-    """Makes a tiny store whose answers do not end."""
-    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4, max_position_embeddings=1 << 20)
-    path = folder / "checkpoint" / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "~"}))
-    convert(folder / "checkpoint", folder / "store")
-    return folder / "store"
+#: Of the stops; the demo has no row blocks.
+STOPPED = (("pipeline", 2, "demo"), ("tensor", 3, ""))
 
 
-def stops(folder: Path, count: int, seed: int) -> int:
-    """Stops answers of the demo; returns how many were wrong."""
-    words = ["-m", "tests.machines.random_stops", str(count), str(seed), "--routing", "exact", "-m", "24"]
-    with ranks(folder, [[*words, "--expert-cache", "25%"]] * 2) as group:
-        codes = [rank.wait(3600) for rank in group]
-        found = json.loads(group[0].told)
-    print(f"stops: {found}", flush=True)
-    return int(found["wrong"]) + (codes != [0, 0]) + (found["late"] > 2)
+def stops(folder: Path, endless: Endless, count: int, seed: int) -> int:
+    """Stops answers of the demo by layers and of the tiny store by rows; returns what was wrong."""
+    wrong = 0
+    for number, (parallel, size, model) in enumerate(STOPPED):
+        share = count - count // 2 if number == 0 else count // 2
+        words = ["-m", "tests.machines.random_stops", str(share), str(seed), "--parallel", parallel, "-m", "16"]
+        words += ["--routing", "exact", "--expert-cache", "25%", "--model", model or str(endless.store)]
+        with ranks(folder, [words] * size) as group:
+            codes = [rank.wait(4 * 3600) for rank in group]
+            found = json.loads(group[0].told) if group[0].told else {"wrong": 1, "late": 0, "said": group[0].said}
+        print(f"stops, {parallel}, {size} ranks: {found}", flush=True)
+        wrong += int(found["wrong"]) + any(codes) + (found["late"] > 2)
+    return wrong
 
 
-def kill(folder: Path, store: Path, rng: random.Random) -> int:
-    """Kills one rank at a random moment; returns 1 where the other does not name it in time."""
-    rank, more = rng.randrange(2), ["--decode", rng.choice(["native", "readback"]), "--model", str(store)]
-    with ranks(folder, [[*WORDS, "--expert-cache", "50%", *more]] * 2) as group:
-        time.sleep(rng.uniform(0.2, 12))
-        group[rank].process.kill()
-        other = group[1 - rank]
-        code = other.wait(90 if not group[0].told else LIMIT)
-        return int(code != 1 or f"rank {rank} (127.0.0.1)" not in other.said)
-
-
-def damage(folder: Path, store: Path, rng: random.Random) -> int:
-    """Damages one rank's experts; returns 1 where a rank says something else than that."""
-    rank, fault = rng.randrange(2), rng.choice(["flipped", "truncated", "emptied", "unlinked"])
-    broken = Path(shutil.copytree(store, folder / "broken"))
-    for path in experts(broken):
-        FAULTS[fault](path)
-    stores = [broken if place == rank else store for place in range(2)]
-    way = rng.choice(["native", "readback"])
-    with ranks(folder, [[*WORDS, "--split", "1,2", "--decode", way, "--model", str(s)] for s in stores]) as group:
-        codes = [one.wait(90) for one in group]
-        named = f"rank {rank} (127.0.0.1): layer" in group[1 - rank].said
-    shutil.rmtree(broken)
-    return int(codes != ([1, 3] if rank else [3, 1]) or not named)
+def many(title: str, count: int, folder: Path, endless: Endless, rng: random.Random) -> int:
+    """Breaks groups; returns how many of them did not end as they have to."""
+    found: Counter[str] = Counter()
+    slowest, wrong = 0.0, 0
+    for number in range(count):
+        began = time.monotonic()
+        try:
+            ended = (killed if title == "kills" else damaged)(folder, endless, rng)
+        except TimeoutError as error:  # it never began, or goes on as if nothing were wrong
+            ended = Ended("nowhere", str(error)[-2000:], 0.0, 0)
+        found[ended.where] += 1
+        wrong += bool(ended.wrong)
+        slowest = max(slowest, ended.seconds)
+        took = time.monotonic() - began
+        said = ended.wrong or f"{ended.compared} bytes as alone, the others ended {ended.seconds:.1f} s later"
+        print(f"{title} {number + 1}: {ended.where}: {said} ({took:.0f} s in all)", flush=True)
+    print(f"{title}: {count} ({dict(found)}), {wrong} wrong, slowest end {slowest:.1f} s of {LIMIT}", flush=True)
+    return wrong
 
 
 def main() -> int:
@@ -80,12 +70,11 @@ def main() -> int:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = endless(folder)
-        wrong = stops(folder, args.stops, args.seed) if args.stops else 0
-        for title, count, work in (("kills", args.kills, kill), ("damages", args.damages, damage)):
-            found = sum(work(folder, store, rng) for _ in range(count))
-            print(f"{title}: {count}, {found} wrong", flush=True)
-            wrong += found
+        with Endless.made(folder) as endless:
+            wrong = many("kills", args.kills, folder, endless, rng)
+            wrong += many("damages", args.damages, folder, endless, rng)
+            wrong += stops(folder, endless, args.stops, args.seed) if args.stops else 0
+    print(f"{wrong} wrong", flush=True)
     return int(wrong > 0)
 
 
