@@ -119,7 +119,7 @@ def _answer(args: argparse.Namespace, session: Session, stop: threading.Event | 
     if not args.quiet and not args.json:
         print(describe(session, answer), file=sys.stderr)
         if ranks := session.machines():
-            from moe_mlx.conversation.leading import describe_ranks
+            from moe_mlx.machines.rank_lines import describe_ranks
 
             print("\n".join(f"[{line}]" for line in describe_ranks(ranks)), file=sys.stderr)
     for line in watch.remarks(len(tokens) + len(answer.tokens)):

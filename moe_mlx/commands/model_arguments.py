@@ -6,7 +6,7 @@ import argparse
 
 from moe_mlx.commands.price_arguments import Told
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
-from moe_mlx.machines.launched import PATIENCE, WAYS
+from moe_mlx.machines.launched import AUTO, LINK_NAMES, PATIENCE, WAYS
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.planning.slot_share import SHARES
 from moe_mlx.routing.names import (
@@ -248,10 +248,12 @@ def add_machines_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several machines (docs/machines.md)")
     group.add_argument(
         "--parallel",
-        choices=WAYS,
+        choices=(*WAYS, AUTO),
         help="share the model among the machines that mlx.launch started; pipeline: each keeps some of the "
-        "layers; tensor: each keeps some rows of every expert (a store with --row-blocks)",
+        "layers; tensor: each keeps some rows of every expert (a store with --row-blocks); auto: the one that "
+        "`moe-mlx plan --machines` would take",
     )
+    group.add_argument("--link", choices=LINK_NAMES, help="between them, for auto (default: 10G; jaccl where it runs)")
     group.add_argument("--split", metavar="N,N", help="layers, or row blocks, of each rank (default: by memory)")
     group.add_argument(
         "--peer-timeout",

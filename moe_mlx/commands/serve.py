@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from moe_mlx.commands.model_arguments import add_history_arguments, add_model_arguments
+from moe_mlx.commands.model_arguments import add_history_arguments, add_machines_arguments, add_model_arguments
 from moe_mlx.commands.parser import CommandParser
 from moe_mlx.commands.price_arguments import add_price_arguments
 from moe_mlx.commands.serve_arguments import add_server_arguments
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, pictures=True)
     add_price_arguments(parser)
     add_history_arguments(parser)
+    add_machines_arguments(parser)
     add_server_arguments(parser)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from moe_mlx.conversation.figures import figures_of, map_of
 from moe_mlx.conversation.leading import (
     ANSWER,
     CHANGE,
@@ -34,13 +36,16 @@ def follow(session: Session, meeting: Meeting, group: Any) -> None:
         MoeMlxError: what an answer raises here; the others have been told.
     """
     named = meeting.launch.named(meeting.launch.rank)
+    runtime = session.runtime
+    meeting.pulse.figures = lambda whole: figures_of(runtime) | (map_of(runtime) if whole else {})
     with in_group(meeting):
         while True:
             order = meeting.next_order()
             wanted = order.get("do")
             if wanted == ANSWER:
                 _answer(session, group, order)
-                forget_if_apart(session, meeting.exchange("answered", rank_summary(session, named)))
+                said = rank_summary(session, named) | {"figures": figures_of(runtime) | map_of(runtime)}
+                forget_if_apart(session, meeting.exchange("answered", said))
             elif wanted == FORGET:
                 session.forget()
             elif wanted == CHANGE and order.get("name") in CHANGES:
@@ -56,6 +61,7 @@ def follow(session: Session, meeting: Meeting, group: Any) -> None:
 
 def _answer(session: Session, group: Any, order: dict[str, Any]) -> None:
     session.sampling = Sampling(**order["sampling"])
+    session.caching = replace(session.caching, prefill_step_size=int(order["chunk"]))
     session.agreement = agreement_of(group, session.runtime)
     for _ in session.answer([int(token) for token in order["prompt"]]):
         pass

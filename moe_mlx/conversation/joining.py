@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.opening import caching_of, finish_tokenizer, options_of, sampling_of, template_of
+from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.errors import UsageError
 from moe_mlx.machines.facts import compare, facts_here
-from moe_mlx.machines.launched import TENSOR, Launch, launched
+from moe_mlx.machines.launched import AUTO, JACCL, TENSOR, Launch, launched
 from moe_mlx.machines.meeting import Meeting
 from moe_mlx.machines.split import parse_split
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.leading import LeadingSession
-    from moe_mlx.conversation.sampling import Sampling
     from moe_mlx.loading.options import Options
 
 #: What runs on one machine only, so far: its option, and its value where it is not asked for.
@@ -29,15 +29,28 @@ ALONE = (
     ("draft_model", None),
     ("light", "exact"),
     ("share", "even"),
+    ("allow_models", None),
+    ("pictures", False),
 )
 
 
-def join(args: argparse.Namespace, say: Callable[[str], None]) -> LeadingSession | None:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a conversation is held: as in `Session`, whose attributes these are."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    caching: KVCacheSettings = field(default_factory=KVCacheSettings)
+    template: dict[str, Any] = field(default_factory=dict)
+    raw: bool = False
+
+
+def join(args: argparse.Namespace, say: Callable[[str], None], manner: Manner | None = None) -> LeadingSession | None:
     """Joins the group that mlx.launch started, and loads this rank's part of the model.
 
     Args:
         args: Of a verb with `--parallel`.
         say: Gets what a user should know, one line each.
+        manner: Of the conversation; by default what the arguments of a verb that holds one itself say.
 
     Returns:
         Rank 0's conversation. None on the other ranks: there it has followed rank 0 to its end.
@@ -58,6 +71,8 @@ def join(args: argparse.Namespace, say: Callable[[str], None]) -> LeadingSession
             raise UsageError(f"--{option.replace('_', '-')} runs on one machine only: leave it or --parallel out")
     if args.warm == "on":
         raise UsageError("--warm runs on one machine only: leave it or --parallel out")
+    if args.parallel == AUTO and args.split:
+        raise UsageError("--split is of one way: choose --parallel pipeline or tensor with it")
     if args.profile and not args.no_history:
         raise UsageError("--profile: several machines keep no history; leave it out, or give --no-history")
 
@@ -68,12 +83,14 @@ def join(args: argparse.Namespace, say: Callable[[str], None]) -> LeadingSession
         # A terminal's Ctrl-C reaches every process on its machine: it is rank 0 that stops, and the others with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    options, sampling = _options(args, launch), sampling_of(args)
+    options = _options(args, launch)
+    if manner is None:
+        manner = Manner(sampling_of(args), caching_of(args), template_of(args), args.ignore_chat_template)
     meeting = Meeting.open(launch, patience=args.peer_timeout, say=told)
     from moe_mlx.machines.group import in_group
 
     with in_group(meeting):
-        return _loaded(args, options, sampling, meeting, told)
+        return _loaded(args, options, manner, meeting, told)
 
 
 def _options(args: argparse.Namespace, launch: Launch) -> Options:
@@ -87,7 +104,7 @@ def _options(args: argparse.Namespace, launch: Launch) -> Options:
 
 
 def _loaded(
-    args: argparse.Namespace, options: Options, sampling: Sampling, meeting: Meeting, told: Callable[[str], None]
+    args: argparse.Namespace, options: Options, manner: Manner, meeting: Meeting, told: Callable[[str], None]
 ) -> LeadingSession | None:
     from moe_mlx.loading.opening import open_model
     from moe_mlx.store.described import description_digest
@@ -111,9 +128,11 @@ def _loaded(
             prefill_step=args.prefill_step_size,
         ),
     )
+    from moe_mlx.conversation.figures import facts_of
     from moe_mlx.conversation.following import follow
     from moe_mlx.conversation.leading import LeadingSession
     from moe_mlx.conversation.session import Session
+    from moe_mlx.conversation.whole_model import WholeModel
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.loading.loader import load_as
     from moe_mlx.loading.pressure import PressureWatch
@@ -123,6 +142,7 @@ def _loaded(
     from moe_mlx.system.memory import room_beside
 
     memories = tuple(int(room) for room in meeting.exchange("memory", room_beside(0)))
+    way = _way(args, options, meeting, memories, told)
     group = begin(meeting)
 
     def agree(about: str, words: str) -> list[str]:
@@ -130,29 +150,52 @@ def _loaded(
 
     asked = parse_split(args.split) if args.split else None
     part: Part | Rows
-    if args.parallel == TENSOR:
+    if way == TENSOR:
         part = Rows(group, memories, asked, agree)
     else:
         part = Part(group, memories, asked, agree)
     loaded, tokenizer = load_as(replace(options, part=part), told, told)
     finish_tokenizer(args, tokenizer)
     runtime = runtime_of(loaded)
-    held = [layer.layer for layer in runtime.source.layers]
-    agree("loaded", f"{held[0]}-{held[-1]}")
-    settings: dict[str, Any] = {"caching": caching_of(args)}
-    if args.parallel != TENSOR:  # there one rank's cap is everyone's, and cannot give way to memory pressure alone
+    parts = meeting.exchange("loaded", facts_of(runtime))
+    by_layers = way != TENSOR
+    settings: dict[str, Any] = {"caching": manner.caching}
+    if by_layers:  # else one rank's cap is everyone's, and cannot give way to memory pressure alone
         settings["between_tokens"] = PressureWatch(runtime, told).between_tokens
     if meeting.leads:
         return LeadingSession(
             loaded,
             tokenizer,
-            sampling,
-            template=template_of(args),
-            raw=args.ignore_chat_template,
+            manner.sampling,
+            template=manner.template,
+            raw=manner.raw,
             meeting=meeting,
             group=group,
-            by_layers=args.parallel != TENSOR,
+            whole=WholeModel(runtime, meeting, parts, by_layers=by_layers),
             **settings,
         )
     follow(Session(loaded, tokenizer, **settings), meeting, group)
     return None
+
+
+def _way(
+    args: argparse.Namespace,
+    options: Options,
+    meeting: Meeting,
+    memories: tuple[int, ...],
+    told: Callable[[str], None],
+) -> str:
+    """Returns how the model is shared: as asked for, or as rank 0 chooses."""
+    if args.parallel != AUTO:
+        return str(args.parallel)
+    from moe_mlx.conversation.choosing import choose
+    from moe_mlx.loading.opening import open_model
+
+    way = ""
+    if meeting.leads:
+        opened = open_model(options)
+        with opened.source as source:
+            link = args.link or ("jaccl" if meeting.launch.backend == JACCL else "10G")
+            way, why = choose(opened.folder, source, options, memories, link)
+        told(why)
+    return str(meeting.exchange("way", way)[0])

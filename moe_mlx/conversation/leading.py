@@ -5,20 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
 
 from moe_mlx.conversation.answer import Answer, Piece
+from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.conversation.session import Session
-from moe_mlx.errors import MachinesError, UsageError
+from moe_mlx.conversation.whole_model import WholeModel, together
+from moe_mlx.errors import MachinesError, MoeMlxError, UsageError
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.machines.agreement import Agreement
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.meeting import Meeting
 from moe_mlx.store import digest
-from moe_mlx.system.sizes import show_bytes
 
 ANSWER, FORGET, CHANGE, END = "answer", "forget", "change", "end"
 #: What of a runtime may be changed on all ranks, and what each may change by itself while it answers.
@@ -63,20 +64,6 @@ def residency_of(runtime: Runtime) -> str:
     return digest.of([cache.table.slot_of.tobytes() for cache in runtime.layers])
 
 
-def describe_ranks(ranks: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns what each rank said of an answer, one line each, for people."""
-    lines = []
-    for rank in ranks:
-        decode, layers = rank["decode"], rank["layers"]
-        lines.append(
-            f"{rank['machine']}: layers {layers[0]}-{layers[-1]}, hit {decode['hit_rate']:.0%}, "
-            f"read {show_bytes(decode['bytes_read'] + rank['prefill']['bytes_read'])}, "
-            f"experts {show_bytes(rank['expert_cache_bytes'])}, resident {show_bytes(rank['resident_bytes'])}, "
-            f"decode {rank['decode_way']}"
-        )
-    return lines
-
-
 def forget_if_apart(session: Session, ranks: Sequence[dict[str, Any]]) -> None:
     """Throws the prompt cache away where not every rank's holds as much: they have to be cut back alike."""
     if len({rank["held"] for rank in ranks}) > 1:
@@ -90,19 +77,24 @@ class LeadingSession(Session):
     Attributes:
         meeting: Where the other ranks listen.
         group: MLX's group.
-        ranks: What each rank said of the latest answer, by rank.
-        by_layers: Whether ranks have layers of their own, and so caps of their own; else all share each expert.
+        whole: The model as one, over all ranks.
+        ranks: What each rank said of the latest answer, by rank; its counts together are `last`'s.
     """
 
     meeting: Meeting = field(kw_only=True)
     group: Any = field(kw_only=True)
+    whole: WholeModel = field(kw_only=True)
     ranks: list[dict[str, Any]] = field(default_factory=list, kw_only=True)
-    by_layers: bool = field(default=True, kw_only=True)
     _answering: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.runtime.on_change = self._change
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether ranks have layers of their own, and so caps of their own; else all share each expert."""
+        return self.whole.by_layers
 
     def _change(self, name: str, arguments: dict[str, Any]) -> None:
         """Lets every rank change what rank 0 changes.
@@ -122,8 +114,9 @@ class LeadingSession(Session):
         stop: threading.Event | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
         logits_processors: Sequence[Any] | None = None,
+        sampler: Callable[[mx.array], mx.array] | None = None,
     ) -> Generator[Piece, None, Answer]:
-        """Generates one answer on all ranks; as `Session.answer`.
+        """Generates one answer on all ranks; as `Session.answer`. Rank 0 alone draws and changes logits.
 
         Raises:
             MachinesError: another rank failed or is gone. The conversation so far is still this session's.
@@ -131,13 +124,21 @@ class LeadingSession(Session):
         if not prompt:
             raise UsageError("the prompt is empty: say something")
         self._check_sampling()
+        if self.meeting.trouble:
+            raise self.meeting.broken()
         agreement = self.agreement = agreement_of(self.group, self.runtime)
         if stop is not None:
             agreement.stop = stop
         with in_group(self.meeting), self._in_answer():
-            self.meeting.order({"do": ANSWER, "prompt": list(prompt), "sampling": asdict(self.sampling)})
+            chunk = self.caching.prefill_step_size
+            order = {"do": ANSWER, "prompt": list(prompt), "sampling": asdict(self.sampling), "chunk": chunk}
+            self.meeting.order(order)
             pieces = super().answer(
-                prompt, stop=stop, on_prefill=on_prefill, logits_processors=list(logits_processors or ())
+                prompt,
+                stop=stop,
+                on_prefill=on_prefill,
+                logits_processors=list(logits_processors or ()),
+                sampler=sampler,
             )
             try:
                 while (piece := next(pieces, None)) is not None:
@@ -168,11 +169,25 @@ class LeadingSession(Session):
 
     def _all_ended(self) -> None:
         self.ranks = self.meeting.exchange("answered", rank_summary(self, self.meeting.launch.named(0)))
+        for rank, said in enumerate(self.ranks):
+            if figures := said.pop("figures", None):  # newer than the beat before
+                self.meeting.pulse.latest[rank] = figures
         forget_if_apart(self, self.ranks)
+        self.last = self._as_one(self.last)
         if not self.by_layers and len({rank["residency"] for rank in self.ranks}) > 1:
             raise MachinesError(
                 "the machines' residency came apart, so nothing that they say together can be trusted: please report it"
             )
+
+    def _as_one(self, answer: Answer | None) -> Answer:
+        """Returns rank 0's answer with what all ranks counted."""
+        assert answer is not None
+        decode, prefill = (
+            together([rank[phase] for rank in self.ranks], by_layers=self.by_layers) for phase in ("decode", "prefill")
+        )
+        routing = answer.receipt.routing
+        receipt = Receipt.of(decode, prefill, answer.discarded_steps, routing)
+        return replace(answer, decode=decode, prefill=prefill, receipt=receipt)
 
     def forget(self) -> None:
         """Throws every rank's prompt cache away."""
@@ -181,8 +196,14 @@ class LeadingSession(Session):
             self.meeting.order({"do": FORGET})
 
     def close(self) -> None:
-        """Lets the other ranks go, and closes the model."""
-        self.meeting.order({"do": END})
-        self.meeting.exchange("ended", None)
+        """Lets the other ranks go, and closes the model; of a group that is broken, what is still here."""
+        with suppress(MachinesError):  # whoever answers has said so already
+            if not self.meeting.trouble:
+                self.meeting.order({"do": END})
+                self.meeting.exchange("ended", None)
         self.meeting.close()
-        self.runtime.close()
+        if not self.meeting.trouble:
+            self.runtime.close()
+            return
+        with suppress(MoeMlxError, RuntimeError, ValueError):  # steps that are queued wait for a rank that is gone
+            self.runtime.close()

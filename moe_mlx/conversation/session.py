@@ -235,6 +235,7 @@ class Session:
         stop: threading.Event | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
         logits_processors: list[Callable[[mx.array, mx.array], mx.array]] | None = None,
+        sampler: Callable[[mx.array], mx.array] | None = None,
     ) -> Generator[Piece, None, Answer]:
         """Generates one answer.
 
@@ -243,6 +244,7 @@ class Session:
             stop: Set by another thread to stop at the next token (or prompt chunk).
             on_prefill: Called with prompt tokens done and in all; tokens found in the prompt cache count as done.
             logits_processors: As for mlx_lm, after the session's own.
+            sampler: Draws tokens from log probabilities `[1, V]` in place of the session's sampling.
 
         Yields:
             Pieces of text with their tokens.
@@ -274,7 +276,7 @@ class Session:
             if done < total and self._stops_in_prompt(stop):
                 raise _CancelledError
 
-        stream = self._read_and_stream(prompt, reused, progress, logits_processors)
+        stream = self._read_and_stream(prompt, reused, progress, logits_processors, sampler)
         audit = ExitStack()
         if self.auditor is not None:
             self.auditor.reset()
@@ -328,24 +330,33 @@ class Session:
         return stop is not None and stop.is_set()
 
     def _read_and_stream(
-        self, prompt: list[int], reused: int, progress: Callable[[int, int], None], extra: list[Any] | None
+        self,
+        prompt: list[int],
+        reused: int,
+        progress: Callable[[int, int], None],
+        extra: list[Any] | None,
+        sampler: Callable[[mx.array], mx.array] | None,
     ) -> Generator[Any, None, None]:
         """Reads pictures, if there are any, and leaves the rest to mlx-lm."""
         if built_by_mlx_vlm(self.model):
             self.model.note_pictures(False)
         if not isinstance(prompt, PicturePrompt):
-            yield from self._stream(prompt[reused:], progress, extra)
+            yield from self._stream(prompt[reused:], progress, extra, sampler)
             return
         assert self._prompt_cache is not None
         read_pictures(self.model, prompt, self._prompt_cache, self.caching.prefill_step_size, progress)
         done = len(prompt) - 1
-        yield from self._stream(prompt[done:], lambda now, total: progress(done + now, done + total), extra)
+        yield from self._stream(prompt[done:], lambda now, total: progress(done + now, done + total), extra, sampler)
 
     def _stream(
-        self, prompt: list[int], progress: Callable[[int, int], None], extra: list[Any] | None
+        self,
+        prompt: list[int],
+        progress: Callable[[int, int], None],
+        extra: list[Any] | None,
+        sampler: Callable[[mx.array], mx.array] | None,
     ) -> Generator[Any, None, None]:
         s = self.sampling
-        sampler = make_sampler(
+        sampler = sampler or make_sampler(
             s.temp,
             s.top_p,
             s.min_p,

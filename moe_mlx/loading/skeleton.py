@@ -20,7 +20,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, load_config, load_model
 
-from moe_mlx.errors import MoeMlxError, StoreCorruptError, UnsupportedModelError, UsageError
+from moe_mlx.errors import MoeMlxError, StoreCorruptError, StoreMissingError, UnsupportedModelError, UsageError
 from moe_mlx.expert_cache.slots import placeholders
 from moe_mlx.families.dbrx import stack_experts
 from moe_mlx.loading.fitting import check_fit, check_groups
@@ -187,6 +187,7 @@ def narrowed(skeleton: Skeleton, source: ExpertSource, part: Part) -> Skeleton:
 
     Raises:
         UsageError: mlx-lm cannot pipeline this family, or the rank would have no layer with experts.
+        StoreMissingError: the experts of one of its layers are not here.
     """
     held = part.narrow(skeleton.model, skeleton.family)
     kept = [layer.index for layer in source.layers if layer.layer in held]
@@ -195,6 +196,11 @@ def narrowed(skeleton: Skeleton, source: ExpertSource, part: Part) -> Skeleton:
             f"layers {held.start} to {held.stop - 1} of {skeleton.family} have no routed experts: give another --split"
         )
     source.keep_layers(kept)
+    if absent := source.absent_layers():
+        raise StoreMissingError(
+            f"{source.root}: this rank runs layers {held.start} to {held.stop - 1}, and {absent[0]} is not here: copy "
+            "it from a whole store, or give the --split that the store was shared out by"
+        )
     whole = sum(array.nbytes for _, array in tree_flatten(skeleton.model.parameters()))
     switches = [skeleton.switches[index] for index in kept]
     return Skeleton(skeleton.model, skeleton.config, switches, whole - source.experts_nbytes)

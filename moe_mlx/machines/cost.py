@@ -164,14 +164,13 @@ def pipeline(shape: ModelShape, machines: Machines) -> Outlook:
     Every machine holds the embeddings and the head as well, which mlx-lm leaves with each.
     """
     ranks = len(machines.available)
-    ends = min(2 * shape.looked_up_nbytes, shape.resident_nbytes)
-    sizes = _layer_nbytes(shape, shape.resident_nbytes - ends)
-    split = split_by_memory(sizes, machines.available)
+    ends = _ends(shape)
+    split = layers_by_memory(shape, machines.available)
     caches, disks, held, misses, read, short = [], [], 0.0, 0.0, 0.0, []
     for rank, count in enumerate(split):
         begin = sum(split[rank + 1 :])
         own = [layer for layer in shape.layers if begin <= layer.layer < begin + count]
-        part = count / len(sizes)
+        part = count / sum(split)
         resident = ends + (shape.resident_nbytes - ends) * part
         total, chosen = sum(layer.nbytes for layer in own), sum(layer.top_k * layer.expert_nbytes for layer in own)
         cache = min(machines.room(rank, resident + machines.kv_cache * part), total)
@@ -203,6 +202,24 @@ def pipeline(shape: ModelShape, machines: Machines) -> Outlook:
         _fences(shape, machines, share),
         f"top_k experts a layer do not fit on rank {short[0]}" if short else "",
     )
+
+
+def _ends(shape: ModelShape) -> int:
+    """Returns the bytes of embeddings and head, which every machine holds."""
+    return min(2 * shape.looked_up_nbytes, shape.resident_nbytes)
+
+
+def layers_by_memory(shape: ModelShape, available: Sequence[int]) -> list[int]:
+    """Returns how many of a model's layers, dense ones included, each machine runs.
+
+    Args:
+        shape: Of the model.
+        available: Bytes that MLX may use on each, by rank.
+
+    Raises:
+        UsageError: there are fewer layers than machines.
+    """
+    return split_by_memory(_layer_nbytes(shape, shape.resident_nbytes - _ends(shape)), available)
 
 
 def _layer_nbytes(shape: ModelShape, resident: int) -> list[int]:

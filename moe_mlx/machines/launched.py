@@ -15,6 +15,10 @@ RING, JACCL = "ring", "jaccl"
 #: How a model may be shared.
 PIPELINE, TENSOR = "pipeline", "tensor"
 WAYS = (PIPELINE, TENSOR)
+#: One of them, by the plan's cost model.
+AUTO = "auto"
+#: How machines may be connected, by name of `moe_mlx.machines.cost.LINKS`, which needs more than a parser does.
+LINK_NAMES = ("1G", "10G", "thunderbolt", "jaccl")
 #: Seconds that a rank may be missing or silent.
 PATIENCE = 60.0
 #: Where ranks meet before MLX lets them: "HOST:PORT" of rank 0, for networks where the derived one will not do.
@@ -134,5 +138,5 @@ def refuse_alone(verb: str, parallel: str | None = None, environment: Mapping[st
     if verb not in FOR_ITSELF and parallel is None and (found := launched(environment)) is not None:
         raise UsageError(
             f"mlx.launch started {found.size} of these, and each would load all of the model and answer by itself: "
-            "run it without mlx.launch, or generate with --parallel pipeline"
+            "run it without mlx.launch, or generate, chat or serve with --parallel"
         )

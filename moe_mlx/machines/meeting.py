@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,9 +18,8 @@ from typing import Any
 from moe_mlx.errors import MachinesError, one_line
 from moe_mlx.machines.launched import PATIENCE, Launch
 from moe_mlx.machines.line import Line
+from moe_mlx.machines.pulse import BEAT, Pulse
 
-#: Seconds between two signs of life, and of silence after which that is said.
-BEAT, SILENT = 0.5, 3.0
 #: Seconds that the main thread gets to end in order once the group is broken.
 _GRACE = 5.0
 #: Exit code where it did not, because MLX waits for a peer that will not answer.
@@ -37,6 +35,9 @@ class Meeting:
         own: What this rank itself failed of, where it was the first.
         cut: Called once, from another thread, when the group breaks: ends MLX's waiting.
         say: Gets a line while a rank keeps the others waiting.
+        pulse: Signs of life of the other ranks, and their figures.
+        on_break: Told why the group is broken, from another thread; whoever sets it sees to it that nobody waits for
+            MLX then. Without it a process that MLX keeps waiting is ended.
     """
 
     def __init__(self, launch: Launch, lines: dict[int, Line], patience: float, say: Callable[[str], None]) -> None:
@@ -44,9 +45,9 @@ class Meeting:
         self.trouble = ""
         self.own: object = None
         self.cut: Callable[[], object] = lambda: None
+        self.pulse = Pulse(lines, leads=launch.rank == 0)
+        self.on_break: Callable[[MachinesError], None] | None = None
         self._lines = lines
-        self._heard = dict.fromkeys(lines, time.monotonic())
-        self._told: dict[int, float] = {}
         self._inbox: dict[int, deque[dict[str, Any]]] = {rank: deque() for rank in lines}
         self._left: set[int] = set()
         self._changed = threading.Condition()
@@ -135,6 +136,9 @@ class Meeting:
             self.trouble = one_line(reason)
             self._changed.notify_all()
         self._send_all({"failed": self.trouble})
+        if self.on_break is not None:
+            self._minded.set()
+            self.on_break(MachinesError(self.trouble))
         threading.Thread(target=self._last_resort, name="moe-mlx-last-resort", daemon=True).start()
         self.cut()
 
@@ -172,7 +176,7 @@ class Meeting:
         try:
             while True:
                 found = self._lines[rank].receive()
-                self._heard[rank] = time.monotonic()
+                self.pulse.hear(rank, found)
                 if "failed" in found:
                     said = one_line(found["failed"])
                     # Rank 0 passes on what it heard, already with the name of whoever failed.
@@ -191,18 +195,14 @@ class Meeting:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT) and not self.trouble:
-            self._send_all({"beat": True})
-            for rank, heard in self._heard.items():
+            self._send_all(self.pulse.sign())
+            for rank, silent, says in self.pulse.late():
                 if rank in self._left:
                     continue
-                silent = time.monotonic() - heard
                 if silent > self.patience:
                     self.breaks(f"{self.launch.named(rank)} did not answer for {self.patience:g} s")
-                elif silent > SILENT and silent >= 2 * self._told.get(rank, 0):
-                    self._told[rank] = silent
+                elif says:
                     self.say(f"waiting for {self.launch.named(rank)}, {silent:.0f} s")
-                elif silent < BEAT:
-                    self._told.pop(rank, None)
 
     def _send(self, rank: int, message: dict[str, Any]) -> None:
         with suppress(OSError, ValueError):  # whoever listens to that rank finds out why

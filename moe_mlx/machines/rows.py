@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from moe_mlx.errors import UsageError
+from moe_mlx.errors import StoreMissingError, UsageError
 from moe_mlx.machines.split import split_by_memory
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.row_share import RowShare
@@ -25,6 +25,19 @@ _PROJECTIONS: dict[type[nn.Module], tuple[str, str]] = {
     SwitchGLU: ("down_proj", "up_proj"),
     SwitchMLP: ("fc2", "fc1"),
 }
+
+
+def shareable(source: ExpertSource, ranks: int) -> str:
+    """Returns why a model's experts cannot be shared by rows among so many ranks; "" where they can."""
+    if not isinstance(source, StoreSource):
+        return "it needs a store: `moe-mlx convert --row-blocks 16`"
+    if (blocks := min(layout.row_blocks for layout in source.layouts)) < ranks:
+        return f"the store has {blocks} row blocks an expert: `moe-mlx convert --row-blocks 16` cuts them"
+    lasts = tuple(f"{last}." for last, _ in _PROJECTIONS.values())
+    for layer in source.layers:
+        if not any(tensor.name.startswith(lasts) for tensor in layer.tensors):
+            return "its experts are of a kind that is not known to be shared by rows"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,8 @@ class Rows:
         if not isinstance(source, StoreSource):
             raise UsageError(f"{source.root}: --parallel tensor needs a store: `moe-mlx convert --row-blocks 16`")
         counts = self.counts(min(layout.row_blocks for layout in source.layouts))
+        if absent := source.absent_layers():
+            raise StoreMissingError(f"{source.root}: {absent[0]} is not here, and every rank shares all layers by rows")
         begin = sum(counts[: self.group.rank()])
         return RowShare(source, range(begin, begin + counts[self.group.rank()]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -49,25 +50,32 @@ class AnswerSteps:
             processors.append(self._grammars.processor(job.grammar, len(job.prompt), job.tokens))
         if drawing.seed is not None:
             mx.random.seed(drawing.seed)
-        if pictured:
+        cache: list[Any]
+        if self.loaded.session is not None:  # keeps a cache on every machine, and says what of it serves
+            cache, reused = [], 0
+        elif pictured:
             cache, reused = make_prompt_cache(self.loaded.model), 0
         elif self.loaded.draft is None:
             cache, reused = kept.begin(prompt)
         else:
             cache, reused = make_prompt_cache(self.loaded.model) + make_prompt_cache(self.loaded.draft), 0
-        if job.began_at is None:
-            job.began_at, job.reused = time.monotonic(), reused
-            job.before = (self.runtime.stats.decode, self.runtime.stats.prefill)
-            job.reader = TextReader(
-                self.loaded.tokenizer, job.stops, job.state, markers=MARKERS, tools=job.tools, raw=job.raw
-            )
-            job.emit(Began(len(job.prompt), reused))
+        if job.began_at is None and self.loaded.session is None:
+            self.begun(job, reused)
         if self.loaded.auditor is not None:
             self._audit[job] = stack = ExitStack()
             self.loaded.auditor.reset()
             stack.enter_context(self.loaded.auditor)
         sampler = sampler_of(drawing, self.loaded.room.vocabulary, self._spared)
         return Start(job, prompt, cache, reused, sampler, processors)
+
+    def begun(self, job: Job, reused: int) -> None:
+        """Notes where an answer begins, and tells its client."""
+        job.began_at, job.reused = time.monotonic(), reused
+        job.before = (self.runtime.stats.decode, self.runtime.stats.prefill)
+        job.reader = TextReader(
+            self.loaded.tokenizer, job.stops, job.state, markers=MARKERS, tools=job.tools, raw=job.raw
+        )
+        job.emit(Began(len(job.prompt), reused))
 
     def drawn(self, job: Job, drawn: Drawn) -> bool:
         """Takes a token of an answer and sends what it says; returns whether the answer is complete.
@@ -115,7 +123,10 @@ class AnswerSteps:
 
     def account(self, job: Job) -> Usage:
         """Returns what an answer took; the runner has let go of it."""
-        assert job.before is not None and job.began_at is not None and job.first_at is not None
+        if (session := self.loaded.session) is not None:
+            assert session.last is not None
+            return _usage(job, {**session.last.receipt.as_dict(), "machines": session.machines()})
+        assert job.before is not None
         runtime = self.runtime
         runtime.drain()
         if self.loaded.auditor is not None:
@@ -129,13 +140,17 @@ class AnswerSteps:
         receipt = Receipt.of(decode, prefill, discarded, routing, found, profile=profile).as_dict()
         if runtime.history is not None:
             runtime.history.save()
-        now = time.monotonic()
-        return Usage(
-            prompt_tokens=len(job.prompt),
-            reused_tokens=job.reused,
-            tokens=len(job.tokens),
-            queued_seconds=job.began_at - job.asked_at,
-            first_token_seconds=job.first_at - job.asked_at,
-            seconds=now - job.asked_at,
-            receipt={**receipt, "shared_by": job.shared_by},
-        )
+        return _usage(job, receipt)
+
+
+def _usage(job: Job, receipt: dict[str, Any]) -> Usage:
+    assert job.began_at is not None and job.first_at is not None
+    return Usage(
+        prompt_tokens=len(job.prompt),
+        reused_tokens=job.reused,
+        tokens=len(job.tokens),
+        queued_seconds=job.began_at - job.asked_at,
+        first_token_seconds=job.first_at - job.asked_at,
+        seconds=time.monotonic() - job.asked_at,
+        receipt={**receipt, "shared_by": job.shared_by},
+    )

@@ -13,12 +13,13 @@ from contextlib import suppress
 
 import mlx.core as mx
 
-from moe_mlx.errors import DoesNotFitError
+from moe_mlx.errors import DoesNotFitError, MachinesError
 from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.serving.answer_steps import AnswerSteps
 from moe_mlx.serving.job import Failed, Job, Reading
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.loaded import Loaded
+from moe_mlx.serving.machines_runner import MachinesRunner
 from moe_mlx.serving.refusal import refusal_of
 from moe_mlx.serving.runners import AloneRunner, Drawn, Read, TogetherRunner, Worth
 from moe_mlx.serving.tally import Tally
@@ -41,13 +42,19 @@ class Answering:
         self._steps = AnswerSteps(loaded)
         self._watch = PressureWatch(loaded.runtime, log.warning)
         self._batches = loaded.batches()
-        self._runner: TogetherRunner | AloneRunner | None = None
+        self._runner: TogetherRunner | AloneRunner | MachinesRunner | None = None
 
     @property
     def jobs(self) -> list[Job]:
         """Answers under way."""
         runner = self._runner
         return [] if runner is None else runner.jobs
+
+    @property
+    def trouble(self) -> MachinesError | None:
+        """Why the machines that run the model came apart; None while they have not."""
+        session = self.loaded.session
+        return None if session is None or not session.meeting.trouble else session.meeting.broken()
 
     @property
     def phase(self) -> str:
@@ -62,7 +69,7 @@ class Answering:
         runner = self._runner
         if runner is None or not runner.jobs:
             return True
-        if isinstance(runner, AloneRunner) or self._alone(job) or runner.reading():
+        if not isinstance(runner, TogetherRunner) or self._alone(job) or runner.reading():
             return False
         jobs = runner.jobs
         longest = max([job.need, *(other.need for other in jobs)])
@@ -99,7 +106,7 @@ class Answering:
         with suppress(Exception):
             self.kept.save(at_once=True)
         with suppress(Exception):
-            self.loaded.runtime.close()
+            (self.loaded.session or self.loaded.runtime).close()
 
     def _alone(self, job: Job) -> bool:
         return job.alone or job.drawing.seed is not None or not self._batches
@@ -114,6 +121,11 @@ class Answering:
         if self.kept.trimmable:
             job.boundaries = ()
         start = self._steps.begin(job, self.kept)
+        if (session := self.loaded.session) is not None:
+            self._runner = MachinesRunner(
+                session, room.chunk, start, lambda reused: self._steps.begun(job, reused), self._chunk_read
+            )
+            return
         if self._alone(job):
             self._runner = AloneRunner(
                 self.loaded.model, self.loaded.draft, room.chunk, self.loaded.caching, self._between_chunks, start
@@ -166,8 +178,14 @@ class Answering:
             self._steps.leave(job)
         return self._runner.take_out(job, keep=keep)
 
+    def _chunk_read(self, event: Read) -> None:
+        self.beat = time.monotonic()
+        self._take(event)
+
     def _between(self) -> None:
         """Looks for memory pressure; kept prompts go before the expert cache is at its end."""
+        if self.loaded.session is not None:  # which looks itself, as every rank does
+            return
         try:
             self._watch.between_tokens()
         except DoesNotFitError:
@@ -207,7 +225,8 @@ class Answering:
         if runner is not None:
             with suppress(Exception):
                 runner.close()
-        self.loaded.runtime.end_turn()
+        if self.loaded.session is None:  # which has ended its turn itself
+            self.loaded.runtime.end_turn()
 
 
 def fail(job: Job, error: BaseException, tally: Tally) -> None:

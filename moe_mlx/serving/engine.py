@@ -14,13 +14,13 @@ import time
 
 import mlx.core as mx
 
-from moe_mlx.errors import DoesNotFitError
+from moe_mlx.errors import DoesNotFitError, MachinesError
 from moe_mlx.serving.answering import Answering
 from moe_mlx.serving.job import Failed, Job
 from moe_mlx.serving.kept_prompts import KeptPrompts
 from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.loaded import Loaded, Opening
-from moe_mlx.serving.refusal import RefusalError
+from moe_mlx.serving.refusal import RefusalError, refusal_of
 from moe_mlx.serving.tally import Tally
 from moe_mlx.serving.waiting import Waiting
 from moe_mlx.system.threads import join_whole
@@ -55,6 +55,7 @@ class Engine:
         self._waiting = Waiting(limits.waiting)
         self._beat = time.monotonic()
         self._over = self._loading = False
+        self._last_word = OVER
         self._ready = threading.Event()
         self._trouble: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="moe-mlx-engine", daemon=True)
@@ -124,7 +125,7 @@ class Engine:
             RefusalError: the queue is full, or the server is ending.
         """
         if not self.alive:
-            raise OVER
+            raise self._last_word
         self._waiting.add(jobs)
 
     def refuse(self, refusal: RefusalError) -> None:
@@ -153,7 +154,7 @@ class Engine:
         finally:
             self._ready.set()
         try:
-            while not self._over:
+            while not self._over and self.death is None:
                 self._turn()
         except BaseException as error:
             self.death = error
@@ -162,8 +163,18 @@ class Engine:
         finally:
             self._let_go()
 
+    def _apart(self, error: MachinesError) -> None:
+        """Ends all answers because the machines came apart; from any thread, MLX may wait for one of them for ever."""
+        if self.death is None:
+            self.death, self._last_word = error, refusal_of(error)
+            log.critical("%s; no answer can be had any more: start this again on all machines", error)
+            self.end_all(self._last_word)
+
     def _turn(self) -> None:
         self._beat = time.monotonic()
+        if self._answering is not None and (trouble := self._answering.trouble) is not None:
+            self._apart(trouble)
+            return
         self._admit()
         if (answering := self._answering) is not None and answering.jobs:
             self._waiting.put_back(answering.step())
@@ -218,7 +229,10 @@ class Engine:
 
     def _load(self, opening: Opening) -> None:
         _free()
-        self._answering = Answering(opening.open(), self.limits.at_once, self.tally)
+        loaded = opening.open()
+        if loaded.session is not None:
+            loaded.session.meeting.on_break = self._apart
+        self._answering = Answering(loaded, self.limits.at_once, self.tally)
         self.opening = opening
         self._beat = time.monotonic()
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from moe_mlx.errors import MachinesError
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.replies import Reply
 from moe_mlx.serving.service import Service
@@ -48,4 +49,8 @@ async def health(request: Request, service: Service) -> Response:
             "planned_bytes": 0 if loaded is None else loaded.runtime.plan.total,
             "seconds_since_step": round(time.monotonic() - engine.beat, 3),
         }
+        if loaded is not None and loaded.session is not None:
+            body["machines"] = loaded.session.whole.machines()
+        if isinstance(engine.death, MachinesError):
+            body["trouble"] = str(engine.death)
     return Reply(body, status_code=200 if state == "ok" else 503)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from moe_mlx.conversation.audit import Auditor
     from moe_mlx.conversation.keeper import Keeper
+    from moe_mlx.conversation.leading import LeadingSession
     from moe_mlx.conversation.prompt_store import PromptStore
     from moe_mlx.loading.runtime import Runtime
 
@@ -52,6 +53,8 @@ class Loaded:
         kept_sequences: Prompt caches kept at most.
         kept_bytes: Bytes that they may take; None leaves it to the memory plan.
         store: Prompt caches on disk.
+        session: Leads the other machines that run parts of the model; None where there are none. Answers are then made
+            one by one, and the session keeps the prompt cache of the latest.
     """
 
     model: nn.Module
@@ -63,6 +66,7 @@ class Loaded:
     kept_sequences: int = 10
     kept_bytes: int | None = None
     store: PromptStore | None = None
+    session: LeadingSession | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -71,7 +75,12 @@ class Loaded:
 
     def batches(self) -> bool:
         """Returns whether several answers can be made in the same steps."""
-        if self.draft is not None or self.caching.kv_bits is not None or self.auditor is not None:
+        if (
+            self.session is not None
+            or self.draft is not None
+            or self.caching.kv_bits is not None
+            or self.auditor is not None
+        ):
             return False
         if built_by_mlx_vlm(self.model):  # its caches and positions are not those that mlx-lm batches
             return False

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moe_mlx.counts.totals import NAMES
+from moe_mlx.counts.totals import NAMES, PhaseTotals
 from moe_mlx.serving.engine import Engine
 from moe_mlx.serving.health import state_of
 from moe_mlx.serving.job import Usage
@@ -45,6 +45,8 @@ class EngineFigures(Collector):
         if loaded is None or kept is None:
             return
         runtime = loaded.runtime
+        if loaded.session is not None:
+            yield from _machines(loaded.session.whole.machines())
         yield from self._gauges(
             ("prompt_caches", "prompt caches kept in memory", len(kept)),
             ("prompt_cache_bytes", "bytes of these", kept.nbytes),
@@ -53,6 +55,9 @@ class EngineFigures(Collector):
             ("resident_share", "share of the routed experts that have a slot", runtime.resident_share),
         )
         phases = {"decode": runtime.stats.decode, "prefill": runtime.stats.prefill}
+        if loaded.session is not None:
+            counted = loaded.session.whole.figures()
+            phases = {phase: PhaseTotals(**{name: counted[phase][name] for name in NAMES}) for phase in phases}
         for name in NAMES:
             family = CounterMetricFamily(f"moe_mlx_expert_{name}", f"{name} of the expert cache", labels=["phase"])
             for phase, totals in phases.items():
@@ -68,6 +73,25 @@ class EngineFigures(Collector):
     def _counters(*rows: tuple[str, str, float]) -> Iterator[Metric]:
         for name, words, value in rows:
             yield CounterMetricFamily(f"moe_mlx_{name}", words, value=float(value))
+
+
+def _machines(rows: Iterable[dict[str, Any]]) -> Iterator[Metric]:
+    """Yields what each machine has, where several run the model."""
+    labels = ["rank", "machine"]
+    silent = GaugeMetricFamily("moe_mlx_machine_silent_seconds", "since a machine was heard", labels=labels)
+    memory = GaugeMetricFamily("moe_mlx_machine_bytes", "bytes of a machine", labels=[*labels, "what"])
+    counts = CounterMetricFamily(
+        "moe_mlx_machine_expert", "counters of a machine's expert cache", labels=[*labels, "phase", "what"]
+    )
+    for row in rows:
+        who = [str(row["rank"]), str(row["machine"])]
+        silent.add_metric(who, row["silent_seconds"])
+        for name in ("footprint", "expert_slots", "planned", "free"):
+            memory.add_metric([*who, name], float(row["memory"][name]))
+        for phase in ("decode", "prefill"):
+            for name in ("hits", "misses", "bytes_read", "wait_seconds"):
+                counts.add_metric([*who, phase, name], float(row[phase][name]))
+    yield from (silent, memory, counts)
 
 
 class Metrics:

@@ -16,7 +16,9 @@ from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.conversation.cutting import can_always_cut
+from moe_mlx.conversation.joining import Manner, join
 from moe_mlx.conversation.keeper import Keeper
+from moe_mlx.conversation.leading import LeadingSession
 from moe_mlx.conversation.opening import price_of
 from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import KVCacheSettings
@@ -69,13 +71,17 @@ class ModelOpening:
         """
         args = self.args
         price = price_of(args)
-        caching = KVCacheSettings(
-            None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start
-        )
+        caching = caching_for(args)
         folder = resolve(args.draft_model) if args.draft_model else None
         if folder is not None:
             args = argparse.Namespace(**{**vars(args), "beside": _draft_nbytes(folder, args.max_kv_size)})
-        model, tokenizer = self.loading.load_model(args)
+        session: LeadingSession | None = None
+        if args.parallel is None:
+            model, tokenizer = self.loading.load_model(args)
+        else:
+            session = join(args, log.info, Manner(caching=caching))
+            assert session is not None  # the other ranks serve nothing: see `serve`
+            model, tokenizer = session.model, session.tokenizer
         self._template(tokenizer)
         runtime = runtime_of(model)
         draft = None if folder is None else _draft(folder, args.draft_model, model, tokenizer)
@@ -105,7 +111,7 @@ class ModelOpening:
         if not can_always_cut(make_prompt_cache(model)):
             log.info("this model's prompt caches cannot be cut back, or not once they are long: used whole only")
         kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
-        return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, **kept)
+        return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, session=session, **kept)
 
     def for_prompts(self) -> tuple[TokenizerWrapper, Room]:
         """Returns what prompts need of a model that is not loaded; on any thread.
@@ -128,6 +134,11 @@ class ModelOpening:
         if self.args.chat_template:
             tokenizer.chat_template = self.args.chat_template
             tokenizer.has_chat_template = True
+
+
+def caching_for(args: argparse.Namespace) -> KVCacheSettings:
+    """Returns how a server's KV caches are kept: they grow, within the room that a client is told of."""
+    return KVCacheSettings(None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start)
 
 
 def _draft_nbytes(folder: Path, tokens: int | None) -> int:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from moe_mlx.errors import DoesNotFitError, ExpertReadError, MoeMlxError, NotFiniteError, UsageError
+from moe_mlx.errors import (
+    DoesNotFitError,
+    ExpertReadError,
+    MachinesError,
+    MoeMlxError,
+    NotFiniteError,
+    UsageError,
+)
 
 #: Seconds after which a client that was turned away may try again.
 RETRY_SECONDS = 2
@@ -95,6 +103,14 @@ def refusal_of(error: BaseException) -> RefusalError:
         return RefusalError(400, "the model does not take this conversation: " + _placeless(error))
     if isinstance(error, NotFiniteError):
         return RefusalError(500, str(error), code="not_finite")
+    if isinstance(error, MachinesError):
+        rank = re.match(r"rank \d+", str(error))
+        return RefusalError(
+            503,
+            f"{rank[0] if rank else 'one'} of the machines that run this model is gone or has failed; the server's log "
+            "says why, and whoever runs it has to start it again on all of them",
+            code="machine_lost",
+        )
     if isinstance(error, MoeMlxError):
         return RefusalError(500, "the answer failed in the model; the server's log says why", code="model_error")
     return RefusalError(500, "the answer failed inside the server; its log says why", code="internal_error")

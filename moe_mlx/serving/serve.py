@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.requests import Request
 
+from moe_mlx.conversation.joining import Manner, join
+from moe_mlx.machines.launched import launched
 from moe_mlx.serving.app import application
 from moe_mlx.serving.call import Call
 from moe_mlx.serving.connections import listen, server_for
@@ -17,7 +19,7 @@ from moe_mlx.serving.guard import rules_for
 from moe_mlx.serving.limits import Limits
 from moe_mlx.serving.lineup import Lineup, ServedModel, allowed_models
 from moe_mlx.serving.log import set_up
-from moe_mlx.serving.opening import Loading, ModelOpening, public_name
+from moe_mlx.serving.opening import Loading, ModelOpening, caching_for, public_name
 from moe_mlx.serving.prompts import Prompts
 from moe_mlx.serving.service import Defaults, Service
 
@@ -38,6 +40,12 @@ def serve(args: argparse.Namespace, loading: Loading) -> None:
     rules = rules_for(
         args.host, key=args.api_key, key_file=args.api_key_file, hosts=args.allowed_hosts, origins=args.allowed_origins
     )
+    if args.parallel is not None:
+        # One answer at a time, so that all that is planned for KV caches is one conversation's.
+        args = argparse.Namespace(**{**vars(args), "decode_concurrency": 1})
+        if (found := launched()) is not None and found.rank:
+            join(args, log.info, Manner(caching=caching_for(args)))
+            return
     limits = Limits(
         body_bytes=args.max_body_bytes,
         waiting=args.max_waiting,

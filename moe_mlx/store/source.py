@@ -78,6 +78,10 @@ class ExpertSource(ABC):
             indices: MoE ordinals, ascending. Before anything was read.
         """
 
+    def absent_layers(self) -> list[str]:
+        """Returns the folders of layers that are not there; none where experts lie in shards."""
+        return []
+
     @abstractmethod
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
         """Fills byte buffers or raises ExpertReadError."""

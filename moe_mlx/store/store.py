@@ -136,6 +136,10 @@ class StoreSource(ExpertSource):
         self._twice(index, expert, read)
         return wanted
 
+    def absent_layers(self) -> list[str]:
+        """Returns the folders of layers that are not there: a machine of several may have its own alone."""
+        return [stored.directory for stored in self.manifest.layers if not (self.root / stored.directory).is_dir()]
+
     def keep_layers(self, indices: Sequence[int]) -> None:
         """Leaves the store with some of its layers."""
         kept = (self.manifest.layers[index] for index in indices)

@@ -69,6 +69,7 @@ def ranks(
     start: Sequence[int] | None = None,
     environments: Sequence[dict[str, str]] | None = None,
     prefix: Sequence[Sequence[str]] | None = None,
+    typed: str = "",
 ) -> Iterator[list[Rank]]:
     """Starts one process a rank and ends what still runs at the end.
 
@@ -78,7 +79,9 @@ def ranks(
         start: Which of the ranks to start; all by default.
         environments: What each has besides.
         prefix: Words before `python`, by rank.
+        typed: What rank 0 reads on standard input; the others read nothing.
     """
+    (folder / "in").write_text(typed)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(len(commands))]))
     started: list[Rank] = []
@@ -91,9 +94,9 @@ def ranks(
             "MLX_HOSTFILE": str(hosts),
             **(environments[rank] if environments else {}),
         }
-        with out.open("w") as o, err.open("w") as e:
+        with out.open("w") as o, err.open("w") as e, (folder / "in" if rank == 0 else Path(os.devnull)).open() as i:
             words = [*(prefix[rank] if prefix else ()), sys.executable, *commands[rank]]
-            process = subprocess.Popen(words, stdout=o, stderr=e, stdin=subprocess.DEVNULL, env=environment, text=True)
+            process = subprocess.Popen(words, stdout=o, stderr=e, stdin=i, env=environment, text=True)
         started.append(Rank(process, out, err))
     try:
         yield started

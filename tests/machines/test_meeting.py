@@ -11,6 +11,7 @@ import pytest
 
 from moe_mlx.errors import ExpertReadError, MachinesError, UsageError
 from moe_mlx.machines import meeting as meetings
+from moe_mlx.machines import pulse
 from moe_mlx.machines.facts import compare, differences, facts_here
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.launched import Launch
@@ -159,8 +160,9 @@ def test_a_rank_that_goes_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_rank_that_falls_silent_is_waited_for_aloud_and_then_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(meetings, "SILENT", 0.3)
-    monkeypatch.setattr(meetings, "BEAT", 0.05)
+    monkeypatch.setattr(pulse, "SILENT", 0.3)
+    for module in (pulse, meetings):
+        monkeypatch.setattr(module, "BEAT", 0.05)
     cut = threading.Event()
     first, second = launches(2)
     with ThreadPoolExecutor(1) as pool:

@@ -1,0 +1,194 @@
+"""A server whose model runs over two processes: one process's answers, and what clients hear when a rank is gone."""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_mlx_convert.reshard import convert
+from tests.checkpoints import AFFINE4, tiny_checkpoint
+from tests.machines.ranks import Rank, ranks
+from tests.serving.running import Running, events, open_stream, served, until, user
+
+WORDS = ("--routing", "exact", "--decode", "readback", "--expert-cache", "50%")
+#: An answer of the tiny model that has no end of its own.
+LONG = 6000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4, max_position_embeddings=1 << 20)
+    path = folder / "checkpoint" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "~"}))
+    convert(folder / "checkpoint", folder / "store", row_blocks=16)
+    return folder / "store"
+
+
+@contextmanager
+def serving(folder: Path, store: Path, *more: str, way: str = "pipeline") -> Iterator[tuple[Running, list[Rank]]]:
+    words = ["-m", "moe_mlx", "serve", *WORDS, "--port", "0", "--parallel", way, "--model", str(store), *more]
+    with ranks(folder, [words] * 2) as group:
+        group[0].until("serving ")
+        line = next(line for line in group[0].said.splitlines() if "serving " in line)
+        yield Running(line.rsplit(" ", 1)[-1], group[0].process, []), group
+
+
+@pytest.fixture(scope="module")
+def running(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("group"), store, "--max-kv-size", "8192") as (running, _):
+        yield running
+
+
+def beginning_of(peer: socket.socket) -> bytes:
+    said = b""
+    while b"data:" not in said:
+        said += peer.recv(1 << 16)
+    return said
+
+
+def rest_of(peer: socket.socket) -> bytes:
+    said = b""
+    while piece := peer.recv(1 << 16):
+        said += piece
+    return said
+
+
+ASKED: tuple[dict[str, Any], ...] = (
+    {"messages": [user("what is a fox")], "max_tokens": 12},
+    {"messages": [user("what is a fox"), {"role": "assistant", "content": "a"}, user("and now")], "max_tokens": 12},
+    {"messages": [user("again")], "max_tokens": 12, "temperature": 1.0, "seed": 7},
+    {"messages": [user("again")], "max_tokens": 12, "logit_bias": {"20": 5, "21": 5}, "frequency_penalty": 1.5},
+    {"messages": [user("again")], "max_tokens": 6, "logprobs": True, "top_logprobs": 2},
+)
+
+
+@pytest.mark.slow
+def test_two_processes_serve_what_one_does(store: Path, running: Running):
+    with served("--model", str(store), "--expert-cache", "50%") as one:
+        for body in ASKED:
+            alone, ours = (json.loads(s.ask("/v1/chat/completions", body)[2]) for s in (one, running))
+            assert ours["choices"] == alone["choices"]
+            rows = ours["usage"]["moe_mlx"]["machines"]
+            assert [row["layers"] for row in rows] == [[2], [1]]
+            assert ours["usage"]["moe_mlx"]["hits"] == sum(row["decode"]["hits"] for row in rows) > 0
+
+
+def test_a_client_that_leaves_ends_its_answer_and_the_next_one_is_right(running: Running):
+    before = running.said("what is a fox", max_tokens=12)
+    peer = open_stream(running, "and now", stream=True, max_tokens=LONG)
+    beginning_of(peer)
+    peer.close()
+    until(lambda: running.health()["running"] == 0)
+    assert running.said("what is a fox", max_tokens=12) == before
+    status, _, body = running.ask(
+        "/v1/chat/completions", {"messages": [user("what is a fox")], "stream": True, "max_tokens": 12}
+    )
+    text = "".join(row["choices"][0]["delta"].get("content") or "" for row in events(body)[:-1] if row["choices"])
+    assert (status, text) == (200, before)
+
+
+def test_each_rank_shows_in_health_metrics_and_the_map(running: Running):
+    running.said("what is a fox", max_tokens=4)
+
+    def told() -> bool:
+        rows = running.health()["machines"]
+        return len(rows) == 2 and all(row["decode"]["hits"] + row["decode"]["misses"] > 0 for row in rows)
+
+    until(told)
+    rows = running.health()["machines"]
+    assert [row["machine"] for row in rows] == ["rank 0 (127.0.0.1)", "rank 1 (127.0.0.1)"]
+    assert [row["layers"] for row in rows] == [[2, 2], [1, 1]], "of three layers the first has no experts"
+    assert all(row["memory"]["footprint"] > 0 for row in rows)
+    figures = running.ask("/metrics")[2].decode()
+    assert 'moe_mlx_machine_bytes{machine="rank 1 (127.0.0.1)",rank="1",what="footprint"}' in figures
+
+
+def test_the_app_attached_shows_the_layers_of_all_ranks(running: Running):
+    from moe_mlx_tui.attached.source import AttachedSource
+    from moe_mlx_tui.drawing.cells import ABSENT
+
+    running.said("what is a fox", max_tokens=4)
+    source = AttachedSource(running.url)
+    source.start()
+    try:
+        until(lambda: source.latest.model is not None and len(source.latest.machines) == 2)
+        facts = source.latest.model
+        assert facts is not None and facts.ranks[0] == 1 and facts.ranks[-1] == 0 and facts.layers == 2
+        first = slice(0, facts.offsets[facts.ranks.count(1)])
+        until(lambda: any(cell != ABSENT for cell in source.latest.cells[first]))
+    finally:
+        source.close()
+
+
+def test_a_rank_that_dies_is_told_to_clients_and_by_health(store: Path, tmp_path: Path):
+    with serving(tmp_path, store) as (running, group):
+        peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
+        said = beginning_of(peer)
+        group[1].process.kill()
+        said += rest_of(peer)
+        assert b"machine_lost" in said
+        assert b"rank 1 of the machines" in said and b"127.0.0.1" not in said
+        until(lambda: running.ask("/health")[0] == 503)
+        found = running.health()
+        assert found["status"] == "dead" and "rank 1 (127.0.0.1) is gone" in found["trouble"]
+        status, _, body = running.ask("/v1/chat/completions", {"messages": [user("hi")]})
+        assert status == 503 and json.loads(body)["error"]["code"] == "machine_lost"
+        group[0].process.send_signal(signal.SIGTERM)
+        assert group[0].wait(30) in (0, 143, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_while_nothing_is_asked_is_told_too(store: Path, tmp_path: Path):
+    with serving(tmp_path, store) as (running, group):
+        group[1].process.kill()
+        until(lambda: running.ask("/health")[0] == 503)
+        time.sleep(6)  # longer than a process that nobody minds is left alone
+        assert running.health()["trouble"] and group[0].process.poll() is None
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_is_waited_for_and_then_given_up(store: Path, tmp_path: Path):
+    with serving(tmp_path, store, "--peer-timeout", "6") as (running, group):
+        peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
+        said = beginning_of(peer)
+        group[1].process.send_signal(signal.SIGSTOP)
+        until(lambda: running.health()["machines"][1]["silent_seconds"] > 3)
+        assert "waiting for rank 1 (127.0.0.1)" in group[0].said
+        said += rest_of(peer)
+        assert b"machine_lost" in said
+        assert running.ask("/health")[0] == 503
+
+
+@pytest.mark.slow
+def test_rank_0_told_to_end_lets_the_others_go(store: Path, tmp_path: Path):
+    with serving(tmp_path, store) as (running, group):
+        peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
+        beginning_of(peer)
+        group[0].process.send_signal(signal.SIGTERM)
+        assert group[1].wait(60) == 0
+        assert group[0].wait(60) in (0, 143, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pipeline", "tensor"])
+def test_rows_are_served_too(store: Path, running: Running, tmp_path: Path, way: str):
+    body = {"messages": [user("what is a fox")], "max_tokens": 12}
+    with serving(tmp_path, store, way=way) as (rows, _):
+        ours = json.loads(rows.ask("/v1/chat/completions", body)[2])
+        assert ours["choices"] == json.loads(running.ask("/v1/chat/completions", body)[2])["choices"]
+        assert len(ours["usage"]["moe_mlx"]["machines"]) == 2
+
+
+@pytest.mark.parametrize("words", [("--allow-models",), ("--pictures",)])
+def test_what_a_server_of_one_machine_does_alone_is_refused(store: Path, tmp_path: Path, words: tuple[str, ...]):
+    command = ["-m", "moe_mlx", "serve", "--port", "0", "--parallel", "pipeline", "--model", str(store), *words]
+    with ranks(tmp_path, [command] * 2, start=[1]) as group:
+        assert group[0].wait(60) == 2
+        assert f"{words[0]} runs on one machine only" in group[0].said
