@@ -13,11 +13,15 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from moe_mlx.commands.model_arguments import add_machines_arguments
 from moe_mlx.commands.session_arguments import add_session_arguments
+from moe_mlx.conversation.joining import join
 from moe_mlx.conversation.opening import open_session
 from moe_mlx.conversation.slash import is_command, unknown
 from moe_mlx.errors import MoeMlxError, UsageError
-from moe_mlx.system.terminal import for_reader, on_terminal
+from moe_mlx.machines.launched import launched
+from moe_mlx.machines.rank_lines import describe_ranks
+from moe_mlx.system.terminal import for_reader, on_terminal, to_stderr
 from moe_mlx.vlm.pictures import text_of, with_pictures
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `moe-mlx chat`."""
     parser.add_argument("--plain", action="store_true", help="line mode: no app, works on any terminal and in pipes")
     add_session_arguments(parser, max_tokens=1024, alone=True)
+    add_machines_arguments(parser)
     if find_spec("moe_mlx_tui.arguments") is not None:
         from moe_mlx_tui.arguments import add_arguments as add_app_arguments
 
@@ -45,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     """Opens the app on a terminal, the line mode elsewhere."""
     if getattr(args, "web", None) and args.plain:
         raise UsageError("--web and --plain contradict each other: give one")
+    if args.parallel is not None:
+        for option in ("web", "attach", "home"):
+            if getattr(args, option, None):
+                raise UsageError(f"--{option} and --parallel contradict each other: give one")
+        if (found := launched()) is not None and found.rank:
+            join(args, to_stderr)
+            return 0
     if getattr(args, "web", None) or (not args.plain and on_terminal()):
         from moe_mlx_tui.app import run_app
 
@@ -57,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 def line_mode(args: argparse.Namespace) -> int:
     """Reads a message a line and answers; a status line on standard error follows each answer."""
-    session = open_session(args)
+    session: Session | None = open_session(args) if args.parallel is None else join(args, to_stderr)
+    assert session is not None  # the other ranks have no lines to read
     talk = Conversation(session, args.system_prompt)
     interactive = sys.stdin.isatty()
     if interactive:
@@ -66,7 +79,7 @@ def line_mode(args: argparse.Namespace) -> int:
         _talk(talk, interactive)
     finally:
         session.keep_prompt()
-        session.runtime.close()
+        session.close()
     return 0
 
 
@@ -251,6 +264,8 @@ class Conversation:
         assert answer is not None
         self.messages.append(answer.message)
         print(describe(self.session, answer), file=sys.stderr)
+        for line in describe_ranks(self.session.machines()):
+            print(f"[{line}]", file=sys.stderr)
         tokens = answer.prompt_tokens + len(answer.tokens)
         for line in filter(None, [answer.refilled, *self.context.remarks(tokens)]):
             print(f"[{line}]", file=sys.stderr)

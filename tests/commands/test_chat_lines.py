@@ -13,9 +13,10 @@ class Session:
 
     def __init__(self):
         self.runtime = SimpleNamespace(
-            close=lambda: None, warmup=SimpleNamespace(pending=False), config={}, warm_while_idle=lambda *a: None
+            warmup=SimpleNamespace(pending=False), config={}, warm_while_idle=lambda *a: None
         )
-        self.keep_prompt = lambda: None
+        self.keep_prompt = self.close = lambda: None
+        self.machines = list
         self.heard, self.last, self.tricks = [], None, {}
 
     def encode(self, messages):
@@ -48,7 +49,7 @@ def talk(monkeypatch):
         waiting = [*lines, "/quit"]
         monkeypatch.setattr(chat.sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
         monkeypatch.setattr(chat, "_next_line", lambda session, interactive: waiting.pop(0))
-        chat.line_mode(argparse.Namespace(system_prompt=None))
+        chat.line_mode(argparse.Namespace(system_prompt=None, parallel=None))
         return session.heard
 
     return run

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.machines.rank_lines import describe_ranks
 from moe_mlx_tui.attached.link import Link, Reply
 from moe_mlx_tui.engine.orders import Ask
 from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, ModelFacts, TurnReceipt
@@ -122,6 +123,7 @@ class AttachedAnswer:
             "finish": self._finish,
             "refilled": "",
             "profile": str(took.get("profile") or ""),
+            "machines": tuple(describe_ranks(took.get("machines") or ())),
             "bytes_read": int(took["bytes_read"]) + int(took["wasted_bytes"]),
         }
         return TurnReceipt(**{**{name: value for name, value in took.items() if name in _COUNTS}, **own})

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, COARSE, EVICTED, HELD, NEWEST, USED
-from moe_mlx_tui.engine.snapshot import Memory, ModelFacts
+from moe_mlx_tui.engine.snapshot import Machine, Memory, ModelFacts
 
 #: Bytes of one array at most, unpacked.
 LARGEST = 1 << 24
 _EDGES = np.array(AGE_EDGES, dtype=np.int64)
 _COUNTERS = {field.name for field in fields(PhaseTotals)}
 _MEMORY = {field.name for field in fields(Memory)}
+_READ = ("bytes_read", "wasted_bytes")
 _Pairs = tuple[tuple[int, int], ...]
 
 
@@ -46,7 +47,7 @@ class States:
         Raises:
             KeyError, TypeError, ValueError, zlib.error: it is no state of this model.
         """
-        decode, prefill = (_totals(state[phase]) for phase in ("decode", "prefill"))
+        decode, prefill = (totals_of(state[phase]) for phase in ("decode", "prefill"))
         pairs: _Pairs = tuple((int(hits), int(misses)) for hits, misses in state["layers"])
         now, busy = (decode, prefill, pairs), bool(state["running"])
         if self._last is None or self._from is None:
@@ -70,10 +71,12 @@ class States:
             "queued": int(state["waiting"]),
             "memory": Memory(**{name: int(value) for name, value in state["memory"].items() if name in _MEMORY}),
             "tps": (after - before) / (until - since) if until > since else 0.0,
-            **self._cells(state),
+            "machines": machines_of(state),
+            **self.cells(state),
         }
 
-    def _cells(self, state: Mapping[str, Any]) -> dict[str, bytes]:
+    def cells(self, state: Mapping[str, Any]) -> dict[str, bytes]:
+        """Returns the map of a snapshot."""
         slots, ages = _unpacked(state["slot_of"], "<i2"), _unpacked(state["age"], "<i4")
         widths, held = np.array(self.facts.experts), np.array(state["slots_per_layer"])
         if slots.size != widths.sum() or held.size != widths.size:
@@ -96,16 +99,37 @@ class States:
 def facts_of(told: Mapping[str, Any]) -> ModelFacts:
     """Returns a model's facts as the app shows them."""
     experts, top_k, sizes = (tuple(map(int, told[part])) for part in ("experts", "top_k", "expert_bytes"))
-    facts = ModelFacts(
-        str(told["name"]), str(told["family"]), experts, top_k, sizes, context=int(told.get("context_length") or 0)
-    )
+    context, ranks = int(told.get("context_length") or 0), tuple(map(int, told.get("ranks") or ()))
+    facts = ModelFacts(str(told["name"]), str(told["family"]), experts, top_k, sizes, context=context, ranks=ranks)
     if not told.get("thinking"):
         return facts
     start, end = map(str, told["thinking"])
     return replace(facts, thinking=(start, end))
 
 
-def _totals(counts: Mapping[str, Any]) -> PhaseTotals:
+def machines_of(told: Mapping[str, Any]) -> tuple[Machine, ...]:
+    """Returns the machines that run a model together, as `/v1/experts` and rank 0 tell of them."""
+    return tuple(
+        Machine(
+            rank=int(row["rank"]),
+            name=str(row["machine"]),
+            first=int(row["layers"][0]),
+            last=int(row["layers"][-1]),
+            hits=int(row["decode"]["hits"]),
+            misses=int(row["decode"]["misses"]),
+            bytes_read=sum(int(row[phase][name]) for phase in ("decode", "prefill") for name in _READ),
+            waited=float(row["decode"]["wait_seconds"]),
+            expert_slots=int(row["memory"]["expert_slots"]),
+            footprint=int(row["memory"]["footprint"]),
+            memory=int(row["memory"]["total"]),
+            silent=float(row["silent_seconds"]),
+        )
+        for row in told.get("machines") or ()
+    )
+
+
+def totals_of(counts: Mapping[str, Any]) -> PhaseTotals:
+    """Returns counters that came by name."""
     return PhaseTotals(**{name: value for name, value in counts.items() if name in _COUNTERS})
 
 

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_watch
 from moe_mlx.conversation.opening import OFF, prompt_store_of
+from moe_mlx.errors import MachinesError
 from moe_mlx_tui.engine.comparing import Comparing
 from moe_mlx_tui.engine.gauge_reader import GaugeReader
 from moe_mlx_tui.engine.orders import Ask, Compare, Configure
 from moe_mlx_tui.engine.publishing import INTERVAL, Publisher
 from moe_mlx_tui.engine.reports import explain, receipt_of
-from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, Settings
+from moe_mlx_tui.engine.snapshot import DECODE, IDLE, PREFILL, Compared, Settings
 from moe_mlx_tui.engine.written import Written
 from moe_mlx_tui.entry.files import seen
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session
+
+
+#: Why one machine's app does not load another model where several run it.
+ON_SEVERAL = "several machines run this model: leave here, and start another one on all of them"
+_COMPARED_ALONE = "several machines run this model, which answers under one routing at a time"
 
 
 class ModelAtWork:
@@ -42,12 +48,22 @@ class ModelAtWork:
         halt: threading.Event,
         between: Callable[[], None],
     ) -> None:
+        from moe_mlx.conversation.leading import LeadingSession  # with MLX, which the session has brought
+
         self.session, self.args = session, args
         self.gauges = publisher.gauges = GaugeReader(session)
         self.context = context_watch(session)
         self._publisher, self._publish = publisher, publisher.publish
         self._halt, self._between = halt, between
         self._store_is_left = False
+        #: Whether several machines run it: then all settings change between answers, on all of them.
+        self.on_several = isinstance(session, LeadingSession)
+        if isinstance(session, LeadingSession):
+            session.meeting.on_break = self._apart
+
+    def _apart(self, error: MachinesError) -> None:
+        """Says that a machine is gone, also while nothing is asked; what was said stays on the screen."""
+        self._publisher.remark(str(error))
 
     def present(self) -> None:
         """Publishes the model and what is in force."""
@@ -116,6 +132,9 @@ class ModelAtWork:
 
     def compare(self, order: Compare) -> None:
         """Answers under two routings; no part of the conversation."""
+        if self.on_several:
+            self._publish(compared=Compared(order.turn, (), over=True, error=_COMPARED_ALONE))
+            return
         Comparing(self.session, self.gauges, self._publish, interval=INTERVAL).run(order, self._halt)
 
     def empty(self) -> None:

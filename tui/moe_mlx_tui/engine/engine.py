@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.native.toolchain import end_compilers
 from moe_mlx.system.threads import join_whole
-from moe_mlx_tui.engine.at_work import ModelAtWork
+from moe_mlx_tui.engine.at_work import ON_SEVERAL, ModelAtWork
 from moe_mlx_tui.engine.opening import NOTHING_LOADED, Opening, check_found, let_go
 from moe_mlx_tui.engine.orders import Ask, Close, Compare, Configure, Load, Order, Reset, Stop
 from moe_mlx_tui.engine.publishing import Publisher
@@ -116,7 +116,7 @@ class Engine:
         finally:
             if self._model is not None:
                 self._model.session.keep_prompt()
-                self._model.session.runtime.close()
+                self._model.session.close()
             self._publish(phase=CLOSED)
             self._over.set()
 
@@ -149,6 +149,9 @@ class Engine:
 
     def _switch(self, order: Load) -> None:
         """Runs another model; the one there is stays where the other cannot even be found."""
+        if self._model is not None and self._model.on_several:
+            self._publish(remark=f"not changed: {ON_SEVERAL}")
+            return
         cap = self._cap if order.model else self.args.expert_cache
         args = argparse.Namespace(**{**vars(self.args), "expert_cache": cap, **order.options})
         if order.model:
@@ -195,7 +198,7 @@ class Engine:
         """Changes settings that were asked for; what has to wait for the end of the answer waits."""
         while not self._orders.empty():
             order = self._orders.get()
-            if isinstance(order, Configure) and self._model is not None:
+            if isinstance(order, Configure) and self._model is not None and not self._model.on_several:
                 self._model.configure(order)
             else:
                 self._waiting.append(order)

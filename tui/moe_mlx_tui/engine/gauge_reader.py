@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_tokens
+from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.system.memory import MemoryReading, read_memory
+from moe_mlx_tui.attached.states import States, facts_of, machines_of, totals_of
 from moe_mlx_tui.engine.cell_sampler import CellSampler
 from moe_mlx_tui.engine.snapshot import DECODE, PREFILL, Memory, ModelFacts, Snapshot
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.session import Session
+    from moe_mlx.conversation.whole_model import WholeModel
 
 #: Seconds that tokens a second are averaged over, and between two looks at the system's memory.
 WINDOW, MEMORY_EVERY = 2.0, 1.0
+
+
+def whole_of(session: Session) -> WholeModel | None:
+    """Returns the model over all machines that run it; None where one does."""
+    from moe_mlx.conversation.leading import LeadingSession  # with MLX, which the session has brought
+
+    return session.whole if isinstance(session, LeadingSession) else None
 
 
 class GaugeReader:
@@ -29,11 +41,17 @@ class GaugeReader:
         self._keeper = session.auditor if isinstance(session.auditor, Keeper) else None
         self.session, self.runtime = session, session.runtime
         self._cells = CellSampler(self.runtime)
+        #: The model over all machines that run it, where several do.
+        self._whole = whole_of(session)
+        self._states = None if self._whole is None else States(facts_of(self._named(self._whole.facts())))
         self._recent: deque[tuple[float, int]] = deque()
         self._memory: MemoryReading = read_memory()
         self._memory_at = 0.0
         self._mlx = (0, 0, 0)
         self.begin()
+
+    def _named(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "name": "", "family": str(self.runtime.config.get("model_type", ""))}
 
     def facts(self, args: argparse.Namespace) -> ModelFacts:
         """Returns what does not change about the model."""
@@ -44,7 +62,7 @@ class GaugeReader:
         tools = ("<tool_call>", "</tool_call>")
         if tokenizer.has_tool_calling and tokenizer.tool_call_start and tokenizer.tool_call_end:
             tools = (tokenizer.tool_call_start, tokenizer.tool_call_end)
-        return ModelFacts(
+        found = ModelFacts(
             name=Path(str(args.model)).name,
             family=str(self.runtime.config.get("model_type", "")),
             experts=tuple(layer.experts for layer in layers),
@@ -55,11 +73,16 @@ class GaugeReader:
             model=str(args.model),
             context=context_tokens(self.runtime.config) or 0,
         )
+        if self._states is None:
+            return found
+        all_of = self._states.facts
+        return replace(
+            found, experts=all_of.experts, top_k=all_of.top_k, expert_bytes=all_of.expert_bytes, ranks=all_of.ranks
+        )
 
     def begin(self) -> None:
         """Notes where an answer's counts begin."""
-        self._decode, self._prefill = self.runtime.stats.decode, self.runtime.stats.prefill
-        self._layers = self.runtime.layers.ledger.layer_totals()
+        self._decode, self._prefill, self._layers = self._counted(self._state())
         self._recent.clear()
 
     def read(self, now: Snapshot, seconds: float, *, owner: bool) -> dict[str, Any]:
@@ -70,20 +93,18 @@ class GaugeReader:
             seconds: Since the engine started.
             owner: Whether this is the thread that owns MLX; only it may ask MLX for its memory.
         """
-        runtime = self.runtime
+        runtime, state = self.runtime, self._state()
+        running, prefill, layers = self._counted(state)
         pairs = [
-            (hits - before[0], misses - before[1])
-            for (hits, misses), before in zip(runtime.layers.ledger.layer_totals(), self._layers, strict=True)
+            (hits - before[0], misses - before[1]) for (hits, misses), before in zip(layers, self._layers, strict=True)
         ]
-        running = runtime.stats.decode
         fields: dict[str, Any] = {
-            **self._cells.sample(),
-            "slots_per_layer": tuple(map(add, runtime.slots_per_layer, runtime.low_slots_per_layer)),
+            **self._map(state),
             "layer_hits": tuple(hits for hits, _ in pairs),
             "layer_misses": tuple(misses for _, misses in pairs),
             "running": running,
             "answer": running - self._decode,
-            "prefill": runtime.stats.prefill - self._prefill,
+            "prefill": prefill - self._prefill,
             "memory": self._read_memory(seconds, owner=owner),
         }
         if (keeper := self._keeper) is not None:
@@ -98,6 +119,24 @@ class GaugeReader:
         if now.phase == DECODE:
             fields["tps"] = self._tokens_a_second(seconds, now.tokens)
         return fields
+
+    def _state(self) -> dict[str, Any] | None:
+        """Returns what all machines hold and count, where several run the model."""
+        return None if self._whole is None else self._whole.with_map()
+
+    def _counted(self, state: dict[str, Any] | None) -> tuple[PhaseTotals, PhaseTotals, Sequence[Sequence[int]]]:
+        """Returns decode's totals, prefill's, and hits and misses of each layer."""
+        if state is None:
+            stats = self.runtime.stats
+            return stats.decode, stats.prefill, self.runtime.layers.ledger.layer_totals()
+        return totals_of(state["decode"]), totals_of(state["prefill"]), state["layers"]
+
+    def _map(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        if state is None or self._states is None:
+            slots = map(add, self.runtime.slots_per_layer, self.runtime.low_slots_per_layer)
+            return {**self._cells.sample(), "slots_per_layer": tuple(slots)}
+        slots = map(add, state["slots_per_layer"], state["low_slots_per_layer"])
+        return {**self._states.cells(state), "slots_per_layer": tuple(slots), "machines": machines_of(state)}
 
     def _inside_chunk(self, now: Snapshot) -> int:
         """Tokens' worth of the prompt chunk under way, told by the layers it has passed."""

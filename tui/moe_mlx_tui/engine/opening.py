@@ -64,6 +64,12 @@ class Opening:
 
         self._publish(activity=f"loading {self.args.model}")
         self.progress.measure()
+        if getattr(self.args, "parallel", None) is not None:
+            from moe_mlx.conversation.joining import join
+
+            session = join(self.args, self._say)
+            assert session is not None  # the other ranks open no app
+            return session
         return open_session(self.args, say=self._say)
 
     def _say(self, line: str) -> None:
@@ -92,7 +98,7 @@ def let_go(session: Session) -> None:
     import mlx.core as mx
 
     session.keep_prompt()
-    session.runtime.close()
+    session.close()
     session.forget()
     session.model = None
     gc.collect()

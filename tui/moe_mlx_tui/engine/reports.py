@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import MoeMlxError
+from moe_mlx.machines.rank_lines import describe_ranks
 from moe_mlx_tui.engine.snapshot import TurnReceipt
 
 if TYPE_CHECKING:
@@ -42,5 +43,6 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "prompt_bytes_read": answer.prefill.bytes_read,
         "routing": answer.receipt.held or session.runtime.routing.describe(),
         "profile": session.runtime.profile,
+        "machines": tuple(describe_ranks(session.machines())),
     }
     return TurnReceipt(**{**counts, **beside})

@@ -93,11 +93,45 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """One of several machines that run the model; counts are since loading.
+
+    Attributes:
+        name: As the runtime names it, address included.
+        first: The first of its layers, by the model's own number.
+        last: The last of them.
+        bytes_read: Bytes of experts read, of prompts too.
+        waited: Seconds of decode that stood still for reads.
+        expert_slots: Bytes of its expert slots.
+        footprint: Bytes of its process.
+        memory: Bytes of memory that it has.
+        silent: Seconds since it was heard.
+    """
+
+    rank: int
+    name: str
+    first: int
+    last: int
+    hits: int
+    misses: int
+    bytes_read: int
+    waited: float
+    expert_slots: int
+    footprint: int
+    memory: int
+    silent: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", harmless(self.name))
+
+
+@dataclass(frozen=True, slots=True)
 class TurnReceipt:
     """What one answer took; counts are decode's unless named otherwise.
 
     Attributes:
         counted: False where nothing but tokens and seconds is known: an answer of a server that was stopped.
+        machines: What each of several machines said of it, a line each.
     """
 
     tokens: int
@@ -118,6 +152,10 @@ class TurnReceipt:
     counted: bool = True
     coarse_share: float = 0.0
     profile: str = ""
+    machines: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "machines", tuple(map(harmless, self.machines)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +243,7 @@ class Snapshot:
         spent: Share of the quality's budget that was spent, over its window; 0 where none is held.
         why: Why the routing is as it is now.
         measured: What evaluations of this model found of the routing; empty where nothing is lost.
+        machines: Each machine that runs the model, by rank; empty where there is one.
     """
 
     time: float = 0.0
@@ -246,6 +285,7 @@ class Snapshot:
     spent: float = 0.0
     why: str = ""
     measured: str = ""
+    machines: tuple[Machine, ...] = ()
 
     def __post_init__(self) -> None:
         # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt

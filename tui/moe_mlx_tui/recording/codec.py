@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import UsageError
-from moe_mlx_tui.engine.snapshot import Column, Compared, Memory, ModelFacts, Settings, Snapshot, TurnReceipt
+from moe_mlx_tui.engine.snapshot import Column, Compared, Machine, Memory, ModelFacts, Settings, Snapshot, TurnReceipt
 
 VERSION = 1
 _NAMES = tuple(f.name for f in fields(Snapshot))
@@ -44,6 +44,8 @@ def encode(now: Snapshot, before: Snapshot | None) -> dict[str, Any]:
                 row[name] = "!" + row[name]
         elif name in _TOTALS or name == "memory":
             row[name] = _numbers(new)
+        elif name == "machines":
+            row[name] = [_numbers(machine) for machine in new]
         elif name in ("model", "receipt", "settings", "compared"):
             row[name] = None if new is None else asdict(new)
         elif name == "text" and old and new.startswith(old):
@@ -73,6 +75,8 @@ def decode(row: Mapping[str, Any], before: Snapshot | None) -> Snapshot:
                 changes[name] = PhaseTotals(*value)
             elif name == "memory":
                 changes[name] = Memory(*value)
+            elif name == "machines":
+                changes[name] = tuple(Machine(*row) for row in value)
             elif name == "model":
                 changes[name] = None if value is None else ModelFacts(**{k: _frozen(v) for k, v in value.items()})
             elif name == "receipt":

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.system.sizes import show_bytes
-from moe_mlx_tui.engine.snapshot import Snapshot
+from moe_mlx_tui.engine.snapshot import Machine, Snapshot
 
 
 def rows_of(totals: PhaseTotals) -> list[tuple[str, str]]:
@@ -39,6 +39,21 @@ def rows_of(totals: PhaseTotals) -> list[tuple[str, str]]:
     if totals.hinted:
         rows.append(("prefetched", f"{totals.hinted:,}, {totals.hint_hits:,} of them used"))
     return rows
+
+
+def machine_rows(machine: Machine) -> list[tuple[str, str]]:
+    """Returns one machine's share of the work in words and figures."""
+    chosen = machine.hits + machine.misses
+    return [
+        ("layers", f"{machine.first}-{machine.last}"),
+        ("hit", f"{machine.hits:,} ({machine.hits / chosen if chosen else 0:.1%})"),
+        ("missed", f"{machine.misses:,}"),
+        ("read, prompts too", show_bytes(machine.bytes_read)),
+        ("waited for reads", f"{machine.waited:,.2f} s"),
+        ("expert slots", show_bytes(machine.expert_slots)),
+        ("process", f"{show_bytes(machine.footprint)} of {show_bytes(machine.memory)}"),
+        ("last heard", f"{machine.silent:.1f} s ago"),
+    ]
 
 
 class StatsScreen(ModalScreen[None]):
@@ -72,6 +87,11 @@ class StatsScreen(ModalScreen[None]):
             if not totals.steps:
                 parts.append(("  nothing yet\n", "$foreground-muted"))
             for name, figure in rows_of(totals) if totals.steps else ():
+                parts += [(f"  {name:<22}", "$foreground-muted"), f"{figure}\n"]
+            parts.append("\n")
+        for machine in now.machines:
+            parts.append((f"{machine.name}\n", "bold $primary"))
+            for name, figure in machine_rows(machine):
                 parts += [(f"  {name:<22}", "$foreground-muted"), f"{figure}\n"]
             parts.append("\n")
         parts.append(("Esc closes this.", "$foreground-muted"))

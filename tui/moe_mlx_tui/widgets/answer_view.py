@@ -166,4 +166,6 @@ def receipt_line(receipt: TurnReceipt) -> Content:
         line = Content.assemble(line, (finish, "$warning"))
     if receipt.refilled:
         line = Content.assemble(line, "\n", (receipt.refilled, "$warning"))
+    for machine in receipt.machines:
+        line = Content.assemble(line, "\n", (machine, "$foreground-disabled"))
     return line

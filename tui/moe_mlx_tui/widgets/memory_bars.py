@@ -1,4 +1,4 @@
-"""Memory side by side: expert slots, the rest of the model, this process, the system."""
+"""Memory side by side: expert slots, the rest of the model, this process, the system; or machine beside machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from textual.widget import Widget
 
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx_tui.drawing.spark import meter
-from moe_mlx_tui.engine.snapshot import Memory, Snapshot
+from moe_mlx_tui.engine.snapshot import Machine, Memory, Snapshot
+from moe_mlx_tui.widgets.machine_lines import MachineLines
 
 _LABEL = 8
 
@@ -22,12 +23,20 @@ class MemoryBars(Widget):
         super().__init__(id=id)
         self.plain = plain
         self._memory, self._experts, self._share = Memory(), 0, 0.0
+        self._machines: tuple[Machine, ...] = ()
+        self._machine_lines = MachineLines()
         self.border_title = "memory"
 
     def show(self, snapshot: Snapshot) -> None:
         """Takes in a snapshot."""
         if snapshot.model is None:
             return
+        if snapshot.machines != self._machines:
+            self._machines = snapshot.machines
+            self.border_title = "machines" if self._machines else "memory"
+            self.refresh()
+        if self._machines:
+            self._machine_lines.take(snapshot)
         shown = (snapshot.memory, snapshot.model.total_bytes, snapshot.cap_share)
         if shown != (self._memory, self._experts, self._share):
             self._memory, self._experts, self._share = shown
@@ -42,6 +51,9 @@ class MemoryBars(Widget):
 
     def render(self) -> Content:
         """Returns the bars."""
+        if self._machines:
+            lines = self._machine_lines.lines(self._machines, self.size.width, self.HEIGHT - 2, plain=self.plain)
+            return Content("\n").join(lines)
         m = self._memory
         if not m.total:
             return Content.styled("known when the model is loaded", "$foreground-disabled")
