@@ -14,8 +14,11 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.convert_machines import describe, share_out
+from moe_mlx.commands.plan_machines import machine_sizes
 from moe_mlx.commands.progress_argument import add_progress_argument
 from moe_mlx.errors import UsageError, one_line
 
@@ -51,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         default=1,
         help="cut every expert into N blocks of rows, a digest each, for several machines (without N: 16)",
+    )
+    parser.add_argument(
+        "--machines",
+        metavar="SIZES",
+        help="memory of each of several, rank 0 first (64GB,32GB): say which files of the store each needs for "
+        "--parallel pipeline, and write a list of them beside the store (docs/machines.md)",
     )
     layout.add_argument(
         "--replace", action="store_true", help="with --upgrade: the new store, once whole, takes STORE's name and place"
@@ -120,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx_convert.upgrade import beside
 
     _check(args)
+    sizes = machine_sizes(args.machines) if args.machines else []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     path = args.mlx_path or ("mlx_model" if args.upgrade is None else beside(args.upgrade))
     how = {
@@ -148,8 +158,10 @@ def run(args: argparse.Namespace) -> int:
             said = f"{partial} keeps what is written; the same command goes on from there"
             print(f"moe-mlx convert: {one_line(said)}", file=sys.stderr)
         raise
+    shares = share_out(Path(summary.destination), sizes) if sizes else []
     if args.json:
-        print(json.dumps(summary.as_json()))
+        more = {"machines": [share.as_json() for share in shares]} if shares else {}
+        print(json.dumps({**summary.as_json(), **more}))
         return 0
     s = summary
     revision = f" at {s.revision}" if s.revision else ""
@@ -165,4 +177,6 @@ def run(args: argparse.Namespace) -> int:
     if s.method == "arrays":
         print(f"stacked through {s.built_by}, arrays took {size_text(s.peak_array_bytes)} at most")
     print(f"peak memory {size_text(s.peak_memory_bytes)}")
+    for line in describe(Path(s.destination), shares) if shares else ():
+        print(one_line(line))
     return 0

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import UsageError
-from moe_mlx.machines.launched import TENSOR, WAYS
+from moe_mlx.machines.launched import LINK_NAMES, TENSOR, WAYS
 from moe_mlx.system.sizes import parse_size, show_bytes
 from moe_mlx.system.table import render
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from moe_mlx.planning.prediction import Rates
     from moe_mlx.planning.shape import ModelShape
 
-#: By name of `moe_mlx.machines.cost.LINKS`, which needs no MLX but more than a parser does.
-LINK_NAMES = ("1G", "10G", "thunderbolt", "jaccl")
 #: What contradicts it: they are of one machine.
 _OF_ONE = ("memory", "available", "expert_cache", "miss_rate", "measured")
 
@@ -30,6 +28,20 @@ def add_machines_arguments(parser: argparse.ArgumentParser) -> None:
         "--machines", metavar="SIZES", help="memory of each, rank 0 first (64GB,32GB): plan for all of them together"
     )
     group.add_argument("--link", choices=LINK_NAMES, default="10G", help="between them (default: 10G)")
+
+
+def machine_sizes(text: str) -> list[int]:
+    """Returns the memory of each machine in "64GB,32GB", in bytes.
+
+    Raises:
+        UsageError: it is none of two or more.
+    """
+    sizes = [parse_size(size) for size in text.split(",")]
+    if len(sizes) < 2:
+        raise UsageError(f"--machines {text}: give the memory of two at least, such as 64GB,32GB")
+    if min(sizes) < 10**9:
+        raise UsageError(f"--machines {text}: write a unit, such as 64GB,32GB")
+    return sizes
 
 
 def plan_machines(args: argparse.Namespace, shape: ModelShape, rates: Rates, kv_cache: int) -> int:
@@ -44,11 +56,7 @@ def plan_machines(args: argparse.Namespace, shape: ModelShape, rates: Rates, kv_
     for name in _OF_ONE:
         if getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} is of one machine: leave it or --machines out")
-    sizes = [parse_size(size) for size in args.machines.split(",")]
-    if len(sizes) < 2:
-        raise UsageError(f"--machines {args.machines}: give the memory of two at least, such as 64GB,32GB")
-    if min(sizes) < 10**9:
-        raise UsageError(f"--machines {args.machines}: write a unit, such as 64GB,32GB")
+    sizes = machine_sizes(args.machines)
     available = tuple(usable_memory(size) for size in sizes)
     machines = Machines(available, LINKS[args.link], rates, args.routing == "cache-prior", kv_cache)
     found = outlooks(shape, machines, WAYS)

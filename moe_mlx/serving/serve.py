@@ -46,6 +46,7 @@ def serve(args: argparse.Namespace, loading: Loading) -> None:
         if (found := launched()) is not None and found.rank:
             join(args, log.info, Manner(caching=caching_for(args)))
             return
+        log.info("several machines answer one request at a time, and keep the prompt cache of the latest conversation")
     limits = Limits(
         body_bytes=args.max_body_bytes,
         waiting=args.max_waiting,
