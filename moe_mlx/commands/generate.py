@@ -179,6 +179,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "light": runtime.routing.light,
         "light_beyond": runtime.routing.light_beyond,
         "profile": runtime.profile or None,
+        "pinned": runtime.pinned,
         "warmed": runtime.warmed,
         "warmed_bytes": runtime.warmed_bytes,
         "receipt": answer.receipt.as_dict(),
@@ -215,6 +216,8 @@ def describe(session: Session, answer: Answer) -> str:
         parts.append(f"warmed {answer.receipt.warmed}")
     if runtime.profile:
         parts.append(f"profile {runtime.profile}")
+    if runtime.pinned:
+        parts.append(f"pinned {runtime.pinned}")
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

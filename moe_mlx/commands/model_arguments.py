@@ -193,6 +193,12 @@ def add_history_arguments(parser: argparse.ArgumentParser, *, idle: bool = False
         help="the same cap evenly, or by what the history says each layer needs under exact routing (default: even)",
     )
     group.add_argument("--history", metavar="FOLDER", help="where it is kept (default: the user's cache folder)")
+    group.add_argument(
+        "--pin",
+        metavar="EXPERTS",
+        help="experts that never give way: how many of each layer's most used ones by the history or the profile, or "
+        "experts by layer and number (3:17,3:21); changes no answer under exact routing",
+    )
     kept = group.add_mutually_exclusive_group()  # a profile of the config file gives way to --no-history
     kept.add_argument(
         "--profile",

@@ -75,6 +75,8 @@ def join(args: argparse.Namespace, say: Callable[[str], None], manner: Manner | 
         raise UsageError("--split is of one way: choose --parallel pipeline or tensor with it")
     if args.profile and not args.no_history:
         raise UsageError("--profile: several machines keep no history; leave it out, or give --no-history")
+    if getattr(args, "pin", None):
+        raise UsageError("--pin runs on one machine only: leave it or --parallel out")
 
     def told(line: str) -> None:
         say(line if launch.rank == 0 else f"rank {launch.rank}: {line}")

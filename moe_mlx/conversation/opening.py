@@ -39,6 +39,8 @@ def history_arguments(args: argparse.Namespace) -> dict[str, Any]:
         for option, value in (("warm", "on"), ("share", "measured")):
             if getattr(args, option, None) == value:
                 raise UsageError(f"--{option} {value} needs the history that --no-history leaves out")
+        if str(pin := getattr(args, "pin", None) or "").isdecimal():
+            raise UsageError(f"--pin {pin} goes by the history that --no-history leaves out: name experts instead")
         return {}
     unhurried = args.idle and price_of(args) is None and args.routing == "exact" and args.light == "exact"
     warm = "off" if args.warm == "off" else "idle" if unhurried else "on" if args.warm == "on" else "off"
@@ -121,6 +123,7 @@ def options_of(args: argparse.Namespace) -> Options:
         kv=_kv_wish(args),
         beside=getattr(args, "beside", 0),
         pictures=getattr(args, "pictures", False),
+        pin=getattr(args, "pin", None) or None,
         **history_arguments(args),
     )
 

@@ -112,7 +112,7 @@ class RecencyFrequency(Eviction):
 
 
 class HottestPinned(LeastRecentlyUsed):
-    """Never empties the slots of the experts that the trace itself uses most, and is LRU among the others.
+    """LRU beside pinned experts, those that the trace itself uses most.
 
     Who is pinned is known beforehand from the very text that is replayed: no profile can name them better by use, so
     where this loses to LRU, pinning the hottest of earlier runs does too.
@@ -121,25 +121,20 @@ class HottestPinned(LeastRecentlyUsed):
     name = "pin"
 
     def __init__(self, pins: int) -> None:
-        self.count, self.pinned = pins, frozenset[int]()
+        self.count = pins
 
-    def pin(self, uses: Sequence[int], slots: int, top_k: int) -> None:
-        """Chooses whom to pin: `uses` of each expert of a layer, ties to the lower number.
+    def pin(self, table: ResidencyTable, uses: Sequence[int], top_k: int) -> None:
+        """Pins in a table: `uses` of each expert of a layer, ties to the lower number.
 
         Raises:
             UsageError: pins and one token's experts need more slots than there are.
         """
-        if self.count + top_k > slots:
+        if self.count + top_k > table.slots:
             raise UsageError(
-                f"--evict pin:{self.count} needs {self.count} + {top_k} (top-k) slots a layer, and there are {slots}: "
-                "pin fewer, or raise --expert-cache"
+                f"--evict pin:{self.count} needs {self.count} + {top_k} (top-k) slots a layer, and there are "
+                f"{table.slots}: pin fewer, or raise --expert-cache"
             )
-        self.pinned = frozenset(sorted(range(len(uses)), key=lambda expert: (-uses[expert], expert))[: self.count])
-
-    def victim(self, table: ResidencyTable, since: int, protect: Collection[int]) -> int:
-        """See `Eviction.victim`."""
-        held = (table.slot_of[expert] for expert in self.pinned)
-        return super().victim(table, since, {*protect, *(slot for slot in held if slot >= 0)})
+        table.pin(sorted(range(len(uses)), key=lambda expert: (-uses[expert], expert))[: self.count])
 
 
 CONTENDERS: dict[str, type[S3Fifo] | type[RecencyFrequency]] = {"s3-fifo": S3Fifo, "mix": RecencyFrequency}

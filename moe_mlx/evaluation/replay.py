@@ -81,10 +81,10 @@ def replay(trace: Trace, setting: Setting, slots: Sequence[int]) -> Replayed:
             counts.append(LayerCounts(sum(map(len, choices)) - int(misses.sum()), 0, misses))
         else:
             eviction = make_any(setting.evict)
+            table = ResidencyTable(layer.experts, count, eviction)
             if isinstance(eviction, HottestPinned):
                 stored = layer.exact[layer.exact < layer.experts]
-                eviction.pin(np.bincount(stored, minlength=layer.experts).tolist(), count, layer.top_k)
-            table = ResidencyTable(layer.experts, count, eviction)
+                eviction.pin(table, np.bincount(stored, minlength=layer.experts).tolist(), layer.top_k)
             counts.append(replay_layer(layer, table, setting.policy(layer.top_k, layer.experts)))
     layers = list(zip(trace.layers, counts, slots, strict=True))
     return Replayed(

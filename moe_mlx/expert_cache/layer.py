@@ -64,6 +64,8 @@ class LayerCache:
         #: The MoE layer after this one, and what this layer's router said of the layer before's input; for a recorder.
         self.next_layer: LayerCache | None = None
         self.guess_scores: mx.array | None = None
+        #: Hears the router input `[1, D]` of each decode step, before it is routed; for measurements.
+        self.on_input: Callable[[mx.array], None] | None = None
         self.lateness = Lateness(self)
         self.native: GraphDecode | None = None  # set while decode runs in the graph
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moe_mlx.counts.event_log import PREFILL
 from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.reading import Reads
-from moe_mlx.expert_cache.residency import Placement
+from moe_mlx.expert_cache.residency import Placement, ResidencyTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,14 @@ class _Chunk:
         counts: int64 `[E]`, how often each expert was chosen.
         needed: The experts that were chosen at all.
         resident: bool `[E]`, what was in memory before, whole.
+        pinned: bool `[E]`, what has a slot of its own, or will have.
     """
 
     chosen: NDArray[np.int64]
     counts: NDArray[np.intp]
     needed: NDArray[np.intp]
     resident: NDArray[np.bool_]
+    pinned: NDArray[np.bool_]
 
     @classmethod
     def of(cls, chosen: NDArray[np.int64], cache: LayerCache) -> _Chunk:
@@ -59,7 +61,14 @@ class _Chunk:
         stored = chosen < experts
         counts = np.bincount(chosen[stored], minlength=experts)
         needed = np.flatnonzero(counts)
-        return cls(np.where(stored, chosen, needed[0] if needed.size else 0), counts, needed, cache.whole_mask())
+        pinned = np.frombuffer(cache.table.pinned, dtype=np.int32) > 0
+        chosen = np.where(stored, chosen, needed[0] if needed.size else 0)
+        return cls(chosen, counts, needed, cache.whole_mask(), pinned)
+
+    @property
+    def loose(self) -> NDArray[np.intp]:
+        """The needed experts that share the slots which pinned ones leave."""
+        return self.needed[~self.pinned[self.needed]]
 
     def rarest_first(self) -> list[int]:
         return [int(expert) for expert in self.needed[np.argsort(self.counts[self.needed], kind="stable")]]
@@ -109,7 +118,7 @@ def visit(cache: LayerCache, x: mx.array, indices: mx.array, way: Pass) -> mx.ar
     """
     with cache.event():
         chunk = _Chunk.of(np.array(indices).astype(np.int64), cache)
-        run = _at_once if chunk.needed.size <= cache.table.slots else _in_waves
+        run = _at_once if chunk.loose.size <= cache.table.free else _in_waves
         y, missed, bytes_read, waited = run(cache, x, chunk, way)
     if not way.again:
         np.frombuffer(cache.table.rows, dtype=np.int64)[:] += chunk.counts
@@ -150,20 +159,23 @@ def _plan(slots: int, chunk: _Chunk, low: bool) -> tuple[list[list[int]], set[in
     The most used experts of the chunk stay for decode, but for `2 * width` slots that the waves pass through, half of
     them computing while the other half is filled. The rarest come first, the most used last, so that they remain.
     Beside low slots whole ones are few, and what gives way keeps its high bits: the waves take all of them.
+    Pinned experts pass through no slot of others: those that are absent are the first wave.
     """
     width = max(1, slots // (2 if low else 4))
-    needed, resident = chunk.needed, chunk.resident
+    needed, resident = chunk.loose, chunk.resident
     by_use = needed[np.argsort(-(chunk.counts[needed] * 2 + resident[needed]), kind="stable")]
     keep = set(by_use[: max(0, slots - 2 * width)].tolist())
     absent = [int(expert) for expert in by_use[::-1] if not resident[expert]]
-    return [absent[start : start + width] for start in range(0, len(absent), width)], keep
+    waves = [absent[start : start + width] for start in range(0, len(absent), width)]
+    own = [int(expert) for expert in chunk.needed if chunk.pinned[expert] and not resident[expert]]
+    return [own, *waves] if own else waves, keep
 
 
 def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple[mx.array, list[Placement], int, int]:
     """More experts than slots: what is resident computes first, then wave after wave."""
     table, bank, k = cache.table, cache.bank, chunk.chosen.shape[-1]
     flat_x, flat = x.reshape(-1, x.shape[-1]), chunk.chosen.reshape(-1)
-    waves, keep = _plan(table.slots, chunk, table.low > 0)
+    waves, keep = _plan(table.free, chunk, table.low > 0)
     present = [int(expert) for expert in chunk.needed if chunk.resident[expert]]
     outputs: list[mx.array] = []
     places: list[NDArray[np.intp]] = []
@@ -199,7 +211,7 @@ def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple
     running = compute(present) if present else None
     for wave in waves:
         # The wave before last has to be done: its slots are the ones that are refilled now.
-        busy = computing if _room(table.slots, keep, computing, wave, table) else []
+        busy = computing if _room(keep, computing, wave, table) else []
         if earlier is not None:
             mx.eval(earlier)
         if not busy and running is not None:
@@ -217,7 +229,7 @@ def _in_waves(cache: LayerCache, x: mx.array, chunk: _Chunk, way: Pass) -> tuple
     return y, missed, bytes_read, waited
 
 
-def _room(slots: int, keep: set[int], computing: list[int], wave: list[int], table: Any) -> bool:
+def _room(keep: set[int], computing: list[int], wave: list[int], table: ResidencyTable) -> bool:
     """Whether the next wave fits beside what is kept and what is computing."""
-    taken = {expert for expert in (*keep, *computing) if table.whole(expert)}
-    return slots - len(taken) >= len(wave)
+    taken = {expert for expert in (*keep, *computing) if table.whole(expert) and not table.pinned[expert]}
+    return table.free - len(taken) >= len(wave)

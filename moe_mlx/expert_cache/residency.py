@@ -126,6 +126,7 @@ class ResidencyTable(UseCounts):
         slots: S, the whole slots.
         low: L, the low slots, which are numbered after them.
         mover: What moves experts between the two kinds; there where there are low slots.
+        pinned: int32 `[E]`, 1 for an expert that keeps its slot once it has one, else 0.
         heat: float64 `[E]`, what the eviction keeps of each expert; LRU keeps nothing.
         state: Single numbers; see `TableState`.
     """
@@ -135,6 +136,7 @@ class ResidencyTable(UseCounts):
         "slot_of": "i",
         "owner": "i",
         "used": "q",
+        "pinned": "i",
         "heat": "d",
         **dict.fromkeys(UseCounts.COUNTS, "q"),
     }
@@ -148,6 +150,7 @@ class ResidencyTable(UseCounts):
         self.slot_of = array("i", [-1]) * experts
         self.owner = array("i", [-1]) * (slots + low)
         self.used = array("q", [0]) * (slots + low)
+        self.pinned = array("i", [0]) * experts
         self.heat = array("d", [0.0]) * experts
         #: Set from the first change of an event to its last read: what an exception in between leaves to be done.
         self.unfinished: Callable[[], None] | None = None
@@ -156,6 +159,27 @@ class ResidencyTable(UseCounts):
     def clock(self) -> int:
         """The stamp of the latest touch."""
         return self.state.clock
+
+    @property
+    def free(self) -> int:
+        """Whole slots that no pinned expert has, or will have."""
+        return self.slots - self.state.pins
+
+    def pin(self, experts: Collection[int]) -> None:
+        """Lets these and no others keep their slots for good, once they have them.
+
+        Args:
+            experts: At most so many that `free` is no less than a token needs; there must be no low slots.
+        """
+        for expert in range(self.experts):
+            self.pinned[expert] = expert in experts
+        self.state.pins = sum(self.pinned)
+
+    def _held(self, protect: Collection[int]) -> Collection[int]:
+        """Returns `protect` and the slots of pinned experts."""
+        if not self.state.pins:
+            return protect
+        return {*protect, *(slot for slot, expert in enumerate(self.owner) if expert >= 0 and self.pinned[expert])}
 
     @property
     def resident(self) -> list[int]:
@@ -198,6 +222,8 @@ class ResidencyTable(UseCounts):
         self.state.clock = since + len(chosen)
         misses: list[Placement] = []
         evicted: list[int] = []
+        if absent:
+            protect = self._held(protect)
         for expert, stamp in absent:
             light = expert in coarse
             slot = (self.eviction.low_victim if light else self.eviction.victim)(self, since, protect)
@@ -295,10 +321,11 @@ class ResidencyTable(UseCounts):
         self.used[slot] = QUARANTINED
 
     def resized(self, slots: int, eviction: Eviction | None = None, low: int = 0) -> ResidencyTable:
-        """Returns an empty table with other slots, in which clocks, heats, the running range and counts go on."""
+        """Returns an empty table with other slots, in which clocks, heats, pins, the running range and counts go on."""
         table = ResidencyTable(self.experts, slots, eviction or self.eviction, low)
         table.state = TableState.from_buffer_copy(self.state)
         table.heat[:] = self.heat
+        table.pinned[:] = self.pinned
         table.take_counts(self)
         return table
 
@@ -317,9 +344,13 @@ class ResidencyTable(UseCounts):
                 self.used[slot] = self.state.clock
 
     def hottest(self) -> list[int]:
-        """Resident experts, most worth keeping first (latest use); whole ones before those that are not."""
+        """Resident experts, most worth keeping first: pinned ones, then by latest use; whole ones before others."""
+
+        def rank(slot: int) -> tuple[bool, bool, int]:
+            return slot >= self.slots, not self.pinned[self.owner[slot]], -self.used[slot]
+
         slots = [slot for slot in range(len(self.owner)) if self.owner[slot] >= 0]
-        return [self.owner[slot] for slot in sorted(slots, key=lambda slot: (slot >= self.slots, -self.used[slot]))]
+        return [self.owner[slot] for slot in sorted(slots, key=rank)]
 
     def reset(self) -> None:
         """Empties residency, clocks, heats, running range and counts, in place; a stalled read keeps its slot."""

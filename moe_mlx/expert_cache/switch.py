@@ -35,7 +35,7 @@ def fits_in_graph(x: mx.array, indices: mx.array, slots: int) -> bool:
     Args:
         x: `[B, 1, D]` in a batch's decode step, or `[B, D]` flattened.
         indices: `[B, 1, k]`, or `[B, k]`.
-        slots: Of the layer.
+        slots: Of the layer, those of pinned experts left out.
     """
     rows = x.shape[0] if x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 1) else 0
     return 1 < rows <= MOST_ROWS and rows_of(indices) == rows and indices.size <= slots
@@ -87,7 +87,7 @@ class CappedSwitch(nn.Module):
         elif self.training:
             cache.counter.enter(cache.spec.index)
             return run_for_gradient(cache, x, mx.stop_gradient(indices), *args, **kwargs)
-        elif native is not None and fits_in_graph(x, indices, cache.table.slots):
+        elif native is not None and fits_in_graph(x, indices, cache.table.free):
             cache.counter.enter(cache.spec.index)
             slots = native.rows(indices)
         elif rows_of(indices) > 1:
@@ -151,10 +151,12 @@ class CappedSwitch(nn.Module):
         return mx.array(slots, dtype=like.dtype).reshape(*like.shape[:-1], len(slots))
 
     def guess_next(self, x: mx.array) -> None:
-        """Lets the next layer's router guess from this layer's input, for prefetch or a recorder; else nothing."""
+        """Lets the next layer's router guess from this layer's input, for prefetch or a recorder; tells who listens."""
         cache = self.cache
         native, next_layer = cache.in_graph, cache.next_layer
         one_row = cache.aside is None and x.size == x.shape[-1]
+        if cache.on_input is not None and one_row:
+            cache.on_input(x)
         if native is not None:
             native.guess_next(x if one_row else None)
         elif cache.recorder is not None and one_row and next_layer is not None and next_layer.router is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import overload
@@ -256,6 +256,30 @@ class CachedLayers(Sequence[LayerCache]):
         for cache in self:
             if cache.table.slots == cache.table.experts:
                 cache.fill_whole()
+
+    def pin(self, pins: Sequence[Collection[int]]) -> int:
+        """Lets the pinned experts of each layer keep their slots for good, and reads in those that are absent.
+
+        Returns:
+            Bytes read.
+
+        Raises:
+            ExpertReadError: one of them could not be read.
+        """
+        nbytes = 0
+        with self.lock:
+            self.drain()
+            for cache, pinned in zip(self, pins, strict=True):
+                cache.table.pin(pinned)
+                absent = [expert for expert in sorted(pinned) if not cache.table.whole(expert)]
+                if absent and not cache.full:
+                    nbytes += cache.fill(absent)
+        return nbytes
+
+    @property
+    def pins(self) -> list[int]:
+        """How many experts of each layer are pinned."""
+        return [cache.table.state.pins for cache in self]
 
     def close(self) -> None:
         """Ends the reader threads and closes the files, after `drain`."""

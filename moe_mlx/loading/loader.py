@@ -38,6 +38,7 @@ from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettin
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.calibration import DEFAULT_READERS
+from moe_mlx.system.sizes import show_bytes
 
 
 def load(
@@ -64,6 +65,7 @@ def load(
     share: str = "even",
     history: str | Path | None = None,
     profile: str | None = None,
+    pin: str | int | None = None,
     warm: str = "off",
     readers: int = DEFAULT_READERS,
     io: str = CACHED,
@@ -113,6 +115,8 @@ def load(
             for no history. It is written when an answer of a `Session` ends and when the runtime is closed.
         profile: Name of a profile: a history of one task, kept apart from the model's own in the same folder ("auto"
             unless `history` names one). It is what `warm` and `share` go by. `moe-mlx profile` lists and copies them.
+        pin: Experts that never give way, read in before this returns: how many of each layer's most used ones, by the
+            history or the profile, or experts by layer and number ("3:17,3:21").
         warm: "on" fills the slots with what the history says was hot before this returns; under a lossy policy the
             first answers then depend on the history. "idle" leaves that to a front end's idle time, under exact
             routing only. "off" starts empty.
@@ -160,6 +164,7 @@ def load(
         share=share,
         history=history,
         profile=profile,
+        pin=pin,
         warm=warm,
         readers=readers,
         io=io,
@@ -250,6 +255,9 @@ def _load(
     if planned.history is not None:
         planned.history.watch(lambda: [cache.table for cache in cached])
         past = planned.history.past
+    if pinned := sum(map(len, planned.pins)):
+        nbytes = cached.pin(planned.pins)
+        say(f"pinned {pinned} experts, {show_bytes(nbytes)} read")
     warmup = warm_up(cached, past, cached.pool, cached.counter, options.warm, say)
     runtime = Runtime(
         model=skeleton.model,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moe_mlx.history.keeper import HistoryKeeper, open_history
+from moe_mlx.history.pins import Pins, check_pins, pins_of
 from moe_mlx.loading.options import Options
 from moe_mlx.planning.budget import MemoryPlan, cache_bytes, plan_memory
 from moe_mlx.planning.low_slots import coarse_sizes, divided
@@ -27,6 +28,7 @@ class Planned:
         curves: What slots are shared by; None where they are shared evenly.
         history: What adds the model's counts to its history; None where none is kept.
         bounce_nbytes: Bytes of the readers' buffers without prefetch.
+        pins: The pinned experts of each layer.
     """
 
     plan: MemoryPlan
@@ -35,6 +37,7 @@ class Planned:
     curves: tuple[Curve, ...] | None
     history: HistoryKeeper | None
     bounce_nbytes: int
+    pins: Pins
 
     def with_slots(self, slots: tuple[int, ...], layers: Sequence[ExpertLayer]) -> Planned:
         """Returns the plan with other numbers of slots, none of them larger."""
@@ -65,7 +68,8 @@ def plan_load(
         freed: Bytes that this process holds and will have given back by then.
 
     Raises:
-        DoesNotFitError: the expert cache is below its floor or above what memory holds.
+        DoesNotFitError: the expert cache is below its floor or above what memory holds, or too small for the pins.
+        UsageError: an expert that is to be pinned does not exist.
     """
     coarse = coarse_sizes(source, options.light_form) if options.routing.light_rule.coarse else None
     prefetch = plan_prefetch(options.prefetch, options.prefetch_extra, source.layers, options.readers)
@@ -92,4 +96,17 @@ def plan_load(
     history = open_history(options.history_folder, source, remark, options.profile)
     curves = asked_curves(options.share, None if history is None else history.past, source.layers, remark)
     plan = shared_by(plan, source.layers, curves)
-    return Planned(divided(plan, source.layers, coarse), plan.expert_cache, prefetch, curves, history, demand)
+    pins = _pins(options, source, history, remark)
+    check_pins([len(pinned) for pinned in pins], source.layers, plan.slots)
+    return Planned(divided(plan, source.layers, coarse), plan.expert_cache, prefetch, curves, history, demand, pins)
+
+
+def _pins(options: Options, source: ExpertSource, history: HistoryKeeper | None, remark: Callable[[str], None]) -> Pins:
+    """Returns the pinned experts of each layer; none by use, with a line, where nothing is known yet."""
+    wish = options.pin_wish
+    if wish is None:
+        return (frozenset(),) * len(source.layers)
+    past = None if history is None else history.past
+    if wish.hottest and past is None:
+        remark(f"--pin {wish.hottest} pins nothing: the history knows nothing of this model yet")
+    return pins_of(wish, source.layers, past)

@@ -9,6 +9,7 @@ from typing import Any
 from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import make_eviction
 from moe_mlx.history.file import AUTO, check_history
+from moe_mlx.history.pins import PINNED_WHOLE, PinWish, read_pin
 from moe_mlx.history.profiles import check_profile
 from moe_mlx.history.warmup import check_warm
 from moe_mlx.loading.decode_way import check_decode
@@ -66,6 +67,7 @@ class Options:
     part: Part | Rows | None = None
     pictures: bool = False
     profile: str | None = None
+    pin: str | int | None = None
 
     def __post_init__(self) -> None:
         make_eviction(self.evict)
@@ -82,7 +84,17 @@ class Options:
             raise UsageError(f"profile={self.profile!r} needs a history, which is off: give history='auto' or a folder")
         if check_share(self.share) == "measured" and self.history_folder is None:
             raise UsageError("share='measured' needs a history: give history='auto' or a folder, or share evenly")
+        if (pin := self.pin_wish) is not None:
+            if pin.hottest and self.history_folder is None:
+                raise UsageError(f"pin={self.pin!r} needs a history: give history='auto' or a folder, or name experts")
+            if self.routing.light_rule.coarse:
+                raise UsageError(PINNED_WHOLE)
         parse_cap(self._expert_cache)
+
+    @property
+    def pin_wish(self) -> PinWish | None:
+        """Which experts never give way; None for none."""
+        return read_pin(self.pin)
 
     @property
     def history_folder(self) -> str | Path | None:

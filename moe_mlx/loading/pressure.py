@@ -121,7 +121,7 @@ class PressureWatch:
     def _shrink(self, now: float, warned: bool) -> None:
         runtime = self.runtime
         have = runtime.expert_cache_bytes
-        floor = sum(layer.top_k * layer.expert_nbytes for layer in runtime.source.layers)
+        floor = runtime.sizing.floor
         if have <= floor:
             self._at_floor = now if warned or self._at_floor is None else self._at_floor
             if warned or now - self._at_floor < self.patience():

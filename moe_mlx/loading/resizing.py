@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from moe_mlx.errors import DoesNotFitError
+from moe_mlx.history.pins import check_pins
 from moe_mlx.loading.cached_layers import CachedLayers
-from moe_mlx.planning.budget import MemoryPlan, parse_cap, plan_memory
+from moe_mlx.planning.budget import MemoryPlan, cache_bytes, parse_cap, plan_memory, slots_for_share
 from moe_mlx.planning.low_slots import bank_sizes, divided
 from moe_mlx.planning.slot_share import Curve, shared_by
 from moe_mlx.system.memory import room_beside
@@ -57,7 +58,19 @@ class Sizing:
             held=self.layers.nbytes,
             comfortable=comfortable_bytes(),
         )
-        return shared_by(plan, source.layers, self.curves)
+        plan = shared_by(plan, source.layers, self.curves)
+        check_pins(self.layers.pins, source.layers, plan.slots)
+        return plan
+
+    @property
+    def floor(self) -> int:
+        """Bytes of the smallest expert cache: top_k experts a layer, and where some are pinned as many more."""
+        layers, pins = self.layers.source.layers, self.layers.pins
+        least = [min(layer.experts, layer.top_k + count) for layer, count in zip(layers, pins, strict=True)]
+        if any(pins):  # an even share that is enough for the layer that needs most
+            share = max(count / layer.experts for count, layer in zip(least, layers, strict=True))
+            least = list(slots_for_share(layers, share))
+        return cache_bytes(layers, least)
 
     def resize(self, expert_cache: str | int, evict: str) -> MemoryPlan:
         """Puts another cap in force, between tokens.

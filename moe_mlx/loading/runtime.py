@@ -13,6 +13,7 @@ from moe_mlx.errors import ExpertReadError, UsageError
 from moe_mlx.expert_cache.eviction import make_eviction
 from moe_mlx.expert_cache.steps import DecodeEvent
 from moe_mlx.history.keeper import HistoryKeeper
+from moe_mlx.history.pins import PINNED_WHOLE
 from moe_mlx.history.warmup import Warmup
 from moe_mlx.loading.cached_layers import CachedLayers
 from moe_mlx.loading.kv_room import KVRoom
@@ -110,6 +111,11 @@ class Runtime:
     def warmed_bytes(self) -> int:
         """Bytes of those."""
         return self.warmup.nbytes
+
+    @property
+    def pinned(self) -> int:
+        """Experts that never give way."""
+        return sum(self.layers.pins)
 
     @property
     def slots_per_layer(self) -> list[int]:
@@ -222,8 +228,13 @@ class Runtime:
         """Treats light experts as no setting does, until the next `set_routing`; for measurements.
 
         Where experts may be coarse from now on, or may no longer, the slots of the cap are divided anew.
+
+        Raises:
+            UsageError: experts may be coarse, and some are pinned.
         """
         with self.layers.lock:
+            if rule.coarse and self.pinned:
+                raise UsageError(PINNED_WHOLE)
             if rule.coarse != self.sizing.coarse:
                 self.sizing.divide(rule.coarse, self.evict)
             self.layers.light_by(rule)

@@ -36,6 +36,7 @@ KEYS: dict[str, tuple[type[Any], str]] = {
     "light_distance": (int, "layers later that a late output is added"),
     "light_form": (str, "what of an expert a coarse one is"),
     "profile": (str, "profile whose history is used and kept"),
+    "pin": (str, "experts that never give way"),
     "max_tokens": (int, "of an answer at most"),
     "temp": (float, "temperature"),
     "top_p": (float, "nucleus"),

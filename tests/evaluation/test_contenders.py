@@ -56,18 +56,21 @@ def test_the_mix_empties_what_is_neither_recent_nor_frequent():
 def test_a_pinned_expert_never_gives_way_and_the_rest_is_lru(pins, choices):
     uses = [sum(expert in chosen for chosen in choices) for expert in range(EXPERTS)]
     eviction = make_any(f"pin:{pins}")
-    eviction.pin(uses, 7, 2)
-    assert min(uses[expert] for expert in eviction.pinned) >= sorted(uses)[-pins]
-    evicted = [expert for event in play(ResidencyTable(EXPERTS, 7, eviction), choices) for expert in event]
-    assert not eviction.pinned & set(evicted)
+    table = ResidencyTable(EXPERTS, 7, eviction)
+    eviction.pin(table, uses, 2)
+    pinned = {expert for expert in range(EXPERTS) if table.pinned[expert]}
+    assert min(uses[expert] for expert in pinned) >= sorted(uses)[-pins]
+    evicted = [expert for event in play(table, choices) for expert in event]
+    assert not pinned & set(evicted)
 
 
 def test_pins_and_a_token_s_experts_must_fit():
     eviction = make_any("pin:4")
-    eviction.pin(range(EXPERTS), 6, 2)
-    assert sorted(eviction.pinned) == [8, 9, 10, 11]
+    table = ResidencyTable(EXPERTS, 6, eviction)
+    eviction.pin(table, range(EXPERTS), 2)
+    assert list(table.pinned) == [0] * 8 + [1] * 4
     with pytest.raises(UsageError, match=r"4 \+ 2 \(top-k\) slots a layer, and there are 5"):
-        eviction.pin(range(EXPERTS), 5, 2)
+        eviction.pin(ResidencyTable(EXPERTS, 5, eviction), range(EXPERTS), 2)
     for name in ("pin", "pin:0", "pin:x", "pin:-1"):
         with pytest.raises(UsageError, match="pin:4"):
             make_any(name)

@@ -23,6 +23,31 @@ def histories(draw):
     return slots, draw(st.lists(event, max_size=25))
 
 
+@settings(max_examples=100)
+@given(
+    st.sets(st.integers(0, EXPERTS - 1), max_size=3),
+    st.lists(st.lists(st.integers(0, EXPERTS - 1), min_size=1, max_size=3, unique=True), max_size=40),
+    st.sampled_from(["lru", "lfu", "router"]),
+)
+def test_a_pinned_expert_keeps_its_slot_once_it_has_one(pinned, choices, evict):
+    table = ResidencyTable(EXPERTS, 6, make_eviction(evict))
+    table.pin(pinned)
+    assert table.free == 6 - len(pinned)
+    slots: dict[int, int] = {}
+    for chosen in choices:
+        for placement in table.begin(chosen).misses:
+            table.commit(placement)
+        table.check()
+        assert all(table.slot_of[expert] >= 0 for expert in chosen)
+        for expert in pinned & set(table.resident):
+            slots.setdefault(expert, table.slot_of[expert])
+        assert {expert: table.slot_of[expert] for expert in slots} == slots
+    there = [expert for expert in table.hottest() if expert in pinned]
+    assert table.hottest()[: len(there)] == there
+    smaller = table.resized(5)
+    assert (list(smaller.pinned), smaller.free) == (list(table.pinned), 5 - len(pinned))
+
+
 @settings(max_examples=150)
 @given(histories(), st.sampled_from(["lru", "lfu"]))
 def test_any_history_leaves_a_sound_table(history, evict):

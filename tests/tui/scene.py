@@ -55,7 +55,14 @@ SETTINGS = Settings(
         ("light_distance", 1),
     ),
     "50%",
-    (("evict", "lru"), ("decode", "auto"), ("prefetch", "auto"), ("prompt_store", "off")),
+    (
+        ("evict", "lru"),
+        ("decode", "auto"),
+        ("prefetch", "auto"),
+        ("prompt_store", "off"),
+        ("profile", "sums"),
+        ("pin", ""),
+    ),
 )
 
 

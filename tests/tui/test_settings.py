@@ -67,6 +67,25 @@ async def test_what_needs_another_loading_takes_the_rest_along(app):
         ]
 
 
+async def test_a_profile_and_pins_are_typed_checked_and_load_the_model_anew(app):
+    async with app.run_test(size=WIDE) as pilot:
+        await scene.show(app, pilot, scene.idle())
+        await pilot.press("ctrl+o")
+        await pilot.pause()
+        profile, pin = (app.screen.query_one(name, Input) for name in ("#profile", "#pin"))
+        assert (profile.value, pin.value) == ("sums", "")
+        for field, wrong, says in ((profile, "../up", "give a name"), (pin, "three", "give how many of each layer")):
+            before, field.value = field.value, wrong
+            await pilot.press("ctrl+s")
+            await pilot.pause()
+            assert says in str(app.screen.query_one("#complaint").render()) and app.focused is field
+            field.value = before
+        profile.value, pin.value = "", "2"
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert app.source.orders == [Load(options={"profile": None, "pin": "2"})]
+
+
 async def test_the_system_prompt_is_set_and_stays_in_view(app):
     async with app.run_test(size=WIDE) as pilot:
         await scene.show(app, pilot, scene.idle())
@@ -146,12 +165,14 @@ def test_the_engine_counts_the_context_and_keeps_what_was_set_when_it_loads_anew
     done = until(engine, lambda s: s.turn == "t1" and s.receipt is not None, lambda: engine.submit(ask))
     receipt = done.receipt
     assert receipt.prompt_tokens < done.context <= receipt.prompt_tokens + receipt.tokens
-    load = Load(options={"evict": "lfu"})
+    load = Load(options={"evict": "lfu", "pin": "1:3"})
     loaded = until(engine, lambda s: s.phase == IDLE and s.turn == "", lambda: engine.submit(load))
     assert dict(loaded.settings.loading) == {
         "evict": "lfu",
         "decode": "readback",
         "prefetch": "auto",
         "prompt_store": "off",
+        "profile": "",
+        "pin": "1:3",
     }
     assert dict(loaded.settings.sampling)["temp"] == 0.5 and loaded.cap_share == 0.25 and loaded.context == 0

@@ -35,14 +35,16 @@ constexpr const char* type_code<double>() { return "d"; }
   FIELD(int64_t, clock)        \
   FIELD(int64_t, range_tokens) \
   FIELD(int64_t, stamp)        \
+  FIELD(int64_t, pins)         \
   FIELD(double, gain)          \
-  FIELD(double, range_sum)    \
+  FIELD(double, range_sum)     \
   FIELD(double, score_range)
 
 #define MOE_TABLE_ARRAYS(FIELD) \
   FIELD(int32_t, slot_of)       \
   FIELD(int32_t, owner)         \
   FIELD(int64_t, used)          \
+  FIELD(int32_t, pinned)        \
   FIELD(double, heat)           \
   FIELD(int64_t, uses)          \
   FIELD(int64_t, reads)         \
@@ -200,7 +202,7 @@ struct Table {
   }
 
   int victim(int64_t since) const {
-    if (evict.kind != Eviction::lru) return worst(since, 0, slots);
+    if (evict.kind != Eviction::lru || state->pins) return worst(since, 0, slots);
     const int slot = int(std::min_element(used, used + slots) - used);
     return used[slot] <= since ? slot : -1;
   }
@@ -212,12 +214,12 @@ struct Table {
     return {owner[slot] < 0 ? nothing : evict.kind == Eviction::lru ? 0 : heat[owner[slot]], used[slot]};
   }
 
-  // The slot that is worth least of those from `from` on; -1 where all were touched after `since`.
+  // The slot that is worth least of those from `from` on; -1 where all were touched after `since` or are pinned.
   int worst(int64_t since, int from, int to) const {
     int best = -1;
     Worth best_worth;
     for (int slot = from; slot < to; slot++) {
-      if (used[slot] > since) continue;
+      if (used[slot] > since || (owner[slot] >= 0 && pinned[owner[slot]])) continue;
       const Worth found = worth(slot);
       if (best < 0 || found < best_worth) best = slot, best_worth = found;
     }

@@ -177,6 +177,8 @@ class ModelAtWork:
         session, runtime, args = self.session, self.session.runtime, self.args
         cap = args.expert_cache or f"{runtime.sizing.budget / runtime.source.experts_nbytes:.0%}"
         loaded = tuple((name, str(getattr(args, name))) for name in ("evict", "decode", "prefetch"))
+        typed = ("pin",) if getattr(args, "no_history", False) else ("profile", "pin")  # a profile is a history
+        loaded += tuple((name, str(getattr(args, name, None) or "")) for name in typed)
         from moe_mlx.loading.measured import measured  # with MLX, which the session has brought
 
         return {

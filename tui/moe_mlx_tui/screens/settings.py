@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static, TextArea
 
 from moe_mlx.conversation.opening import OFF, store_place
+from moe_mlx.errors import UsageError
 from moe_mlx.expert_cache.eviction import EVICTIONS
+from moe_mlx.history.pins import read_pin
+from moe_mlx.history.profiles import check_profile
 from moe_mlx.planning.prefetch import PREFETCHES
 from moe_mlx.routing.names import DECODE_WAYS, LIGHTS, POLICIES
 from moe_mlx_tui.engine.orders import Configure, Load
@@ -39,6 +42,23 @@ class Field:
     whole: bool
     hint: str
     empty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """Words that may be typed; empty is none.
+
+    Attributes:
+        name: The option's, as on the command line.
+        words: What people call it.
+        hint: What it may be.
+        check: Raises UsageError where it is not.
+    """
+
+    name: str
+    words: str
+    hint: str
+    check: Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,10 @@ LOADING = (
     Choice("decode", "decode", DECODE_WAYS, "graph or read back; loads anew"),
     Choice("prefetch", "read ahead", PREFETCHES, "loads the model anew"),
     Choice("prompt_store", "prompts on disk", (OFF, "auto"), "keeps prompts; loads anew"),
+)
+TYPED_AT_LOADING = (
+    Typed("profile", "profile", "a task's own history, by name; loads anew", check_profile),
+    Typed("pin", "pinned experts", "4 a layer, or 3:17,5:2; loads anew", read_pin),
 )
 
 
@@ -122,6 +146,9 @@ class SettingsScreen(ModalScreen[Chosen | None]):
             for choice in LOADING:
                 if choice.name in self._values:
                     yield from self._select(choice)
+            for typed in TYPED_AT_LOADING:
+                if typed.name in self._values:
+                    yield from self._row(typed.name, typed.words, str(self._values[typed.name]), typed.hint)
             yield Static("", id="complaint")
             with Horizontal(classes="row buttons"):
                 yield Button("Apply", variant="primary", id="apply", compact=True)
@@ -165,13 +192,13 @@ class SettingsScreen(ModalScreen[Chosen | None]):
         """Reads the fields and hands over what has changed."""
         try:
             routing, sampling = self._numbers(ROUTING), self._numbers(SAMPLING)
+            loading = self._typed()
         except _WrongError as error:
             self.query_one("#complaint", Static).update(Content.styled(str(error), "$error"))
-            self.query_one(f"#{error.field.name}", Input).focus()
+            self.query_one(f"#{error.name}", Input).focus()
             return
         for choice in POLICIES_OF_DECODE:
             routing |= self._picked(choice)
-        loading: dict[str, Any] = {}
         for choice in LOADING:
             loading |= self._picked(choice)
         if "prompt_store" in loading:
@@ -194,11 +221,27 @@ class SettingsScreen(ModalScreen[Chosen | None]):
             try:
                 value = (int(text) if field.whole else float(text)) if text else None
             except ValueError:
-                raise _WrongError(field) from None
+                raise _wrong_number(field) from None
             if value is None and not field.empty:
-                raise _WrongError(field)
+                raise _wrong_number(field)
             if value != self._values.get(field.name):
                 found[field.name] = value
+        return found
+
+    def _typed(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for typed in TYPED_AT_LOADING:
+            if typed.name not in self._values:
+                continue
+            text = self.query_one(f"#{typed.name}", Input).value.strip()
+            if text == self._values[typed.name]:
+                continue
+            if text:
+                try:
+                    typed.check(text)
+                except UsageError as error:
+                    raise _WrongError(typed.name, str(error)) from None
+            found[typed.name] = text or None
         return found
 
     def _picked(self, choice: Choice) -> dict[str, Any]:
@@ -214,6 +257,11 @@ class SettingsScreen(ModalScreen[Chosen | None]):
 
 
 class _WrongError(Exception):
-    def __init__(self, field: Field) -> None:
-        self.field = field
-        super().__init__(f"{field.words} needs a {'whole ' if field.whole else ''}number: {field.hint}")
+    def __init__(self, name: str, why: str) -> None:
+        self.name = name
+        super().__init__(why)
+
+
+def _wrong_number(field: Field) -> _WrongError:
+    kind = "whole number" if field.whole else "number"
+    return _WrongError(field.name, f"{field.words} needs a {kind}: {field.hint}")
