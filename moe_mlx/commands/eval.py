@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments
+from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments, add_scored_arguments
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EXACT, LATE
+from moe_mlx.routing.names import AHEAD, BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EASY, EXACT, LATE, SCORED
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.given import check_whole
 
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--decode", choices=DECODE_WAYS, default="auto", help="as for generate (default: auto)")
     add("--data", default=DEMO, help="a text file, a .jsonl file with a text a line, or demo (default: %(default)s)")
     add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
-    add_grid_arguments(parser)
+    add_grid_arguments(parser, SCORED)
+    add_scored_arguments(parser)
     add_light_arguments(parser)
     add(
         "--fit-light",
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit a threshold to each layer on another text, at the first cap, and keep them beside the verdicts; "
         f"--light-beyond {BY_LAYER} evaluates them",
     )
+    add("--profile", metavar="NAME", help=f"keep the fit with a task's profile, or take its for {BY_LAYER}")
     add("--limit-tokens", type=int, metavar="N", help="score at most N tokens")
     add("--limit-tasks", type=int, metavar="N", help="ask at most N tasks, evenly spread over the file")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -48,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE",
-        help="draw the trade-off as .svg or .png (needs the extra `plot`); with light experts that do not wait, "
-        "divergence against bytes and blocking misses",
+        help="draw the trade-off as .svg or .png (needs the extra `plot`); with light experts that do not wait, or "
+        f"{AHEAD} or {EASY}, divergence against bytes and blocking misses; with --resume, of all that FILE holds",
     )
     add(
         "--trace",
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `moe-mlx eval`."""
     from moe_mlx.evaluation.arguments import checked_grid, fit_to_model
     from moe_mlx.expert_cache.eviction import make_eviction
+    from moe_mlx.history.profiles import check_profile
 
     grid = checked_grid(args)
     if grid.fitted and len(grid.caches) > 1 and args.fit_light:
@@ -73,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--fit-light goes with --light {EXACT},{LATE} --light-beyond {BY_LAYER}, which evaluates the fit"
         )
+    if check_profile(args.profile) is not None and not grid.fitted:
+        raise UsageError(f"--profile is whose thresholds --light-beyond {BY_LAYER} takes: give both")
     for name in grid.evictions:
         make_eviction(name)  # a replay knows more of them than the runtime
     for name in ("limit_tokens", "limit_tasks"):
@@ -124,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{family}: this model's router is not known; evaluate --routing exact,belady")
     if why := next(filter(None, (why_no_effect(runtime, setting.light_rule) for setting in settings)), ""):
         raise UsageError(f"--light has no effect on this model: {why}")
+    if args.trace is not None and len(settings) == 1 and settings[0].routing in (AHEAD, EASY):
+        raise UsageError(f"--trace keeps what can be replayed, and {settings[0].routing} cannot: leave one of them out")
     documents = encode(texts, tokenizer, args.limit_tokens)
     scored = sum(len(document) - 1 for document in documents)
     name = Path(args.model).name
@@ -157,12 +164,13 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_csv(args.csv, report.reference, rows)
     if args.plot is not None:
-        if any(row.light != EXACT for row in rows):
+        drawn = rows if args.resume is None else list(report.rows.values())
+        if any(row.light != EXACT or row.routing in (AHEAD, EASY) for row in drawn):
             from moe_mlx.evaluation.light_plot import draw_light as draw
         else:
             from moe_mlx.evaluation.plot import draw
 
-        draw(args.plot, report.reference, [row for row in rows if not row.quality], title=name)
+        draw(args.plot, report.reference, [row for row in drawn if not row.quality], title=name)
     if args.json:
         print(json.dumps(report.as_dict(keys), indent=1))
     else:
@@ -178,23 +186,36 @@ def _thresholds(
 ) -> tuple[float, ...]:
     """Fits thresholds by layer, or returns those that were kept; never ones that were fitted on the data itself."""
     from moe_mlx.evaluation.light_fit import fit
+    from moe_mlx.history.file import AUTO, NoHistoryError, check_history
     from moe_mlx.history.light_fits import keep_fit, read_fit
+    from moe_mlx.history.profiles import profile_path
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.routing.light import LightRule
     from moe_mlx.store.identity import identity_of
 
     runtime, rule = runtime_of(model), LightRule(LATE, DEFAULT_BEYOND)
     identity = identity_of(runtime.source)
+    place = None
+    if args.profile is not None:
+        if (folder := check_history(AUTO)) is None:
+            raise UsageError(
+                "$MOE_MLX_HISTORY is off, so there are no profiles: leave --profile out, or set it to a folder"
+            )
+        try:
+            place = profile_path(folder, args.profile, identity)
+        except NoHistoryError as error:
+            raise UsageError(f"no profiles: {error}") from None
+    whose = "of this model" if args.profile is None else f"in the profile {args.profile}"
     if args.fit_light:
         found = fit(model, tokenizer, args.fit_light, args.limit_tokens, progress, rule)
         try:
-            keep_fit(identity, found)
+            keep_fit(identity, found, place)
         except (OSError, RuntimeError) as error:
             print(f"the fit is not kept: {error}", file=sys.stderr)
     else:
-        kept = read_fit(identity, rule.mode, rule.beyond, rule.distance, len(runtime.layers))
+        kept = read_fit(identity, rule.mode, rule.beyond, rule.distance, len(runtime.layers), place)
         if kept is None:
-            raise UsageError(f"no fit of this model is kept for --light-beyond {BY_LAYER}: --fit-light TEXT makes one")
+            raise UsageError(f"no fit {whose} is kept for --light-beyond {BY_LAYER}: --fit-light TEXT makes one")
         found = kept
     if found.data == data:
         raise UsageError("thresholds are not judged on the text that they were fitted on: give another to --data")

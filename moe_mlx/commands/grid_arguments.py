@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION, EVICTIONS
-from moe_mlx.routing.names import DEFAULT_FORM, EVALUATED, EVALUATED_LIGHTS, LIGHT_FORMS
+from moe_mlx.routing.names import AHEAD, DEFAULT_FORM, EASY, EVALUATED, EVALUATED_LIGHTS, LIGHT_FORMS
 
 
 def add_light_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +31,33 @@ def add_light_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say what is measured; every list is written with commas."""
+def add_scored_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the lists of the policies that scoring alone can judge."""
+    add = parser.add_argument
+    add("--ahead", metavar="D", help=f"of --routing {AHEAD}: layers ahead that experts are chosen (default: 1)")
+    add(
+        "--easy",
+        metavar="P",
+        help=f"of --routing {EASY}: how likely the likeliest token must be for half of the experts (default: 0.9)",
+    )
+
+
+def add_grid_arguments(parser: argparse.ArgumentParser, routings: Sequence[str] = EVALUATED) -> None:
+    """Adds the arguments that say what is measured; every list is written with commas.
+
+    Args:
+        parser: Gets them.
+        routings: What --routing takes.
+    """
     add = parser.add_argument
     add("--expert-cache", metavar="CAPS", help="caps such as 25%%,50%%,75%% or 4GB (default: 50%%; a sweep: all three)")
     add(
         "--routing",
         metavar="NAMES",
-        help=f"among {', '.join(EVALUATED)} (default: exact,cache-prior; a sweep: all)",
+        help=f"among {', '.join(routings)} (default: exact,cache-prior; a sweep: {', '.join(EVALUATED)})",
     )
     add("--route-lambda", metavar="L", help="lambdas of Cache-Prior, 0 to 1 (default: as for generate)")
-    add("--route-top-j", metavar="J", type=int, help="true top experts never displaced (default: the model's)")
+    add("--route-top-j", metavar="J", help="numbers of true top experts never displaced (default: the model's)")
     add("--route-max-rank", metavar="M", help="M of Max-Rank (default: twice the model's top-k)")
     add("--route-mass", metavar="P", help="p of Cumulative, 0 to 1 (default: as for generate)")
     add("--pruned", metavar="K", help="k' of the Pruned baseline (default: every one below top-k)")

@@ -1,7 +1,8 @@
 """List, export, import and remove profiles: the histories by task that `--profile NAME` keeps.
 
-A profile holds counts alone (which experts of each layer were used), one small file a model. `moe-mlx profile export
-coding > coding.json` makes a file of it that `moe-mlx profile import coding.json` takes on another machine.
+A profile holds counts alone (which experts of each layer were used), one small file a model, and beside them the
+thresholds of light experts that `moe-mlx eval --fit-light TEXT --profile NAME` fitted for the task. `moe-mlx profile
+export coding > coding.json` makes a file of it that `moe-mlx profile import coding.json` takes on another machine.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def _list(found: list[Profile], *, as_json: bool) -> int:
         experts = sorted(set(row["experts"]))
         shape = f"{len(row['experts'])} x {'-'.join(map(str, experts))}" if experts else "-"
         uses = [f"{row[name]:,.0f}" for name in ("decode_uses", "prompt_uses")]
-        cells.append([row["profile"], row["model"], shape, *uses])
-    print(render(["profile", "model's identity", "experts", "uses at decode", "in prompts"], cells, left=2))
+        cells.append([row["profile"], row["model"], shape, *uses, str(row["light_fits"] or "")])
+    head = ["profile", "model's identity", "experts", "uses at decode", "in prompts", "light fits"]
+    print(render(head, cells, left=2))
     for profile in found:
         if profile.problem:
             print(f"{one_line(profile.path)} is no history of its model: {one_line(profile.problem)}", file=sys.stderr)
@@ -105,7 +107,7 @@ def _list(found: list[Profile], *, as_json: bool) -> int:
 
 
 def _export(found: list[Profile], file: str | None) -> int:
-    from moe_mlx.history.file import written
+    from moe_mlx.history.profiles import exported
     from moe_mlx.system.whole_files import write_whole
 
     if len(found) > 1:
@@ -114,7 +116,7 @@ def _export(found: list[Profile], file: str | None) -> int:
     (profile,) = found
     if profile.history is None:
         raise UsageError(f"{profile.path} is no history: {profile.problem}. `moe-mlx profile remove` forgets it")
-    text = written(profile.model, profile.history, profile.name)
+    text = exported(profile)
     if file is None:
         sys.stdout.write(text)
         return 0
@@ -125,10 +127,9 @@ def _export(found: list[Profile], file: str | None) -> int:
 
 
 def _remove(found: list[Profile]) -> int:
+    from moe_mlx.history.profiles import remove_profile
+
     for profile in found:
-        profile.path.unlink()
+        remove_profile(profile)
         print(f"removed {profile.name} of the model {profile.model}", file=sys.stderr)
-    folder = found[0].path.parent
-    if not any(folder.iterdir()):
-        folder.rmdir()
     return 0

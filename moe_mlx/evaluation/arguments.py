@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import (
+    DEFAULT_AHEAD,
+    DEFAULT_EASY,
     SWEEP_CACHES,
     SWEEP_LAMBDAS,
     SWEEP_MASSES,
@@ -37,7 +39,8 @@ def checked_grid(args: Any) -> Grid:
     masses = listed(args.route_mass, "--route-mass", float)
     ranks = listed(args.route_max_rank, "--route-max-rank", int)
     kept = listed(args.pruned, "--pruned", int)
-    check_values(lambdas, masses, ranks, args.route_top_j)
+    top_js = listed(args.route_top_j, "--route-top-j", int)
+    check_values(lambdas, masses, ranks, top_js)
     routings = listed(args.routing, "--routing", str) or (EVALUATED if args.sweep else ("exact", "cache-prior"))
     thresholds = listed(getattr(args, "light_beyond", None), "--light-beyond", str)
     fitted = BY_LAYER in thresholds
@@ -50,7 +53,9 @@ def checked_grid(args: Any) -> Grid:
         ranks=ranks,
         masses=masses or (SWEEP_MASSES if args.sweep else (DEFAULT_MASS,)),
         kept=kept,
-        top_j=args.route_top_j,
+        aheads=listed(getattr(args, "ahead", None), "--ahead", int) or (DEFAULT_AHEAD,),
+        easies=listed(getattr(args, "easy", None), "--easy", float) or (DEFAULT_EASY,),
+        top_js=top_js or (None,),
         lights=listed(getattr(args, "light", None), "--light", str) or (EXACT,),
         beyonds=beyonds or (() if fitted else (DEFAULT_BEYOND,)),
         distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),

@@ -1,4 +1,4 @@
-"""What light experts cost as a picture: divergence against bytes and against blocking misses. Needs matplotlib.
+"""What settings cost as a picture: divergence against bytes and against blocking misses. Needs matplotlib.
 
 A panel a measure and a cap. The line below everything is the Pareto front: no setting measured is better in both.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.evaluation.plot import INK, LOOK, STYLE
 from moe_mlx.evaluation.results import Row
-from moe_mlx.routing.names import DEFAULT_FORM, DROPPED, EXACT, LATE
+from moe_mlx.routing.names import DEFAULT_FORM, DROPPED, EASY, EXACT, LATE, LIGHTS, POLICIES
 from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ COLOURS = {
 _OTHER = ("#CC79A7", "#E69F00")
 _STROKES = ("-", "--", ":", "-.")
 #: What makes a line, and what its points are written with.
-Key = tuple[str, str, float | None, int, str]
+Key = tuple[str, str, float | None, int, str, int | None]
 MEASURES = {
     "bytes_per_token": ("read a token, kB", 1e-3),
     "blocking": ("misses a token that a layer waits for", 1.0),
@@ -60,29 +60,36 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     """
     found: dict[Key, list[Row]] = {}
     for row in rows:
-        if row.routing in ("pruned", "belady"):
+        if row.routing == "belady":
             continue
         beyond = row.beyond if EXACT not in (row.routing, row.light) else None
-        found.setdefault((row.routing, row.light, beyond, row.distance, row.form), []).append(row)
+        found.setdefault((row.routing, row.light, beyond, row.distance, row.form, row.top_j), []).append(row)
     made = []
-    for (routing, light, beyond, distance, form), points in found.items():
+    for (routing, light, beyond, distance, form, top_j), points in found.items():
         lossy = routing != EXACT
         start = [one for one in rows if one.routing == EXACT and one.light == (light if lossy else EXACT)]
         if lossy and beyond is not None:
             start = [one for one in start if (one.beyond, one.distance, one.form) == (beyond, distance, form)]
-        mine = sorted(points, key=lambda row: (row.value or 0.0) if row.routing != EXACT else -row.beyond)
+        downwards = routing in (EXACT, "pruned", EASY)  # what costs least has the largest number
+        mine = sorted(points, key=_parameter, reverse=downwards)
         values = [f"{row.value:g}" if row.value is not None else f"{row.beyond:g}" for row in mine]
         if light == EXACT and not lossy:
             values = [""] * len(mine)
         elif start:
             mine.insert(0, start[0])
             values.insert(0, "")
-        made.append(Line(_label(routing, light, beyond, distance, form), light, lossy, tuple(mine), tuple(values)))
+        label = _label(routing, light, beyond, distance, form, top_j)
+        made.append(Line(label, light, lossy, tuple(mine), tuple(values)))
     return made
 
 
-def _label(routing: str, light: str, beyond: float | None, distance: int, form: str) -> str:
+def _parameter(row: Row) -> float:
+    return row.beyond if row.routing == EXACT else row.value or 0.0
+
+
+def _label(routing: str, light: str, beyond: float | None, distance: int, form: str, top_j: int | None) -> str:
     policy = LOOK[routing][2] if routing in LOOK else routing
+    policy += "" if top_j is None else f", J = {top_j}"
     if light == EXACT:
         return policy if routing in LOOK else "exact"
     over = "(beyond)" if beyond is None else f"beyond {beyond:g}"
@@ -120,7 +127,7 @@ def draw_light(path: Path, reference: Row, rows: Sequence[Row], title: str) -> N
             handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, columnspacing=1.6)
         figure.suptitle(
-            f"{title}: what light experts cost ({reference.tokens:,} tokens scored one by one at decode)",
+            f"{title}: what each setting costs ({reference.tokens:,} tokens scored one by one at decode)",
             fontsize=11.5,
             x=0.01,
             ha="left",
@@ -130,18 +137,17 @@ def draw_light(path: Path, reference: Row, rows: Sequence[Row], title: str) -> N
 
 def _panel(axes: Axes, made: Sequence[Line], measure: str) -> None:
     name, scale = MEASURES[measure]
-    offered = [row for line in made if line.light != DROPPED for row in line.rows]
+    every = [row for line in made for row in line.rows]
+    offered = [row for row in every if row.light in LIGHTS and row.routing in POLICIES]
     top = 1.12 * max([1e-4, *(row.kl for row in offered)])
-    strokes: dict[tuple[str, bool], int] = {}
+    strokes: dict[str, int] = {}
     for line in made:
-        kind = (line.light, line.lossy)
-        stroke = strokes[kind] = strokes.get(kind, -1) + 1
-        colour = COLOURS.get(line.light, _OTHER)[line.lossy]
+        colour, marker = _look(line)
+        stroke = strokes[colour] = strokes.get(colour, -1) + 1
         xs, ys = [scale * getattr(row, measure) for row in line.rows], [row.kl for row in line.rows]
         if len(line.rows) == 1 and line.light == EXACT and not line.lossy:
             axes.plot(xs, ys, "*", color=colour, markersize=12, zorder=5, label=line.label, clip_on=False)
             continue
-        marker = "v" if line.light == DROPPED else "s" if line.light != EXACT else "o"
         style = _STROKES[stroke % len(_STROKES)]
         axes.errorbar(
             xs,
@@ -165,7 +171,7 @@ def _panel(axes: Axes, made: Sequence[Line], measure: str) -> None:
         linewidth=5,
         alpha=0.5,
         zorder=1,
-        label="front: none is better in both",
+        label="front of what is offered: none is better in both",
     )
     axes.set(xlabel=name, ylabel="KL(exact || setting), nats a token", ylim=(-0.04 * top, top))
     axes.set_xlim(left=0)
@@ -180,6 +186,14 @@ def _panel(axes: Axes, made: Sequence[Line], measure: str) -> None:
             fontsize=8,
             color="#777777",
         )
+
+
+def _look(line: Line) -> tuple[str, str]:
+    """Returns the colour and the marker of a line."""
+    routing = line.rows[-1].routing
+    if line.light == EXACT and routing in LOOK:
+        return LOOK[routing][:2]
+    return COLOURS.get(line.light, _OTHER)[line.lossy], "v" if line.light == DROPPED else "s"
 
 
 def _values(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_mlx.evaluation.results import Row
+from moe_mlx.evaluation.setting import GUARDED
+from moe_mlx.routing.names import AHEAD, EASY
 from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ LOOK = {
     "max-rank": ("#0072B2", "s", "Max-Rank (M)"),
     "cumulative": ("#009E73", "D", "Cumulative (p)"),
     "pruned": ("#999999", "v", "Pruned (k')"),
+    AHEAD: ("#56B4E9", "X", "Route ahead (layers)"),
+    EASY: ("#8C6D31", "^", "Fewer for easy tokens (p)"),
 }
 _WRITTEN = (0.04, 0.1, 0.2, 0.3)
 INK = "#222222"
@@ -84,9 +88,8 @@ def draw(path: Path, reference: Row, rows: Sequence[Row], title: str) -> None:
         )
         tokens = f"{reference.tokens:,} tokens scored one by one at decode"
         tasks = f", {reference.tasks:,} tasks" if reference.tasks else ""
-        kept = {row.top_j for row in rows}
-        if len(kept) == 1 and None not in kept:
-            tasks += f", J = {kept.pop()}"
+        if top_j := shared_top_j(rows):
+            tasks += f", {top_j}"
         figure.suptitle(f"{title}: quality against misses ({tokens}{tasks})", fontsize=11.5, x=0.01, ha="left")
         metadata: dict[str, Any] = {"Date": None} if path.suffix.lower() == ".svg" else {}
         figure.savefig(path, dpi=160, metadata=metadata)
@@ -98,12 +101,20 @@ def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for evict in dict.fromkeys(row.evict for row in rows):
         start = [row for row in rows if row.routing == "exact" and row.evict == evict]
         for policy, (_, _, label) in LOOK.items():
-            mine = [row for row in rows if row.routing == policy and row.evict == evict]
-            mine.sort(key=lambda row: (row.value is None, row.value or 0), reverse=policy == "pruned")
-            if mine:
-                suffix = "" if evict == "lru" else f", {evict.upper()}"
+            every = [row for row in rows if row.routing == policy and row.evict == evict]
+            for top_j in dict.fromkeys(row.top_j for row in every):
+                mine = [row for row in every if row.top_j == top_j]
+                mine.sort(key=lambda row: (row.value is None, row.value or 0), reverse=policy in ("pruned", EASY))
+                suffix = "" if top_j is None or shared_top_j(rows) else f", J = {top_j}"
+                suffix += "" if evict == "lru" else f", {evict.upper()}"
                 lines[label + suffix] = [*start, *mine]
     return lines
+
+
+def shared_top_j(rows: Sequence[Row]) -> str:
+    """Returns the J of all policies that have one, as a title says it; "" where there are several, or the model's."""
+    found = {row.top_j for row in rows if row.routing in GUARDED}
+    return f"J = {found.pop()}" if len(found) == 1 and None not in found else ""
 
 
 def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, top: float | None) -> None:

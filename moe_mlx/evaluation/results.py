@@ -57,6 +57,7 @@ class Row:
         quality: What was held by moving the routing; "" where it stayed.
         spent: Loss a token that its audits found, in the measure of `quality`.
         audit_bytes: Expert bytes read for them, a token; not in `bytes_per_token`.
+        redone: Share of tokens that were computed again, with all experts.
     """
 
     cache: str
@@ -94,6 +95,7 @@ class Row:
     quality: str = ""
     spent: float = 0.0
     audit_bytes: float = 0.0
+    redone: float = 0.0
 
     @property
     def over_budget(self) -> float | None:

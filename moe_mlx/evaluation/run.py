@@ -15,9 +15,11 @@ from moe_mlx.counts.event_log import DECODE
 from moe_mlx.counts.ledger import PHASES, StepRecord
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.errors import DoesNotFitError
+from moe_mlx.evaluation.ahead import looking_ahead
 from moe_mlx.evaluation.answering import accuracy
 from moe_mlx.evaluation.belady import belady_misses
 from moe_mlx.evaluation.documents import Task
+from moe_mlx.evaluation.easy import EasyTokens
 from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.progress import Progress
 from moe_mlx.evaluation.reference import Reference
@@ -27,6 +29,7 @@ from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Recorder
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
+from moe_mlx.routing.names import AHEAD, EASY
 from moe_mlx.routing.price import Price, read_quality
 
 WHOLE = "100%"
@@ -99,7 +102,7 @@ class Evaluation:
             runtime.set_light_form(setting.form)
         runtime.resize(setting.cache)
         runtime.set_routing(**asdict(setting.settings()))
-        if setting.routing == "pruned":
+        if setting.routing in ("pruned", AHEAD):
             runtime.route_by(setting.policy)
         runtime.light_by(replace(setting.light_rule, by_layer=self.by_layer if setting.fitted else ()))
         runtime.reset()
@@ -131,6 +134,12 @@ class Evaluation:
         if setting.quality:
             self.report.add(setting.key, self._held(setting, reference))
             return
+        if setting.routing == AHEAD:
+            self.report.add(setting.key, self._ahead(setting, reference))
+            return
+        if setting.routing == EASY:
+            self.report.add(setting.key, self._easy(setting, reference))
+            return
         recorder = self._recorder(keep_scores=True) if trace is not None else None
         with _Watch(self.runtime, recorder) as watch:
             tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
@@ -151,6 +160,34 @@ class Evaluation:
             keeper.close()
         row = self._row(setting, found, watch.totals, watch.lifetime(), ask=False)
         return replace(row, quality=setting.quality, spent=held.spent, audit_bytes=held.bytes_read / row.tokens)
+
+    def _ahead(self, setting: Setting, reference: Reference) -> Row:
+        """What was foreseen is not waited for, as if every read arrived in time; read for nothing it counts too."""
+        assert setting.value is not None
+        tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
+        with looking_ahead(self.runtime.layers, int(setting.value)) as ahead, _Watch(self.runtime, None) as watch:
+            found = score(self.model, self.documents, reference, tick)
+        row = self._row(setting, found, watch.totals, watch.lifetime(), ask=False)
+        sizes = [cache.spec.expert_nbytes for cache in self.runtime.layers]
+        wasted = sum(one.wasted * nbytes for one, nbytes in zip(ahead, sizes, strict=True))
+        return replace(
+            row,
+            blocking=sum(one.waited for one in ahead) / row.tokens,
+            waits=sum(one.waits for one in ahead) / row.tokens,
+            bytes_per_token=row.bytes_per_token + wasted / row.tokens,
+        )
+
+    def _easy(self, setting: Setting, reference: Reference) -> Row:
+        """A token that was computed again is one token, and all that was read for it counts."""
+        assert setting.value is not None
+        tokens = EasyTokens(setting.value)
+        self.runtime.route_by(tokens.policy)
+        with _Watch(self.runtime, None) as watch:
+            tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
+            found = score(self.model, self.documents, reference, tick, tokens.call)
+        totals = replace(watch.totals, tokens=self.report.tokens)
+        row = self._row(setting, found, totals, watch.lifetime(), ask=False)
+        return replace(row, redone=tokens.redone / row.tokens)
 
     def _belady(self, setting: Setting, perfect: Score) -> Row:
         layers = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -24,6 +25,8 @@ PROTOCOL = (
     "everything is reset before each setting"
 )
 Tick = Callable[[int], None]
+#: Model, token and KV cache -> log-probabilities `[V]` of the next token (float32, lazy).
+Call = Callable[[nn.Module, int, list[Any]], mx.array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,19 @@ def vocabulary_of(model: nn.Module) -> int:
     return int(model(mx.array([[0]]), cache=make_prompt_cache(model)).shape[-1])
 
 
-def next_tokens(model: nn.Module, documents: Sequence[Sequence[int]]) -> Iterator[tuple[mx.array, int]]:
-    """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one model call each."""
+def once(model: nn.Module, token: int, prompt_cache: list[Any]) -> mx.array:
+    """Returns log-probabilities `[V]` (float32, lazy) of one model call."""
+    return log_probabilities(model(mx.array([[token]]), cache=prompt_cache)[0, -1])
+
+
+def next_tokens(
+    model: nn.Module, documents: Sequence[Sequence[int]], call: Call = once
+) -> Iterator[tuple[mx.array, int]]:
+    """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one `call` each."""
     for document in documents:
         prompt_cache = make_prompt_cache(model)
         for token, following in itertools.pairwise(document):
-            yield log_probabilities(model(mx.array([[token]]), cache=prompt_cache)[0, -1]), following
+            yield call(model, token, prompt_cache), following
 
 
 def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> None:
@@ -83,11 +93,13 @@ def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], refere
         tick(place + 1)
 
 
-def score(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> Score:
-    """Scores a model under its current routing; arguments as in `score_reference`."""
+def score(
+    model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick, call: Call = once
+) -> Score:
+    """Scores a model under its current routing; arguments as in `score_reference`, and how a token is computed."""
     nll = np.zeros_like(reference.nll)
     kls, agreed = np.zeros_like(reference.nll), 0
-    for place, (logp, following) in enumerate(next_tokens(model, documents)):
+    for place, (logp, following) in enumerate(next_tokens(model, documents, call)):
         exact = mx.array(reference.rows[place])
         divergence = divergence_of(exact, logp)
         same = mx.argmax(exact) == mx.argmax(logp)

@@ -7,23 +7,26 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.ahead import RouteAhead
 from moe_mlx.evaluation.contenders import make_any
 from moe_mlx.evaluation.pruned import Pruned
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.names import (
+    AHEAD,
     COARSES,
     DEFAULT_BEYOND,
     DEFAULT_DISTANCE,
     DEFAULT_FORM,
-    EVALUATED,
+    EASY,
     EVALUATED_LIGHTS,
     EXACT,
     LATE,
     LATER,
     LIGHT_FORMS,
+    SCORED,
 )
-from moe_mlx.routing.policy import RoutingPolicy
+from moe_mlx.routing.policy import RoutingPolicy, check_top_j
 from moe_mlx.routing.price import read_quality
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.system.given import check_choice, is_whole
@@ -31,6 +34,10 @@ from moe_mlx.system.given import check_choice, is_whole
 #: What can be evaluated: what can be run, a baseline, and the offline optimum (a replay of the exact run).
 SWEEP_LAMBDAS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 SWEEP_MASSES = (0.4, 0.55, 0.7, 0.8, 0.87, 0.93, 0.97, 1.0)
+#: Those that have a J.
+GUARDED = ("cache-prior", "max-rank", "cumulative", AHEAD)
+#: Layers ahead, and how sure of a token the model must be for half of its experts.
+DEFAULT_AHEAD, DEFAULT_EASY = 1, 0.9
 SWEEP_CACHES = ("25%", "50%", "75%")
 _SWEEP_RANKS = 8
 
@@ -41,8 +48,9 @@ class Setting:
 
     Attributes:
         cache: The cap, as `--expert-cache` takes it.
-        routing: One of `EVALUATED`.
-        value: lambda, M, p or k', by policy; None where the policy has no parameter, or M is the policy's own.
+        routing: One of `SCORED`.
+        value: lambda, M, p, k', layers ahead or how sure, by policy; None where the policy has no parameter, or M is
+            the policy's own.
         top_j: J; None for the model's default.
         evict: The runtime's or, in a replay, a contender's name; under "belady" of no effect.
         light: What absent light experts do, one of `EVALUATED_LIGHTS`.
@@ -68,10 +76,14 @@ class Setting:
     def __post_init__(self) -> None:
         check_choice("light", self.light, EVALUATED_LIGHTS)
         check_choice("light_form", self.form, LIGHT_FORMS)
-        if self.routing not in EVALUATED:
-            raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(EVALUATED)}")
+        if self.routing not in SCORED:
+            raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(SCORED)}")
         if self.routing == "pruned" and not is_whole(self.value):
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
+        if self.routing == AHEAD and not is_whole(self.value):
+            raise UsageError(f"routed {self.value!r} layers ahead: give a whole number, 1 or more")
+        if self.routing == EASY and not (self.value is not None and 0 <= self.value <= 1):
+            raise UsageError(f"easy tokens at {self.value!r}: give a probability from 0 to 1")
         make_any(self.evict)
         self.settings()
         if self.quality:
@@ -106,14 +118,17 @@ class Setting:
         if self.routing == "pruned":
             assert self.value is not None
             return Pruned(min(int(self.value), top_k), top_k)
+        if self.routing == AHEAD:
+            return RouteAhead(check_top_j(self.top_j, top_k))
         return self.settings().policy(top_k, experts)
 
     @property
     def describe(self) -> str:
-        """The policy with its parameter and what light experts do, without the cap: "cache-prior 0.1"."""
+        """The policy with its parameter, its J and what light experts do, without the cap: "cache-prior 0.1, J 1"."""
         if self.quality:
             return f"held at {self.quality}"
         policy = self.routing if self.value is None else f"{self.routing} {self.value:g}"
+        policy += "" if self.top_j is None else f", J {self.top_j}"
         form = f", form {self.form}" if self.light_rule.coarse and self.form != DEFAULT_FORM else ""
         light = self.light_rule.describe() + (" by layer" if self.fitted else "") + form
         return f"{policy}, {light}" if light else policy
@@ -121,8 +136,7 @@ class Setting:
     @property
     def key(self) -> str:
         """Names this setting in a results file."""
-        top_j = "" if self.top_j is None else f" J={self.top_j}"
-        return f"{self.cache} {self.evict} {self.describe}{top_j}"
+        return f"{self.cache} {self.evict} {self.describe}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +145,15 @@ class Grid:
 
     Attributes:
         caches: Caps.
-        routings: Names out of `EVALUATED`.
+        routings: Names out of `SCORED`.
         evictions: Names of evictions; the sweep draws its curves with the first.
         lambdas: Of Cache-Prior.
         ranks: M of Max-Rank; empty: twice top-k, in a sweep from k to E.
         masses: p of Cumulative.
         kept: k' of Pruned; empty: every k' from 1 to k - 1.
-        top_j: J, the same for all policies.
+        aheads: Layers ahead that experts are chosen.
+        easies: How sure of a token the model must be for half of its experts.
+        top_js: J, for the policies that have one; None for the model's default.
         lights: What absent light experts do; other than "exact" with every policy that runs.
         beyonds: Shares of a token's weight before a light expert.
         distances: Layers later that late outputs are added.
@@ -153,7 +169,9 @@ class Grid:
     ranks: Sequence[int] = ()
     masses: Sequence[float] = (DEFAULT_MASS,)
     kept: Sequence[int] = ()
-    top_j: int | None = None
+    aheads: Sequence[int] = (DEFAULT_AHEAD,)
+    easies: Sequence[float] = (DEFAULT_EASY,)
+    top_js: Sequence[int | None] = (None,)
     lights: Sequence[str] = (EXACT,)
     beyonds: Sequence[float] = (DEFAULT_BEYOND,)
     distances: Sequence[int] = (DEFAULT_DISTANCE,)
@@ -173,11 +191,11 @@ class Grid:
         found: dict[str, Setting] = {}
         for cache in self.caches:
             for routing in self.routings:
-                for value in self._values(routing, top_k):
-                    for evict in self.evictions[:1] if routing == "belady" else self.evictions:
-                        plain = Setting(cache, routing, value, self.top_j, evict)
-                        for setting in self._lit(plain):
-                            found.setdefault(setting.key, setting)
+                evictions = self.evictions[:1] if routing == "belady" else self.evictions
+                top_js = self.top_js if routing in GUARDED else (None,)
+                for value, top_j, evict in product(self._values(routing, top_k), top_js, evictions):
+                    for setting in self._lit(Setting(cache, routing, value, top_j, evict)):
+                        found.setdefault(setting.key, setting)
             for quality, evict in product(self.qualities, self.evictions):
                 setting = Setting(cache, evict=evict, quality=quality)
                 found.setdefault(setting.key, setting)
@@ -185,7 +203,7 @@ class Grid:
 
     def _lit(self, plain: Setting) -> Iterator[Setting]:
         """Yields a setting with everything that its light experts may do."""
-        for light in (EXACT,) if plain.routing in ("belady", "pruned") else self.lights:
+        for light in (EXACT,) if plain.routing in ("belady", "pruned", AHEAD, EASY) else self.lights:
             beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
             distances = self.distances if light in LATER else (DEFAULT_DISTANCE,)
             forms = self.forms if light in COARSES else (DEFAULT_FORM,)
@@ -203,6 +221,10 @@ class Grid:
             yield from self.masses
         elif routing == "pruned":
             yield from self.kept or range(1, top_k)
+        elif routing == AHEAD:
+            yield from self.aheads
+        elif routing == EASY:
+            yield from self.easies
         else:
             yield None
 
@@ -213,16 +235,19 @@ def sweep_ranks(top_k: int, experts: int) -> list[int]:
     return sorted({max(top_k + 1, round(top_k * (experts / top_k) ** (step / _SWEEP_RANKS))) for step in steps})
 
 
-def check_values(lambdas: Sequence[float], masses: Sequence[float], ranks: Sequence[int], top_j: int | None) -> None:
+def check_values(
+    lambdas: Sequence[float], masses: Sequence[float], ranks: Sequence[int], top_js: Sequence[int | None]
+) -> None:
     """Checks parameters before any model is loaded, whether or not a chosen policy uses them.
 
     Raises:
         UsageError: names the value.
     """
     for value in lambdas:
-        RoutingSettings("cache-prior", value, top_j)
+        RoutingSettings("cache-prior", value)
     for value in masses:
-        RoutingSettings("cumulative", route_top_j=top_j, route_mass=value)
+        RoutingSettings("cumulative", route_mass=value)
     for rank in ranks:
-        RoutingSettings("max-rank", route_top_j=top_j, route_max_rank=rank)
-    RoutingSettings("exact", route_top_j=top_j)
+        RoutingSettings("max-rank", route_max_rank=rank)
+    for top_j in top_js:
+        RoutingSettings("exact", route_top_j=top_j)

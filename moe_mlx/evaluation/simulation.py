@@ -15,6 +15,8 @@ from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.trace import Trace, load_trace
 from moe_mlx.planning.budget import parse_cap, slots_for_bytes, slots_for_share
 from moe_mlx.planning.slot_share import Curve, curve_of, measured_slots
+from moe_mlx.routing.names import EVALUATED
+from moe_mlx.system.given import check_choice
 from moe_mlx.system.plots import check_plot
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
@@ -27,6 +29,8 @@ EXACT, APPROXIMATE = "exact", "approximate"
 def simulate(args: argparse.Namespace) -> int:
     """Runs what `moe-mlx simulate` was asked for and prints it."""
     grid = checked_grid(args)
+    for routing in grid.routings:
+        check_choice("routing", routing, EVALUATED)  # scoring alone tells what others do: they change later inputs
     if args.plot is not None:
         check_plot(args.plot)
     trace = load_trace(args.trace)

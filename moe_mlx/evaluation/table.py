@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from moe_mlx.evaluation.results import Row
-from moe_mlx.routing.names import EXACT
+from moe_mlx.routing.names import AHEAD, EASY, EXACT
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.table import render
 
@@ -17,11 +17,15 @@ _HEAD = ("cache", "routing", "evict", "PPL", "change", "KL", "top-1", "miss", "r
 _LIGHT = ("blocking", "waits", "late", "weight")
 #: A token: coarse uses, their share of the weight, and misses of which only the low bits were read.
 _COARSE = ("coarse", "weight", "promoted")
+#: Of easy tokens: the share that was computed again.
+_EASY = ("redone",)
 #: Of a quality that was held: what its audits found, what they read a token, and the loss against the budget.
 _HELD = ("audited", "for it", "budget")
 
 
-def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False, held: bool = False) -> list[str]:
+def show_row(
+    row: Row, *, tasks: bool, light: bool = False, coarse: bool = False, held: bool = False, easy: bool = False
+) -> list[str]:
     """Returns the cells of one row.
 
     Args:
@@ -30,8 +34,9 @@ def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False
         light: Whether what late experts did is among them.
         coarse: The same of coarse experts.
         held: The same of a quality's account.
+        easy: The same of tokens that were computed again.
     """
-    precise = light or held
+    precise = light or held or easy
     cells = [
         row.cache,
         row.setting.describe,
@@ -52,6 +57,8 @@ def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False
     if held:
         over = row.over_budget
         cells += ["", "", ""] if over is None else [f"{row.spent:.5f}", show_bytes(row.audit_bytes), f"{over:+.0%}"]
+    if easy:
+        cells.append(f"{row.redone:.1%}")
     if tasks:
         cells.append("" if row.accuracy is None else f"{row.accuracy:.1%}")
     return cells
@@ -60,12 +67,14 @@ def show_row(row: Row, *, tasks: bool, light: bool = False, coarse: bool = False
 def results_table(reference: Row, rows: Iterable[Row]) -> str:
     """Returns the table of an evaluation, the fully resident run first."""
     tasks, shown = reference.accuracy is not None, [reference, *rows]
-    light = any(row.light != EXACT for row in shown)
+    light = any(row.light != EXACT or row.routing == AHEAD for row in shown)
+    easy = any(row.routing == EASY for row in shown)
     coarse = any(row.coarse or row.promotions for row in shown)
     held = any(row.quality for row in shown)
-    more = (*(_LIGHT if light else ()), *(_COARSE if coarse else ()), *(_HELD if held else ()))
-    head = [*_HEAD, *more, *(("accuracy",) if tasks else ())]
-    return render(head, [show_row(row, tasks=tasks, light=light, coarse=coarse, held=held) for row in shown], left=2)
+    groups = ((_LIGHT, light), (_COARSE, coarse), (_HELD, held), (_EASY, easy), (("accuracy",), tasks))
+    head = [*_HEAD, *(name for names, there in groups if there for name in names)]
+    cells = [show_row(row, tasks=tasks, light=light, coarse=coarse, held=held, easy=easy) for row in shown]
+    return render(head, cells, left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

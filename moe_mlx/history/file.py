@@ -183,11 +183,11 @@ def write_history(path: Path, model: str, history: History, profile: str | None 
     write_whole(path, written(model, history, profile), private=True)
 
 
-def written(model: str, history: History, profile: str | None = None) -> str:
-    """Returns a history file's text; arguments as for `write_history`."""
+def written(model: str, history: History, profile: str | None = None, **more: Any) -> str:
+    """Returns a history file's text; arguments as for `write_history`, and what else an exported one holds."""
     layers = [{name: [_short(x) for x in getattr(layer, name)] for name in _FIELDS} for layer in history]
     named = {} if profile is None else {"profile": profile}
-    told = {"format": FORMAT, "version": VERSION, "model": model, **named, "layers": layers}
+    told = {"format": FORMAT, "version": VERSION, "model": model, **named, **more, "layers": layers}
     return json.dumps(told, separators=(",", ":")) + "\n"
 
 

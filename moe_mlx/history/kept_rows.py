@@ -31,7 +31,7 @@ def read_rows(path: Callable[[], Path], name: str, kind: type[T]) -> list[T]:
             kept = json.loads(file.read(_LARGEST_FILE))
         if (kept["format"], kept["version"]) != (f"moe-mlx {name}", VERSION):
             return []
-        return [_row(kind, row) for row in kept[name]]
+        return [row_of(kind, row) for row in kept[name]]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
@@ -47,7 +47,12 @@ def write_rows(path: Path, name: str, rows: Sequence[Any]) -> None:
     write_whole(path, json.dumps(told, indent=1) + "\n", private=True)
 
 
-def _row(kind: type[T], row: dict[str, Any]) -> T:
+def row_of(kind: type[T], row: dict[str, Any]) -> T:
+    """Returns a row.
+
+    Raises:
+        TypeError, ValueError, KeyError: it is none of that kind.
+    """
     values = dict(row)
     for field in fields(kind):  # type: ignore[arg-type]
         if field.default is not MISSING:  # what files of before do not say

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_mlx.errors import UsageError
-from moe_mlx.history.file import History, NoHistoryError, history_folder, layer_of, parsed, write_history
+from moe_mlx.history.file import (
+    History,
+    NoHistoryError,
+    history_folder,
+    layer_of,
+    parsed,
+    write_history,
+    written,
+)
+from moe_mlx.history.kept_rows import row_of
+from moe_mlx.history.light_fits import LightFit, fits_path, keep_fit, read_fits, sound
 
 FOLDER = "profiles"
 #: Lower case, since a Mac's disks take Coding and coding for one.
@@ -31,6 +41,7 @@ class Profile:
         path: The file.
         history: What it holds; None where it is no sound history.
         problem: Why not.
+        fits: Thresholds of light experts by layer that were fitted for it.
     """
 
     name: str
@@ -38,6 +49,7 @@ class Profile:
     path: Path
     history: History | None
     problem: str = ""
+    fits: tuple[LightFit, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Returns what a list shows: sizes, and how many uses are in it, aged."""
@@ -48,6 +60,7 @@ class Profile:
             "experts": [len(layer.uses) for layer in layers],
             "decode_uses": sum(sum(layer.uses) for layer in layers),
             "prompt_uses": sum(sum(layer.rows) for layer in layers),
+            "light_fits": len(self.fits),
             "path": str(self.path),
             "problem": self.problem or None,
         }
@@ -103,7 +116,26 @@ def _kept(path: Path) -> Profile:
         return Profile(name, model, path, None, str(reason))
     if read.model != model:
         return Profile(name, model, path, None, "of another model")
-    return Profile(name, model, path, read.history)
+    return Profile(name, model, path, read.history, fits=tuple(read_fits(model, path)))
+
+
+def exported(profile: Profile) -> str:
+    """Returns the text of the file that takes a sound profile elsewhere."""
+    assert profile.history is not None
+    fits = {"light_fits": [asdict(fit) for fit in profile.fits]} if profile.fits else {}
+    return written(profile.model, profile.history, profile.name, **fits)
+
+
+def remove_profile(profile: Profile) -> None:
+    """Removes its files, and the folder of its name where that is empty then.
+
+    Raises:
+        OSError: from the operating system.
+    """
+    profile.path.unlink()
+    fits_path(profile.model, profile.path).unlink(missing_ok=True)
+    if not any(profile.path.parent.iterdir()):
+        profile.path.parent.rmdir()
 
 
 def read_profile(path: Path) -> Profile:
@@ -123,7 +155,18 @@ def read_profile(path: Path) -> Profile:
     if not all(map(_experts, rows)):
         raise NoHistoryError("a layer has no experts")
     history = tuple(layer_of(row, _experts(row)) for row in rows)
-    return Profile(name if isinstance(name, str) else "", model, path, history)
+    named = name if isinstance(name, str) else ""
+    return Profile(named, model, path, history, fits=_fits(found.get("light_fits", []), len(history)))
+
+
+def _fits(rows: Any, layers: int) -> tuple[LightFit, ...]:
+    try:
+        fits = tuple(row_of(LightFit, row) for row in rows)
+    except (TypeError, ValueError, KeyError):
+        raise NoHistoryError("its light_fits are no thresholds") from None
+    if not all(sound(fit, layers) for fit in fits):
+        raise NoHistoryError("its light_fits are of another number of layers")
+    return fits
 
 
 def _experts(row: Any) -> int:
@@ -162,4 +205,7 @@ def import_profile(
         raise UsageError(f"there is a profile {named} of this model: give --replace, or another --name")
     assert read.history is not None
     write_history(path, read.model, read.history, named)
-    return Profile(named, read.model, path, read.history)
+    fits_path(read.model, path).unlink(missing_ok=True)
+    for fit in read.fits:
+        keep_fit(read.model, fit, path)
+    return Profile(named, read.model, path, read.history, fits=read.fits)

@@ -4,6 +4,10 @@ POLICIES = ("exact", "cache-prior", "max-rank", "cumulative")
 DEFAULT_ROUTING = "cache-prior"
 #: Policies, and the baselines that only an evaluation knows.
 EVALUATED = (*POLICIES, "pruned", "belady")
+#: What only scoring at decode can judge, and so no replay: a layer's experts chosen from an earlier layer's input, and
+#: half of them for tokens that the model is sure of.
+AHEAD, EASY = "ahead", "easy"
+SCORED = (*EVALUATED, AHEAD, EASY)
 #: What an absent expert of little weight may do at decode: be waited for like any other, join one layer later, be used
 #: at its high bits, or both.
 EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"

@@ -228,6 +228,13 @@ def test_a_grid_combines_each_parameter_with_its_own_policy():
     assert Setting("50%", "pruned", 2, None, "lfu") in found
 
 
+def test_every_j_is_tried_where_there_is_one():
+    grid = Grid(["50%"], ["exact", "cache-prior", "ahead"], top_js=[1, 0], aheads=[1, 2])
+    found = [(setting.routing, setting.value, setting.top_j) for setting in grid.settings(top_k=4)]
+    cache_prior = [("cache-prior", 0.1, 1), ("cache-prior", 0.1, 0)]
+    assert found == [("exact", None, None), *cache_prior, *(("ahead", far, j) for far in (1, 2) for j in (1, 0))]
+
+
 def test_every_mode_that_joins_later_has_its_distances():
     grid = Grid(["50%"], ["exact"], ["lru"], lights=["exact", "late", "coarse", "late-coarse"], distances=[1, 2])
     found = [(setting.light, setting.distance) for setting in grid.settings(top_k=3)]

@@ -98,6 +98,28 @@ def test_a_fit_is_kept_and_evaluated_again(asked: list[str], tmp_path: Path, cap
     assert main(asked) == 2
 
 
+def test_a_profile_keeps_the_fit_of_its_task(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    mine = [*asked, "--profile", "sums"]
+    monkeypatch.setenv("MOE_MLX_HISTORY", "off")
+    assert main(mine) == 2
+    assert "there are no profiles" in capsys.readouterr().err
+    monkeypatch.setenv("MOE_MLX_HISTORY", str(tmp_path / "cache"))
+    assert main([*mine, "--fit-light", str(tmp_path / "calibration.txt")]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    (path,) = (tmp_path / "cache").rglob("*.light-fits.json")
+    assert path.parent.name == "sums"
+    assert main(asked) == 2, "the model's own is another"
+    assert "no fit of this model is kept" in capsys.readouterr().err
+    assert main(mine) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == rows
+    assert main([*asked, "--profile", "words"]) == 2
+    assert "no fit in the profile words is kept" in capsys.readouterr().err
+    assert main([*asked[:-2], "--profile", "sums"]) == 2
+    assert "give both" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -27,6 +27,9 @@ ROWS = [
     row("cache-prior", 0.1, kl=0.0008, bytes_per_token=1.8e5, blocking=6.3),
     row("cache-prior", 0.1, light="late", beyond=0.6, kl=0.0018, bytes_per_token=1.8e5, blocking=4.0),
     row("pruned", 2, kl=0.05),
+    row("pruned", 3, kl=0.01),
+    row("ahead", 2, kl=0.02, blocking=2.0),
+    row("cache-prior", 0.1, kl=0.0009, top_j=1),
 ]
 
 
@@ -39,6 +42,9 @@ def test_lines_go_over_one_parameter_each_from_the_point_they_depart_from():
         "late (beyond), 2 layers on": [exact, late],
         "dropped (beyond)": [exact, ("exact", "dropped", None, 0.6)],
         "Cache-Prior (λ)": [exact, ("cache-prior", "exact", 0.1, 0.6), ("cache-prior", "exact", 0.2, 0.6)],
+        "Pruned (k')": [exact, ("pruned", "exact", 3, 0.6), ("pruned", "exact", 2, 0.6)],
+        "Route ahead (layers)": [exact, ("ahead", "exact", 2, 0.6)],
+        "Cache-Prior (λ), J = 1": [exact, ("cache-prior", "exact", 0.1, 0.6)],
         "Cache-Prior (λ), late beyond 0.6": [late, ("cache-prior", "late", 0.1, 0.6)],
     }
     assert {line.label: line.values for line in lines(ROWS)}["Cache-Prior (λ)"] == ("", "0.1", "0.2")

@@ -47,6 +47,8 @@ def test_lines_begin_at_the_exact_point_and_follow_their_parameter():
     ]
     both = curves([*ROWS[:2], row("exact", evict="lfu"), row("cache-prior", 0.1, evict="lfu")])
     assert list(both) == ["Cache-Prior (λ)", "Cache-Prior (λ), LFU"]
+    guarded = curves([ROWS[0], replace(ROWS[1], top_j=1), replace(ROWS[2], top_j=0)])
+    assert list(guarded) == ["Cache-Prior (λ), J = 1", "Cache-Prior (λ), J = 0"]
 
 
 @pytest.mark.parametrize("name", ["p.svg", "p.png"])

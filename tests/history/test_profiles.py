@@ -1,6 +1,7 @@
 """Profiles: a history by task under a name, copied as one file, and whatever is no profile is refused."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from moe_mlx.cli import main
 from moe_mlx.errors import UsageError
 from moe_mlx.history.file import LayerHistory, write_history
+from moe_mlx.history.light_fits import LightFit, keep_fit, read_fit
 from moe_mlx.history.profiles import check_profile, import_profile, profile_path, profiles_of
 from moe_mlx.store.demo import demo_path
 
 MODEL, OTHER = "0123456789abcdef" * 2, "f" * 32
 KEPT = (LayerHistory((1, 2.5, 0, 4), (0, 1, 2, 3), (5, 0, 1, 0, 2)), LayerHistory.empty(4))
+FIT = LightFit("late", 0.6, 1, "50%", "d" * 32, 1500, (0.3, 0.8))
 BAD_NAMES = ["", ".", "..", "../up", "a/b", "/root", "a\\b", "-x", ".x", "Coding", "a b", "a\n", "é", "a" * 65, "a\0"]
 
 
@@ -57,6 +60,30 @@ def test_a_profile_goes_to_another_machine_as_one_file(tmp_path: Path, coding: P
     assert "coding" in capsys.readouterr().out
     assert verb(there, "remove", "coding") == 0
     assert [path.name for path in (there / "profiles").iterdir()] == ["work"]
+
+
+def test_thresholds_of_light_experts_go_along(tmp_path: Path, coding: Path, capsys):
+    keep_fit(MODEL, FIT, coding)
+    file, there = tmp_path / "coding.json", tmp_path / "there"
+    assert verb(tmp_path, "export", "coding", str(file)) == 0
+    assert verb(there, "import", str(file)) == 0
+    (kept,) = profiles_of(there)
+    assert kept.fits == (FIT,) and kept.history == KEPT
+    assert read_fit(MODEL, "late", 0.6, 1, 2, kept.path) == FIT
+    capsys.readouterr()
+    assert verb(there, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["profiles"][0]["light_fits"] == 1
+    write_history(coding, MODEL, KEPT, "coding")
+    assert profiles_of(tmp_path)[0].fits == (FIT,), "an answer that ends writes the history and nothing else"
+    assert verb(tmp_path, "remove", "coding") == 0
+    assert not (tmp_path / "profiles").exists() or not any((tmp_path / "profiles").iterdir())
+    short, high, shown = (
+        {**asdict(FIT), **one} for one in ({"by_layer": [0.5]}, {"by_layer": [0.5, 2]}, {"cache": "\x1b[2J"})
+    )
+    for wrong in ([{"light": "late"}], [short], [high], [shown], 7):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "light_fits": wrong}))
+        assert verb(there, "import", str(file), "--name", "other") == 2
+        assert "light_fits" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path, coding: Path, capsys):
