@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
 
@@ -56,6 +59,17 @@ def vlm_checkpoint(
     (folder / "config.json").write_text(json.dumps(config))
     tiny_tokenizer(folder)
     return folder
+
+
+def small_towers(patch: pytest.MonkeyPatch) -> None:
+    """Makes the towers small whose size mlx-vlm reads from no config, for whoever builds them."""
+    sam = {"width": 32, "layers": 1, "heads": 2, "image_size": 64, "window_size": 4}
+    for package in ("deepseekocr", "deepseekocr_2"):
+        module = import_module(f"mlx_vlm.models.{package}.{package}")
+        patch.setattr(module, "SAMViTConfig", partial(module.SAMViTConfig, **sam))
+    vision = import_module("mlx_vlm.models.deepseekocr_2.vision")
+    qwen2 = vision.Qwen2EncoderConfig(dim=896, layers=1, heads=14, kv_heads=2, intermediate_size=64)
+    patch.setattr(vision, "Qwen2EncoderConfig", lambda **given: qwen2)
 
 
 def _quantised(path: str, module: nn.Module) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
-from moe_mlx.families.routers import Logits, Ranking, attribute, first
+from moe_mlx.families.routers import Logits, Ranking, Scored, attribute, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +143,43 @@ class BiasedLogits:
     def shares(self, ranking: Ranking) -> mx.array | None:
         """See `Router.shares`: the sigmoid of the bare logits."""
         return mx.sigmoid(ranking.weighed)
+
+
+def by_rising_score(scores: mx.array, k: int) -> mx.array:
+    """Returns the top-k, the best last."""
+    return mx.argsort(scores, axis=-1)[..., -k:]
+
+
+@dataclass(frozen=True, slots=True)
+class KimiVL:
+    """Kimi-VL as mlx-vlm has it: DeepSeek-V3's router, whose choice is sorted where there are no groups.
+
+    Attributes:
+        grouped: The router of a model with groups.
+    """
+
+    grouped: Scored
+
+    @property
+    def kind(self) -> str:
+        """See `Router.kind`."""
+        return self.grouped.kind
+
+    def _own(self, module: Any) -> Scored:
+        return self.grouped if module.n_group > 1 else replace(self.grouped, groups=None, pick=by_rising_score)
+
+    def observed(self, module: Any, x: mx.array) -> mx.array:
+        """See `Router.observed`."""
+        return self.grouped.observed(module, x)
+
+    def ranking(self, module: Any, x: mx.array) -> Ranking:
+        """See `Router.ranking`."""
+        return self._own(module).ranking(module, x)
+
+    def weights(self, module: Any, x: mx.array, ranking: Ranking, chosen: mx.array) -> mx.array:
+        """See `Router.weights`."""
+        return self.grouped.weights(module, x, ranking, chosen)
+
+    def shares(self, ranking: Ranking) -> mx.array | None:
+        """See `Router.shares`."""
+        return self.grouped.shares(ranking)

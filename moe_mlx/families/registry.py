@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx import nn
 
 from moe_mlx.store.families import MLX_LM, MLX_VLM
-from moe_mlx.store.vlm_families import VLM_FAMILIES
+from moe_mlx.store.vlm_families import VLM_FAMILIES, WITH_PICTURES
 
 if TYPE_CHECKING:
     from moe_mlx.families.blocks import Site
@@ -35,13 +35,16 @@ UNTESTED: dict[str, str] = {"muse_spark": "its router and norms are Metal kernel
 
 #: What else is to be said of a family.
 NOTES: dict[str, str] = {
-    "prism_hadamard_qwen35": "tested in float32 only: mlx-lm takes it in no quantisation but its own"
+    "kimi_vl": "mlx-lm 0.32.2 does not load its attention as published: with pictures it runs, in place",
+    "prism_hadamard_qwen35": "tested in float32 only: mlx-lm takes it in no quantisation but its own",
 }
 
 #: Families of mlx-vlm that run another one's block, by package.
 VLM_BUILT_ON: dict[str, str] = {
     "deepseekocr_2": "deepseekocr",
     "mimo_v2": "mimo_v2_flash",
+    "minicpmv4_7": "qwen3_5_moe",
+    "minimax_m3": "minimax_m3_vl",
     "mistral_large3": "deepseek_v3",
     "nemotron_h_nano_omni": "nemotron_h",
     "qwen3_5_moe_text": "qwen3_5_moe",
@@ -49,35 +52,23 @@ VLM_BUILT_ON: dict[str, str] = {
     "xing4_0": "deepseek_v3",
 }
 
-#: As `UNTESTED`, of mlx-vlm.
-VLM_UNTESTED: dict[str, str] = {
-    name: "its towers have no small form to test with" for name in ("deepseekocr", "deepseekocr_2", "unlimited_ocr")
-}
-
-_DENSE = "dense, on a file that others have experts on"
-_NO_TOKENS = "makes no text token by token"
-#: Packages of mlx-vlm that are read to have to do with experts, and are not run here.
-VLM_LEFT: dict[str, str] = {
-    "clef": _DENSE,
-    "d1": _DENSE,
-    "decider2": _DENSE,
-    "diffusion_gemma": _NO_TOKENS,
-    "hunyuan_vl": _DENSE,
-    "indic_ocr": _DENSE,
-    "lfm2": _DENSE,
-    "lfm2_vl": _DENSE,
-    "llada2_moe": _NO_TOKENS,
-    "llada_image": _NO_TOKENS,
-    "minicpmv4_6": _DENSE,
-    "minicpmv4_7": "makes new tensors of its experts while it loads",
-    "minimax_m3": "its shared expert is packed among the routed ones",
-    "ming_image": _NO_TOKENS,
-    "moondream3": "its experts are no module of their own",
-    "nemotron_voicechat": _NO_TOKENS,
-    "openai_privacy_filter": _NO_TOKENS,
-    "qwen3_5_text": _DENSE,
-    "zaya1_vl": "top-1, its experts weigh and add their outputs themselves",
-}
+#: Families that the tests show pictures.
+PICTURES_TESTED = frozenset(
+    {"gemma4", "kimi_k25", "kimi_vl", "llama4", "mistral3", "qwen3_5_moe", "qwen3_vl_moe", "zaya1_vl"}
+)
+#: Families of mlx-vlm alone that see nothing.
+SEES_NOTHING = frozenset(
+    {
+        "cohere2_moe",
+        "flint",
+        "hy_v4",
+        "kolibri1",
+        "longcat_flash_sparse",
+        "minimax_m3",
+        "qwen3_5_moe_text",
+        "xing4_0",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +83,9 @@ class RouterFamily:
         cache_aware: Whether it can be routed by a policy.
         exact_tested: Whether the tests run it capped, bit for bit against mlx-lm.
         cache_aware_tested: Whether the tests route the whole model by policies.
+        native: Whether the tests run its decode in the graph.
+        pictures: "tested" where the tests show it pictures, "not tested" where they do not and mlx-vlm has a tower
+            for it; "" where it is shown none.
         late: Whether its light experts may be late.
         why_waits: Why not.
         note: Why not, or what else is to be said.
@@ -104,6 +98,8 @@ class RouterFamily:
     cache_aware: bool
     exact_tested: bool
     cache_aware_tested: bool
+    native: bool
+    pictures: str
     late: bool
     why_waits: str = ""
     note: str = ""
@@ -116,7 +112,7 @@ def families() -> list[RouterFamily]:
 
     by_mlx_lm = sorted({*SITES, *BUILT_ON}, key=str.lower)
     rows = [_row(MLX_LM, family, BUILT_ON, SITES, UNTESTED) for family in by_mlx_lm]
-    return rows + [_row(MLX_VLM, family, VLM_BUILT_ON, VLM_SITES, VLM_UNTESTED) for family in sorted(VLM_FAMILIES)]
+    return rows + [_row(MLX_VLM, family, VLM_BUILT_ON, VLM_SITES, {}) for family in sorted(VLM_FAMILIES)]
 
 
 def _row(
@@ -132,10 +128,17 @@ def _row(
         site.router is not None,
         not reason,
         site.router is not None and not reason,
+        not reason,
+        _pictures(library, family),
         site.add_late is not None,
         site.why_waits,
         reason or site.why or NOTES.get(family, ""),
     )
+
+
+def _pictures(library: str, family: str) -> str:
+    shown = family in WITH_PICTURES if library == MLX_LM else family not in SEES_NOTHING
+    return "" if not shown else "tested" if family in PICTURES_TESTED else "not tested"
 
 
 def site_of(module: nn.Module) -> Site | None:

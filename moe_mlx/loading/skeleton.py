@@ -24,6 +24,7 @@ from moe_mlx.errors import MoeMlxError, StoreCorruptError, StoreMissingError, Un
 from moe_mlx.expert_cache.slots import placeholders
 from moe_mlx.families.dbrx import stack_experts
 from moe_mlx.loading.fitting import check_fit, check_groups
+from moe_mlx.loading.switches import find_switches
 from moe_mlx.machines.part import Part
 from moe_mlx.store import ExpertLayer, ExpertSource
 from moe_mlx.store.families import MLX_LM, MLX_VLM, library_of
@@ -113,7 +114,7 @@ def build(
     """
     own_code = _own_code(folder, {**source.config, **(model_config or {})}, trust_remote_code)
     owners: dict[int, tuple[int, str]] = {}
-    kept: list[mx.array] = []
+    kept: dict[str, mx.array] = {}
 
     def stand_in(weights: dict[str, mx.array]) -> dict[str, mx.array]:
         for name in source.expert_names:
@@ -122,8 +123,7 @@ def build(
             for (name, array), spec in zip(
                 placeholders(layer.path, layer.experts, layer.tensors).items(), layer.tensors, strict=True
             ):
-                weights[name] = array
-                kept.append(array)
+                weights[name] = kept[name] = array
                 owners[id(array)] = (layer.index, spec.name)
         return weights
 
@@ -172,8 +172,9 @@ def build(
     for own in ("sanitize", "load_weights"):
         if own in vars(model):
             object.__delattr__(model, own)
-    switches = _find_switches(model, source.layers, owners)
-    resident = sum(array.nbytes for _, array in tree_flatten(model.parameters()) if id(array) not in owners)
+    whole = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    resident = whole - sum(array.nbytes for array in kept.values())
+    switches = find_switches(model, source.layers, owners, kept)
     return Skeleton(model, config, switches, resident)
 
 
@@ -252,32 +253,6 @@ def _explained(folder: Path, error: Exception, library: str) -> MoeMlxError:
     if isinstance(error, KeyError | TypeError):
         return StoreCorruptError(f"{folder}: the config lacks or contradicts what its model needs: {text}")
     return StoreCorruptError(f"{folder}: {library} cannot load it: {text}")
-
-
-def _find_switches(
-    model: nn.Module, layers: tuple[ExpertLayer, ...], owners: Mapping[int, tuple[int, str]]
-) -> list[tuple[str, nn.Module]]:
-    """Follows the placeholders to where mlx-lm put them."""
-    found: dict[int, str] = {}
-    for path, module in model.named_modules():
-        for leaf, value in module.items():
-            if not isinstance(value, mx.array) or id(value) not in owners:
-                continue
-            index, name = owners[id(value)]
-            full = f"{path}.{leaf}"
-            if not full.endswith(f".{name}"):
-                raise UnsupportedModelError(
-                    f"{layers[index].path}.{name} was loaded as {full}: convert cannot know why"
-                )
-            found[index] = full[: -len(name) - 1]
-    modules = dict(model.named_modules())
-    missing = [layer for layer in layers if layer.index not in found]
-    if missing:
-        raise UnsupportedModelError(
-            f"{missing[0].path}: mlx-lm rebuilds these experts while it loads, so their bytes cannot be used as they "
-            "are. Convert the model with mlx_lm.convert first."
-        )
-    return [(found[layer.index], modules[found[layer.index]]) for layer in layers]
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

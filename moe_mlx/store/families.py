@@ -13,7 +13,7 @@ from typing import Any
 
 from moe_mlx.errors import UnsupportedModelError
 from moe_mlx.store.family import DBRX, MLP, Family
-from moe_mlx.store.vlm_families import VLM_ALIASES, VLM_FAMILIES, WITH_PICTURES
+from moe_mlx.store.vlm_families import VLM_ALIASES, VLM_FAMILIES, VLM_LEFT, WITH_PICTURES, vlm_family
 
 #: The libraries that build models, the first choice first.
 MLX_LM, MLX_VLM = "mlx-lm", "mlx-vlm"
@@ -144,7 +144,12 @@ def family_of(config: Mapping[str, Any], where: object) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UnsupportedModelError(f"{where}: config.json names no model_type, so its experts cannot be found.")
-    family = FAMILIES.get(ALIASES.get(model_type, model_type)) or VLM_FAMILIES.get(vlm_type(model_type))
+    family = FAMILIES.get(ALIASES.get(model_type, model_type)) or vlm_family(vlm_type(model_type), config)
+    if family is None and (why := VLM_LEFT.get(vlm_type(model_type))):
+        raise UnsupportedModelError(
+            f"{where}: model type {model_type!r} is known to mlx-vlm and not run here: {why}. `moe-mlx families` lists "
+            "what is."
+        )
     if family is None:
         raise UnsupportedModelError(
             f"{where}: model type {model_type!r} is a dense model or a family whose experts are not known here. "

@@ -12,6 +12,7 @@ from moe_mlx.errors import UnsupportedModelError
 GLU = ("gate_proj", "up_proj", "down_proj")
 MLP = ("fc1", "fc2")
 DBRX = ("w1", "v1", "w2")
+ZAYA = ("linear_fc1", "linear_fc2")
 #: mlx-vlm's switches that compute gate and up at once.
 FUSED = ("gate_up_proj", "down_proj")
 #: Parts of one projection, in the order in which an expert's file holds them.
@@ -35,6 +36,8 @@ class Family:
             empty where such layers have a container of their own.
         projections: Members of one expert.
         factors: Tensors of the switch itself that have one number an expert.
+        always: Experts beyond the config's number that every token takes: shared ones, packed among the routed.
+        first: Key of the first layer with routed experts, where dense layers before it name their tensors alike.
         unstacked: True where each expert is a module of its own (dbrx), not a row of a stacked tensor.
     """
 
@@ -47,6 +50,8 @@ class Family:
     projections: tuple[str, ...] = GLU
     unstacked: bool = False
     factors: tuple[str, ...] = ()
+    always: int = 0
+    first: str = ""
 
 
 def _lookup(config: Mapping[str, Any], family: Family, key: str) -> Any:
@@ -71,7 +76,8 @@ def expert_count(config: Mapping[str, Any], family: Family, where: object) -> in
     value = _lookup(config, family, family.experts)
     if isinstance(value, list) and value:
         value = value[0]  # ERNIE 4.5 VL: for text, then for pictures
-    return 0 if value is None else _whole(value, family.experts, where)
+    count = 0 if value is None else _whole(value, family.experts, where)
+    return count + family.always if count else 0
 
 
 def top_k(config: Mapping[str, Any], family: Family, layer: int, where: object) -> int:
@@ -81,7 +87,13 @@ def top_k(config: Mapping[str, Any], family: Family, layer: int, where: object) 
         value = value[layer] if layer < len(value) else None
     if value is None:
         raise UnsupportedModelError(f"{where}: config.json has no {family.top_k} for layer {layer}.")
-    return _whole(value, family.top_k, where)
+    return _whole(value, family.top_k, where) + family.always
+
+
+def first_layer(config: Mapping[str, Any], family: Family) -> int:
+    """Returns the number of the first layer that may have routed experts."""
+    value = _lookup(config, family, family.first) if family.first else 0
+    return value if type(value) is int else 0
 
 
 def layer_count(config: Mapping[str, Any], family: Family) -> int | None:

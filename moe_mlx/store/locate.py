@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_mlx.errors import StoreCorruptError, UnsupportedModelError
 from moe_mlx.store.families import family_of
-from moe_mlx.store.family import PARTS, Family, expert_count, layer_count, top_k
+from moe_mlx.store.family import PARTS, Family, expert_count, first_layer, layer_count, top_k
 from moe_mlx.store.header import Entry
 from moe_mlx.store.schemes import scheme_of
 from moe_mlx.store.spec import MOST_EXPERTS, ByteRange, ExpertLayer, TensorSpec
@@ -95,13 +95,13 @@ def locate(tensors: Mapping[str, Located], config: Mapping[str, Any], where: Pat
     """
     family = family_of(config, where)
     experts = expert_count(config, family, where)
-    limit = layer_count(config, family)
+    start, limit = first_layer(config, family), layer_count(config, family)
     found: dict[int, dict[str, dict[int, Located]]] = {}
     names: set[str] = set()
     pattern = _pattern(family)
     for name, tensor in tensors.items():
         match = pattern.fullmatch(name)
-        if match is None or (limit is not None and int(match["layer"]) >= limit):
+        if match is None or int(match["layer"]) < start or (limit is not None and int(match["layer"]) >= limit):
             continue
         row = int(match["row"]) if family.unstacked else 0
         own = match["factor"] or f"{match['proj']}.{match['part']}"

@@ -27,7 +27,7 @@ MAX_NBYTES = 64_000_000
 #: Longest file name, `.tmp` left room for while it is written.
 MAX_NAME_NBYTES = 250
 _MODULE_PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
-_TENSOR_NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
+_TENSOR_NAME = re.compile(r"\w+(\.\w+){0,2}", re.ASCII)
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -57,7 +57,7 @@ def read_pictures(
         count = min(chunk, total - 1 - done)
         part = slice(done, done + count)
         language(
-            inputs=ids[:, part],
+            ids[:, part],
             inputs_embeds=embedded[:, part],
             cache=cache,
             n_to_process=count,

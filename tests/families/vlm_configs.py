@@ -47,6 +47,31 @@ DEEPSEEK_V2: Config = {
     "topk_method": "greedy",
     "rope_scaling": None,
 }
+MINIMAX_M3: Config = {
+    **COMMON,
+    "dense_intermediate_size": 64,
+    "shared_intermediate_size": 64,
+    "moe_layer_freq": [0, 1, 1],
+    "rotary_dim": 16,
+    "sparse_attention_config": {"use_sparse_attention": False},
+}
+ZAYA: Config = {
+    **COMMON,
+    "num_query_groups": 2,
+    "ffn_hidden_size": 128,
+    "zaya_mlp_expansion": 32,
+    "vision_lora_rank_attn": 8,
+    "vision_lora_rank_mlp": 32,
+    "tie_word_embeddings": True,
+    "vision_config": {
+        **VISION,
+        "model_type": "qwen2_5_vl",
+        "window_size": 32,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    },
+    "image_token_id": 3,
+}
 NEMOTRON_H: Config = {**FAMILIES["nemotron_h"], "model_type": "nemotron_h"}
 LINEAR: Config = {"head_dim": 32, "num_heads": 2, "short_conv_kernel_size": 4}
 
@@ -77,6 +102,16 @@ VLM_CONFIGS: dict[str, Config] = {
         "hc_mult": 2,
         "hc_sinkhorn_iters": 4,
     },
+    "deepseekocr": wrapped(
+        {**DEEPSEEK_V2, "qk_nope_head_dim": 0, "head_dim": 16},
+        vision_config=OCR_VISION,
+        projector_config={"input_dim": 32, "n_embed": 64},
+    ),
+    "deepseekocr_2": wrapped(
+        {**DEEPSEEK_V2, "qk_nope_head_dim": 0, "head_dim": 16},
+        vision_config={**OCR_VISION, "width": {}},
+        projector_config={"input_dim": 896, "n_embed": 64},
+    ),
     "deepseek_vl_v2": wrapped(DEEPSEEK_V2, vision_config=OCR_VISION, projector_config={"input_dim": 32, "n_embed": 64}),
     "ernie4_5_moe_vl": {
         **COMMON,
@@ -178,6 +213,22 @@ VLM_CONFIGS: dict[str, Config] = {
             "speech_zeroemb_idx": 8,
         },
     },
+    "minicpmv4_7": wrapped(
+        {"model_type": "qwen3_5_moe_text", "rope_parameters": MROPE, "shared_expert_intermediate_size": 64},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        insert_layer_id=0,
+        image_token_id=3,
+        video_token_id=4,
+    ),
+    "minimax_m3": MINIMAX_M3,
+    "minimax_m3+apart": {**MINIMAX_M3, "pack_shared_expert": False},
     "mistral_large3": wrapped(
         {"num_key_value_heads": 4},
         vision_config={
@@ -190,6 +241,20 @@ VLM_CONFIGS: dict[str, Config] = {
             "image_size": 32,
             "patch_size": 8,
             "num_channels": 3,
+        },
+    ),
+    "moondream3": wrapped(
+        {"num_key_value_heads": 4, "rope_dim": 16, "moe_start_layer": 1},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+            "crop_size": 32,
+            "overlap_margin": 1,
+            "proj_inner_dim": 64,
+            "proj_out_dim": 64,
         },
     ),
     "nemotron_h_nano_omni": wrapped(
@@ -273,6 +338,11 @@ VLM_CONFIGS: dict[str, Config] = {
             "mlp_ratio": 2.0,
         },
     ),
+    "unlimited_ocr": wrapped(
+        {**DEEPSEEK_V2, "qk_nope_head_dim": 0, "head_dim": 16, "sliding_window_size": 4},
+        vision_config=OCR_VISION,
+        projector_config={"input_dim": 32, "n_embed": 64},
+    ),
     "xing4_0": {**COMMON, "num_key_value_heads": 4, "hc_mult": 2, "hc_sinkhorn_iters": 4},
     "youtu_vl": {
         **COMMON,
@@ -288,6 +358,8 @@ VLM_CONFIGS: dict[str, Config] = {
             "fullatt_block_indexes": [1],
         },
     },
+    "zaya1_vl": ZAYA,
+    "zaya1_vl+plain": {**ZAYA, "vision_lora": False, "zaya_use_mod": False, "moe_router_topk": 2},
 }
 
 

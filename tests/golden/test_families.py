@@ -165,3 +165,9 @@ def test_the_verb_prints_the_registry(capsys: pytest.CaptureFixture[str]) -> Non
     assert [row["family"] for row in rows] == [row.family for row in families()]
     assert {row["built_by"] for row in rows} == {"mlx-lm", "mlx-vlm"}
     assert all(row["family"] in text and row["kind"] in text for row in rows)
+
+
+def test_the_page_of_families_is_what_the_verb_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["families", "--markdown"]) == 0
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page, "moe-mlx families --markdown > docs/families.md"
