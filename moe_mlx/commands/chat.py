@@ -210,9 +210,13 @@ class Conversation:
         )
 
     def show(self, path: str) -> None:
-        """Takes a picture for the next message."""
+        """Takes a picture for the next message; without a name, leaves out those that wait for it."""
         from moe_mlx.vlm.pictures import read_picture
 
+        if not path:
+            print(f"[{len(self.pictures)} pictures left out]", file=sys.stderr)
+            self.pictures = []
+            return
         try:
             picture = read_picture(path)
         except MoeMlxError as error:
@@ -237,11 +241,16 @@ class Conversation:
         if is_command(line):
             print(unknown(line, [*self.commands, *LEAVE]), file=sys.stderr)
             return
-        before, pictures, self.pictures = list(self.messages), self.pictures, []
-        content: Any = with_pictures(line, pictures) if pictures else line
+        before = list(self.messages)
+        content: Any = with_pictures(line, self.pictures) if self.pictures else line
         self.messages.append({"role": "user", "content": content})
-        if not self.answer():
-            self.messages = before
+        if self.answer():
+            self.pictures = []
+            return
+        self.messages = before
+        if self.pictures:
+            names = ", ".join(one_line(picture.name) for picture in self.pictures)
+            print(f"[{names} still waits for the next message; /image alone leaves it out]", file=sys.stderr)
 
     def answer(self) -> bool:
         """Answers the latest message; Ctrl-C keeps what was said so far. False where nothing came of it."""

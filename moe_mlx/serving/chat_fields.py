@@ -18,11 +18,15 @@ NO_IMAGES = (
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+#: "low" has a picture made smaller before the model's processor sees it; the others leave it to the processor.
+Detail = Literal["low", "high", "auto"]
+
+
 class ImageUrl(Fields):
     """Where OpenAI has a picture's address; here the picture itself."""
 
     url: str
-    detail: str | None = Field(None, max_length=32)
+    detail: Detail | None = None
 
 
 class Part(Fields):
@@ -31,6 +35,7 @@ class Part(Fields):
     type: str = Field(max_length=64)
     text: str | None = None
     image_url: str | ImageUrl | None = None
+    detail: Detail | None = None
 
     @model_validator(mode="after")
     def _text_or_picture(self) -> Part:
@@ -55,7 +60,8 @@ class Part(Fields):
     def plain(self) -> dict[str, str]:
         """The part as `moe_mlx.serving.prompts` takes it."""
         if self.type in ("image_url", "input_image"):
-            return {"type": "image_url", "image_url": self.url}
+            of_url = self.image_url.detail if isinstance(self.image_url, ImageUrl) else None
+            return {"type": "image_url", "image_url": self.url, "detail": of_url or self.detail or "auto"}
         return {"type": "text", "text": self.text or ""}
 
 

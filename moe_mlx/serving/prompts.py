@@ -250,7 +250,9 @@ def _without_pictures(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _shown_part(part: Mapping[str, Any], pictures: Iterator[Picture]) -> dict[str, Any]:
-    return {"type": PICTURE, PICTURE: next(pictures)} if part["type"] == "image_url" else dict(part)
+    if part["type"] != "image_url":
+        return dict(part)
+    return {"type": PICTURE, PICTURE: next(pictures).in_detail(part.get("detail", "auto"))}
 
 
 def _length(thing: Any) -> int:

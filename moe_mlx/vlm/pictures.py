@@ -23,6 +23,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 #: Pictures of one conversation, and the pixels of all of them that the server decodes: 600 MB of colours.
 MOST_PICTURES, MOST_PIXELS_TOGETHER = 32, 200_000_000
 _DATA = "data:image/"
+#: The most pixels a side of a picture that is to be looked at in low detail: OpenAI's.
+LOW_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,14 @@ class Picture:
         """Width and height."""
         width, height = self.image.size
         return int(width), int(height)
+
+    def in_detail(self, detail: str) -> Picture:
+        """Returns the picture as it is, which a processor takes at its own resolution, or made smaller for "low"."""
+        if detail != "low" or max(self.size) <= LOW_SIDE:
+            return self
+        smaller = self.image.copy()
+        smaller.thumbnail((LOW_SIDE, LOW_SIDE))
+        return Picture(self.name, f"{self.digest}-low", smaller)
 
 
 #: The kind of a content part that holds a `Picture`, under the same name.

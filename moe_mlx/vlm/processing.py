@@ -14,6 +14,8 @@ from moe_mlx.vlm.installed import require
 from moe_mlx.vlm.pictures import PICTURE, Picture, check_count
 
 Message = Mapping[str, Any]
+#: What processors say of each token of a prompt, `[1, L]`, and what they say of one of text.
+_OF_TOKENS = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0, "images_seq_mask": 0}
 
 
 class PicturePrompt(list[int]):
@@ -29,12 +31,14 @@ class PicturePrompt(list[int]):
         self.pictures, self.inputs = pictures, inputs
 
     def then(self, tokens: list[int]) -> PicturePrompt:
-        """Returns the prompt with tokens of its answer after it."""
+        """Returns the prompt with tokens of its answer after it: text, in everything that is said of each token."""
         if not tokens:
             return self
         inputs = dict(self.inputs)
-        if (mask := inputs.get("attention_mask")) is not None:
-            inputs["attention_mask"] = mx.concatenate([mask, mx.ones((1, len(tokens)), mask.dtype)], axis=1)
+        for name, text in _OF_TOKENS.items():
+            if (told := inputs.get(name)) is not None:
+                told = mx.array(told)
+                inputs[name] = mx.concatenate([told, mx.full((1, len(tokens)), text, told.dtype)], axis=1)
         return PicturePrompt([*self, *tokens], self.pictures, inputs)
 
 

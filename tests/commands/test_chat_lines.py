@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from moe_mlx.commands import chat
+from moe_mlx.errors import UsageError
+from moe_mlx.vlm.pictures import Picture
 
 
 class Session:
@@ -77,3 +79,23 @@ def test_undo_brings_back_what_new_and_regenerate_took(talk, capsys):
 def test_a_failed_second_answer_leaves_the_first(talk):
     heard = talk("one", "/regenerate", "two", tricks=[(2, OSError("gone"))])
     assert heard[-1] == ["one", "answer 1", "two"]
+
+
+@pytest.mark.parametrize("failure", [OSError("gone"), UsageError("too long"), KeyboardInterrupt()])
+def test_a_picture_waits_until_it_has_been_answered(talk, monkeypatch, capsys, failure):
+    image = SimpleNamespace(size=(4, 3))
+    monkeypatch.setattr("moe_mlx.vlm.pictures.read_picture", lambda path: Picture(path, path, image))
+    heard = talk("/image a.png", "one", "two", "three", tricks=[(1, failure)])
+    shown = [
+        [part for part in said[-1] if part["type"] == "picture"] if isinstance(said[-1], list) else [] for said in heard
+    ]
+    assert [len(pictures) for pictures in shown] == [1, 1, 0]
+    assert heard[2][0] == heard[1][0] and heard[2][1:] == ["answer 2", "three"]
+
+
+def test_waiting_pictures_can_be_left_out(talk, monkeypatch, capsys):
+    image = SimpleNamespace(size=(4, 3))
+    monkeypatch.setattr("moe_mlx.vlm.pictures.read_picture", lambda path: Picture(path, path, image))
+    assert talk("/image a.png", "one", "/image", "two", tricks=[(1, UsageError("no pictures here"))])[-1] == ["two"]
+    told = capsys.readouterr().err
+    assert "a.png still waits" in told and "[1 pictures left out]" in told

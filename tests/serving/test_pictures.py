@@ -50,6 +50,18 @@ def test_a_picture_in_a_request_is_seen_and_too_many_are_not(tmp_path: Path) -> 
         status, _, body = running.ask("/v1/chat/completions", asking(*[shown] * (MOST_PICTURES + 1), TEXT))
         assert status == 400 and b"33 pictures" in body
 
+        wide = "data:image/png;base64," + base64.b64encode(png(size=(1024, 64))).decode()
+        lengths = []
+        for detail in ("auto", "high", "low"):
+            asked = asking({"type": "image_url", "image_url": {"url": wide, "detail": detail}}, TEXT)
+            status, _, body = running.ask("/v1/chat/completions", asked)
+            lengths.append(json.loads(body)["usage"]["prompt_tokens"])
+        assert status == 200 and lengths[0] == lengths[1] > lengths[2]
+        status, _, body = running.ask(
+            "/v1/chat/completions", asking({"type": "image_url", "image_url": {"url": URL, "detail": "tiny"}}, TEXT)
+        )
+        assert status == 400 and b"detail" in body
+
         photo = tmp_path / "photo.png"
         photo.write_bytes(png())
         content, _ = with_files(f"What? @{photo}")

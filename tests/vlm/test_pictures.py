@@ -9,11 +9,13 @@ import pytest
 
 pytest.importorskip("mlx_vlm", reason="mlx-vlm is not installed: the extra `vlm`")
 
+import mlx.core as mx
 from PIL import Image
 
 from moe_mlx.errors import UsageError
 from moe_mlx.vlm import pictures
 from moe_mlx.vlm.pictures import decode_picture, picture_of_url, pictures_of_urls, read_picture
+from moe_mlx.vlm.processing import PicturePrompt
 from tests.families.pictures import png
 
 
@@ -100,3 +102,23 @@ def test_the_pictures_of_a_conversation_are_bounded_together(monkeypatch: pytest
     monkeypatch.setattr(pictures, "decode_picture", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UsageError, match="33 pictures"):
         pictures_of_urls([whole] * 33)
+
+
+def test_low_detail_is_a_smaller_picture_and_another_one() -> None:
+    whole = decode_picture(png(size=(1024, 256)), "a")
+    low = whole.in_detail("low")
+    assert low.size == (512, 128) and low.digest != whole.digest and whole.size == (1024, 256)
+    assert whole.in_detail("high") is whole and whole.in_detail("auto") is whole
+    small = decode_picture(png(), "a")
+    assert small.in_detail("low") is small
+
+
+def test_what_is_said_of_each_token_goes_on_with_an_answer() -> None:
+    told = {name: mx.ones((1, 3), mx.int32) for name in ("attention_mask", "token_type_ids", "mm_token_type_ids")}
+    pixels = mx.ones((1, 3, 3, 3))
+    inputs = {**told, "images_seq_mask": mx.array([[False, True, False]]), "pixel_values": pixels}
+    longer = PicturePrompt([1, 2, 3], ("a",), inputs).then([4, 5])
+    assert list(longer) == [1, 2, 3, 4, 5] and longer.inputs["pixel_values"] is pixels
+    assert longer.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 1]]
+    assert longer.inputs["token_type_ids"].tolist() == longer.inputs["mm_token_type_ids"].tolist() == [[1, 1, 1, 0, 0]]
+    assert longer.inputs["images_seq_mask"].tolist() == [[False, True, False, False, False]]
