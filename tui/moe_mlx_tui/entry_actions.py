@@ -45,6 +45,11 @@ class EntryActions(ModelActions):
     _sent_as_words = ""
 
     @property
+    def draws_pictures(self) -> bool:
+        """Whether the terminal has the colours for small pictures, and may be given half blocks."""
+        return not self.plain and not self.no_color and self.console.color_system in ("256", "truecolor")
+
+    @property
     def thinking_tags(self) -> tuple[str, str]:
         """The tags around thinking, of the model that runs."""
         facts = self.shown.model if self.shown else None

@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.terminal import harmless
+from moe_mlx_tui.drawing.thumbnail import Thumbnail, thumbnail
 from moe_mlx_tui.entry.files import split_files
 from moe_mlx_tui.sturdy import Sturdy
 from moe_mlx_tui.widgets.answer_view import AnswerView, version_mark
@@ -24,7 +25,7 @@ _FOLD = Style(foreground=None, bold=True) + Style.from_meta({"@click": "unfold"}
 
 
 class Message(Static):
-    """What the user said, as it was typed.
+    """What the user said, as it was typed, and its pictures small where the terminal can show them.
 
     Attributes:
         place: Its number in the conversation; None once it is no part of it.
@@ -35,7 +36,20 @@ class Message(Static):
         self.text = text
         self.place: int | None = None
         self._open, self._version = False, (1, 1)
+        self._shown: dict[str, Thumbnail] = {}
         self.mark(1, 1)
+
+    def on_mount(self) -> None:
+        """Has pictures read that are files of this machine, away from the screen's thread."""
+        if any(file.digest for file in split_files(self.text)[1]) and getattr(self.app, "attaches", False):
+            self.run_worker(self._look, thread=True, exit_on_error=False)
+
+    def _look(self) -> None:
+        for file in split_files(self.text)[1]:
+            if file.digest and (small := thumbnail(file.text, file.digest)) is not None:
+                self._shown[file.digest] = small
+        if self._shown and self.is_attached:
+            self.app.call_from_thread(self.mark, *self._version)
 
     def mark(self, number: int, count: int) -> None:
         """Says which of its versions this is."""
@@ -44,8 +58,13 @@ class Message(Static):
         words, files = split_files(self.text)
         parts: list[Content | str | tuple[str, str]] = [("you", "bold $secondary"), which, "\n", harmless(words)]
         for file in files:
-            size = "picture" if file.digest else show_bytes(len(file.text.encode()))
+            small = self._shown.get(file.digest)
+            size = show_bytes(len(file.text.encode()))
+            if file.digest:
+                size = "picture" if small is None else f"picture, {small.size[0]} x {small.size[1]}"
             parts.append(Content.styled(f"\n+ {harmless(file.name)}  {size}", _FOLD))
+            if small is not None and getattr(self.app, "draws_pictures", False):
+                parts += ["\n", small.drawn]
             if self._open:
                 parts.append((f"\n{harmless(file.text)}", "$foreground-muted"))
         self.update(Content.assemble(*parts))
