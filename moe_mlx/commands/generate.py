@@ -11,6 +11,7 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from moe_mlx.commands.draft_arguments import add_draft_arguments
 from moe_mlx.commands.model_arguments import (
     add_history_arguments,
     add_machines_arguments,
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_price_arguments(parser)
     add_history_arguments(parser)
     add_sampling_arguments(parser, max_tokens=100)
+    add_draft_arguments(parser.add_argument_group("drafts"))
     add_machines_arguments(parser)
 
 
@@ -218,6 +220,8 @@ def describe(session: Session, answer: Answer) -> str:
         parts.append(f"profile {runtime.profile}")
     if runtime.pinned:
         parts.append(f"pinned {runtime.pinned}")
+    if answer.receipt.drafts is not None:
+        parts.append(answer.receipt.drafts.describe())
     if answer.receipt.audit is not None:
         parts.append(answer.receipt.audit.describe())
     return "[" + ", ".join(parts) + "]"

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from moe_mlx.commands.draft_arguments import add_draft_arguments
 from moe_mlx.commands.store_arguments import add_store_arguments, sized
 from moe_mlx.system.given import words_of
 
@@ -92,8 +93,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--top-p", type=_from(0, 1, float), default=1.0, help="(default: 1)")
     draw.add_argument("--top-k", type=_from(0), default=0, help="(default: 0, all)")
     draw.add_argument("--min-p", type=_from(0, 1, float), default=0.0, help="(default: 0)")
-    draw.add_argument("--draft-model", help="a smaller model for speculative decoding, loaded whole by mlx-lm")
-    draw.add_argument("--num-draft-tokens", type=_from(0, 16), default=3, help="(default: 3)")
+    add_draft_arguments(draw)
     draw.add_argument("--chat-template", default="", help="chat template to use instead of the tokenizer's")
     draw.add_argument("--use-default-chat-template", action="store_true", help="where the tokenizer has none")
     draw.add_argument("--chat-template-args", type=_object, default={}, metavar="JSON", help="arguments for it")

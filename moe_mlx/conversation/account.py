@@ -9,9 +9,11 @@ from typing import Any
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import AuditSummary
 from moe_mlx.conversation.heard import Heard
-from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.conversation.receipt import Receipt, unused
 from moe_mlx.counts.reads import Counts
 from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.drafting.counts import DraftCounts
+from moe_mlx.drafting.drafting import Drafting
 from moe_mlx.loading.runtime import Runtime
 
 
@@ -26,6 +28,7 @@ class Account:
         reused: Prompt tokens that were still in the prompt cache.
         refilled: Why nothing could be reused although something was kept, or "".
         heard: What they say.
+        drafting: What guesses tokens, where something does.
         fed: Prompt tokens read since.
         tokens: Token ids.
         finish: Why it ended; "cancelled" until something else ends it.
@@ -39,6 +42,7 @@ class Account:
     reused: int
     refilled: str
     heard: Heard
+    drafting: Drafting | None = None
     fed: int = 0
     tokens: list[int] = field(default_factory=list)
     finish: str = "cancelled"
@@ -47,10 +51,12 @@ class Account:
     _decode: PhaseTotals = field(init=False)
     _prefill: PhaseTotals = field(init=False)
     _reads: Counts = field(init=False)
+    _drafts: DraftCounts = field(init=False)
 
     def __post_init__(self) -> None:
         stats = self.runtime.stats
         self._decode, self._prefill, self._reads = stats.decode, stats.prefill, stats.read_totals.counts()
+        self._drafts = DraftCounts() if self.drafting is None else self.drafting.counts
 
     def add(self, response: Any) -> Piece:
         """Takes one of mlx-lm's `GenerationResponse`s and returns what it says."""
@@ -70,7 +76,10 @@ class Account:
         runtime = self.runtime
         runtime.layers.ledger.collect(closing=True)
         decode, prefill = runtime.stats.decode - self._decode, runtime.stats.prefill - self._prefill
-        discarded = max(0, decode.steps - len(self.tokens))
+        drafts = None if self.drafting is None else self.drafting.since(self._drafts)
+        if drafts is not None:
+            decode, prefill = drafts.counts.of_answer(decode, prefill)
+        discarded = unused(decode, len(self.tokens), drafts)
         runtime.layers.ledger.discard(discarded)
         return Answer(
             text=self.heard.said,
@@ -87,5 +96,7 @@ class Account:
             prefill=prefill,
             discarded_steps=discarded,
             reads=runtime.stats.read_totals.since(self._reads),
-            receipt=Receipt.of(decode, prefill, discarded, runtime.routing.describe(), audit, warmed, runtime.profile),
+            receipt=Receipt.of(
+                decode, prefill, discarded, runtime.routing.describe(), audit, warmed, runtime.profile, drafts
+            ),
         )

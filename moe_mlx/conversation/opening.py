@@ -230,6 +230,7 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stder
     from moe_mlx.conversation.audit import Auditor, check_every
     from moe_mlx.conversation.keeper import Keeper
     from moe_mlx.conversation.session import Session
+    from moe_mlx.drafting.opening import with_draft
     from moe_mlx.loading.attachment import runtime_of
     from moe_mlx.loading.pressure import PressureWatch
 
@@ -237,7 +238,9 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stder
     sampling, caching, every = sampling_of(args), caching_of(args), getattr(args, "audit", None)
     if every is not None:
         check_every(every)
+    args, wish = with_draft(args)
     model, tokenizer = load_model(args, say)
+    drafting = None if wish is None else wish.open(model, tokenizer, caching.max_kv_size)
     watch = PressureWatch(runtime_of(model), say)
     auditor = None if every is None else Auditor(model, every)
     return Session(
@@ -250,4 +253,5 @@ def open_session(args: argparse.Namespace, say: Callable[[str], None] = to_stder
         between_tokens=watch.between_tokens,
         auditor=auditor if price is None else Keeper(model, price),
         store=prompt_store_of(args, runtime_of(model), caching, say),
+        drafting=drafting,
     )

@@ -24,8 +24,8 @@ import xxhash
 from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 from numpy.typing import NDArray
 
-from moe_mlx.conversation.cutting import can_always_cut, can_cut, cut_back
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.loading.cutting import can_always_cut, can_cut, cut_back
 from moe_mlx.store.identity import identity_of
 from moe_mlx.system.folders import user_folder
 from moe_mlx.vlm.calling import built_by_mlx_vlm

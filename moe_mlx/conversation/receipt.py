@@ -10,6 +10,12 @@ from moe_mlx.system.sizes import show_bytes
 
 if TYPE_CHECKING:
     from moe_mlx.conversation.audit import AuditSummary
+    from moe_mlx.drafting.counts import DraftSummary
+
+
+def unused(decode: PhaseTotals, tokens: int, drafts: DraftSummary | None) -> int:
+    """Returns rows of an answer's steps whose token nobody took, but for the drafts that were rejected."""
+    return max(0, decode.tokens - tokens - (0 if drafts is None else drafts.counts.rejected))
 
 
 #: What `--json` says of the prompt.
@@ -27,6 +33,7 @@ class Receipt(PhaseTotals):
         audit: What an audit found, if there was one.
         warmed: Experts that warm-up had read before it, since the answer before; in no other count.
         profile: Name of the profile whose history is kept; empty for none.
+        drafts: What drafting came to, where tokens were drafted; the steps that verified are in the counters here.
     """
 
     routing: str = ""
@@ -35,6 +42,7 @@ class Receipt(PhaseTotals):
     audit: AuditSummary | None = None
     warmed: int = 0
     profile: str = ""
+    drafts: DraftSummary | None = None
 
     @classmethod
     def of(
@@ -46,10 +54,11 @@ class Receipt(PhaseTotals):
         audit: AuditSummary | None = None,
         warmed: int = 0,
         profile: str = "",
+        drafts: DraftSummary | None = None,
     ) -> Receipt:
         """Makes a receipt of one answer's own totals; `routing` as `RoutingSettings.describe` says it."""
         counts = {name: getattr(decode, name) for name in NAMES}
-        counts["tokens"] -= discarded
+        counts["tokens"] -= discarded + (0 if drafts is None else drafts.counts.rejected)
         return cls(
             **counts,
             routing=routing,
@@ -58,6 +67,7 @@ class Receipt(PhaseTotals):
             audit=audit,
             warmed=warmed,
             profile=profile,
+            drafts=drafts,
         )
 
     @property
@@ -81,6 +91,7 @@ class Receipt(PhaseTotals):
             "audit": None if self.audit is None else asdict(self.audit),
             "warmed": self.warmed,
             "profile": self.profile or None,
+            "drafts": None if self.drafts is None else self.drafts.as_dict(),
         }
 
     def describe(self) -> str:
@@ -115,6 +126,8 @@ class Receipt(PhaseTotals):
             parts.append(f"warmed {self.warmed} experts")
         if self.profile:
             parts.append(f"profile {self.profile}")
+        if self.drafts is not None:
+            parts.append(self.drafts.describe())
         if self.audit is not None:
             parts.append(self.audit.describe())
         return ", ".join(parts)

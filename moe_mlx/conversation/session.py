@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -23,7 +24,6 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from moe_mlx.conversation.account import Account
 from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.audit import Auditor
-from moe_mlx.conversation.cutting import cut_back
 from moe_mlx.conversation.heard import Heard
 from moe_mlx.conversation.keeper import Keeper
 from moe_mlx.conversation.message import Message, apart
@@ -31,12 +31,16 @@ from moe_mlx.conversation.not_finite import is_number, not_finite
 from moe_mlx.conversation.prompt_store import PromptStore
 from moe_mlx.conversation.sampling import KVCacheSettings, Sampling
 from moe_mlx.conversation.tool_format import write_tools, written
+from moe_mlx.drafting.drafting import Drafting
+from moe_mlx.drafting.steps import DraftedSteps
 from moe_mlx.errors import UsageError
 from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.cutting import cut_back
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.loading.tokenizer import apply_template
 from moe_mlx.machines.agreement import Agreement
 from moe_mlx.planning.kv_cache import first_value
+from moe_mlx.system.names import with_names
 from moe_mlx.system.terminal import sound
 from moe_mlx.vlm.calling import built_by_mlx_vlm
 from moe_mlx.vlm.processing import PicturePrompt, pictures_of
@@ -68,6 +72,7 @@ class Session:
         auditor: Computes every N-th token with exact routing too; the answer does not change. Or a `Keeper`, which
             holds a price.
         store: Prompt caches on disk: what an earlier run has read of a prompt is not read again.
+        drafting: What guesses tokens that are then verified together; the answer does not change.
         agreement: Where other processes run parts of the model: what all agree on at each token of this answer.
     """
 
@@ -81,6 +86,7 @@ class Session:
     between_tokens: Callable[[], None] | None = None
     auditor: Auditor | Keeper | None = None
     store: PromptStore | None = None
+    drafting: Drafting | None = None
     agreement: Agreement | None = None
     _held: list[int] = field(default_factory=list)
     _prompt_cache: list[Any] | None = None
@@ -265,9 +271,8 @@ class Session:
         if self.sampling.seed is not None:
             mx.random.seed(self.sampling.seed)
         reused, refilled = self._reuse(prompt)
-        account = Account(
-            runtime, started, len(prompt), reused, refilled, Heard(self.tokenizer, prompt, raw=self.plain)
-        )
+        heard = Heard(self.tokenizer, prompt, raw=self.plain)
+        account = Account(runtime, started, len(prompt), reused, refilled, heard, self.drafting)
 
         def progress(done: int, total: int) -> None:
             account.fed = done
@@ -341,7 +346,7 @@ class Session:
         if built_by_mlx_vlm(self.model):
             self.model.note_pictures(False)
         if not isinstance(prompt, PicturePrompt):
-            yield from self._stream(prompt[reused:], progress, extra, sampler)
+            yield from self._stream(prompt[reused:], progress, extra, sampler, prompt[:reused])
             return
         assert self._prompt_cache is not None
         read_pictures(self.model, prompt, self._prompt_cache, self.caching.prefill_step_size, progress)
@@ -354,6 +359,7 @@ class Session:
         progress: Callable[[int, int], None],
         extra: list[Any] | None,
         sampler: Callable[[mx.array], mx.array] | None,
+        context: Sequence[int] = (),
     ) -> Generator[Any, None, None]:
         s = self.sampling
         sampler = sampler or make_sampler(
@@ -369,7 +375,7 @@ class Session:
         if self.agreement is not None:
             sampler = self.agreement.sampler(sampler)
         processors = make_logits_processors(repetition_penalty=s.repetition_penalty) + list(extra or [])
-        stream: Generator[Any, None, None] = stream_generate(
+        stream: Generator[Any, None, None] = self._generate(progress, context)(
             self.model,
             self.tokenizer,
             prompt,
@@ -384,3 +390,15 @@ class Session:
             prompt_progress_callback=progress,
         )
         return stream
+
+    def _generate(self, progress: Callable[[int, int], None], context: Sequence[int]) -> Callable[..., Any]:
+        """Returns mlx-lm's `stream_generate`; where tokens are drafted, with our steps in place of its own."""
+        if self.drafting is None:
+            return stream_generate
+        drafting = self.drafting
+
+        def steps(prompt: mx.array, model: nn.Module, _: Any, stream: Any, **how: Any) -> Generator[Any, None, None]:
+            return DraftedSteps(drafting, model, context, **how).run(prompt, progress)
+
+        drafted = with_names(stream_generate, {"speculative_generate_step": steps})
+        return partial(drafted, draft_model=drafting)

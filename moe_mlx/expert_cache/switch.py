@@ -18,7 +18,7 @@ from moe_mlx.expert_cache.layer import LayerCache
 from moe_mlx.expert_cache.prefill import run_prompt
 from moe_mlx.routing.light import LightExperts
 
-#: Rows of a batch whose decode step may run in the graph.
+#: Rows of a batch, or tokens verified together, whose step may run in the graph.
 MOST_ROWS = 8
 
 
@@ -28,16 +28,16 @@ def rows_of(indices: mx.array) -> int:
 
 
 def fits_in_graph(x: mx.array, indices: mx.array, slots: int) -> bool:
-    """Tells whether a call is a batch's decode step whose experts have slots together, whichever they are.
+    """Tells whether a call has few rows, whose experts have slots together, whichever they are.
 
-    A block that flattens its rows does not tell a batch from a short prompt; either is exact.
+    It is a batch's decode step, a few drafted tokens to be verified, or a short prompt; each is exact.
 
     Args:
-        x: `[B, 1, D]` in a batch's decode step, or `[B, D]` flattened.
-        indices: `[B, 1, k]`, or `[B, k]`.
+        x: `[B, 1, D]` in a batch's decode step, `[1, L, D]` of one sequence, or `[B, D]` flattened.
+        indices: `[B, 1, k]`, `[1, L, k]`, or `[B, k]`.
         slots: Of the layer, those of pinned experts left out.
     """
-    rows = x.shape[0] if x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 1) else 0
+    rows = x.size // x.shape[-1] if x.ndim == 2 or (x.ndim == 3 and 1 in x.shape[:2]) else 0
     return 1 < rows <= MOST_ROWS and rows_of(indices) == rows and indices.size <= slots
 
 

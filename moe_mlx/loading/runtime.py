@@ -156,14 +156,17 @@ class Runtime:
         """Waits where nobody will take a step that is queued; see `CachedLayers.end_turn`."""
         return self.layers.end_turn()
 
-    def check_token(self) -> None:
-        """Raises what the step of a token ran into that is about to be taken; mlx-lm has built one step more by then.
+    def check_token(self, ahead: int = 1) -> None:
+        """Raises what the step of a token ran into that is about to be taken.
+
+        Args:
+            ahead: Steps that have been built since; mlx-lm has built one more by then.
 
         Raises:
             ExpertReadError: an expert could not be read.
         """
         if self.layers.native is not None:
-            self.layers.native.check_token(self.layers.counter.step - 1)
+            self.layers.native.check_token(self.layers.counter.step - ahead)
 
     def use_decode(self, way: str) -> None:
         """Changes between "native" and "readback", between tokens; both go on from the same tables.

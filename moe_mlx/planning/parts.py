@@ -70,7 +70,7 @@ def _fate(kind: str, config: Mapping[str, Any]) -> str:
     if kind == TABLES:
         return "resident"
     if kind == PREDICTION:
-        return "not used: tokens are made one at a time"
+        return "not loaded: a head that drafts stands in a folder of its own (docs/drafting.md)"
     if library == MLX_VLM:
         return "resident"
     return ONLY_WITH_PICTURES if kind == VISION and takes_pictures(config) else "not loaded: text only"

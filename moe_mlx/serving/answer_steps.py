@@ -10,9 +10,10 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.conversation.not_finite import is_number, not_finite
-from moe_mlx.conversation.receipt import Receipt
+from moe_mlx.conversation.receipt import Receipt, unused
 from moe_mlx.conversation.text_reader import TextReader
 from moe_mlx.conversation.tool_format import MARKERS
+from moe_mlx.drafting.counts import DraftCounts
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.serving.drawing import chance_of, processors_of, sampler_of
 from moe_mlx.serving.grammar import Grammars
@@ -55,10 +56,8 @@ class AnswerSteps:
             cache, reused = [], 0
         elif pictured:
             cache, reused = make_prompt_cache(self.loaded.model), 0
-        elif self.loaded.draft is None:
-            cache, reused = kept.begin(prompt)
         else:
-            cache, reused = make_prompt_cache(self.loaded.model) + make_prompt_cache(self.loaded.draft), 0
+            cache, reused = kept.begin(prompt)
         if job.began_at is None and self.loaded.session is None:
             self.begun(job, reused)
         if self.loaded.auditor is not None:
@@ -72,6 +71,7 @@ class AnswerSteps:
         """Notes where an answer begins, and tells its client."""
         job.began_at, job.reused = time.monotonic(), reused
         job.before = (self.runtime.stats.decode, self.runtime.stats.prefill)
+        job.drafts_before = DraftCounts() if self.loaded.drafting is None else self.loaded.drafting.counts
         job.reader = TextReader(
             self.loaded.tokenizer, job.stops, job.state, markers=MARKERS, tools=job.tools, raw=job.raw
         )
@@ -133,11 +133,14 @@ class AnswerSteps:
             self.loaded.auditor.settle()
         runtime.layers.ledger.collect(closing=True)
         decode, prefill = runtime.stats.decode - job.before[0], runtime.stats.prefill - job.before[1]
-        discarded = max(0, decode.steps - len(job.tokens)) if job.shared_by == 1 else 0
+        drafts = None if self.loaded.drafting is None else self.loaded.drafting.since(job.drafts_before)
+        if drafts is not None:
+            decode, prefill = drafts.counts.of_answer(decode, prefill)
+        discarded = unused(decode, len(job.tokens), drafts) if job.shared_by == 1 else 0
         runtime.layers.ledger.discard(discarded)
         found = None if self.loaded.auditor is None else self.loaded.auditor.summary()
         routing, profile = runtime.routing.describe(), runtime.profile
-        receipt = Receipt.of(decode, prefill, discarded, routing, found, profile=profile).as_dict()
+        receipt = Receipt.of(decode, prefill, discarded, routing, found, profile=profile, drafts=drafts).as_dict()
         if runtime.history is not None:
             runtime.history.save()
         return _usage(job, receipt)

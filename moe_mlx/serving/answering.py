@@ -128,7 +128,7 @@ class Answering:
             return
         if self._alone(job):
             self._runner = AloneRunner(
-                self.loaded.model, self.loaded.draft, room.chunk, self.loaded.caching, self._between_chunks, start
+                self.loaded.model, self.loaded.drafting, room.chunk, self.loaded.caching, self._between_chunks, start
             )
             self._runner.watch(self._take)
             return

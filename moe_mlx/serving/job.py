@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from moe_mlx.drafting.counts import DraftCounts
 from moe_mlx.serving.refusal import RefusalError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Drawing:
     frequency_context_size: int = 20
     bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
-    draft_tokens: int = 3
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ class Job:
     shared_by: int = 1
     reader: TextReader | None = None
     before: tuple[PhaseTotals, PhaseTotals] | None = None
+    drafts_before: DraftCounts = field(default_factory=DraftCounts)
 
     @property
     def need(self) -> int:

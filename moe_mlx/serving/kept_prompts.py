@@ -8,8 +8,8 @@ from typing import Any
 from mlx import nn
 from mlx_lm.models.cache import LRUPromptCache, make_prompt_cache
 
-from moe_mlx.conversation.cutting import can_always_cut, cut_back, lost_front
 from moe_mlx.conversation.prompt_store import PromptStore
+from moe_mlx.loading.cutting import can_always_cut, cut_back, lost_front
 from moe_mlx.serving.runners import Worth
 
 #: All caches here are of one model.

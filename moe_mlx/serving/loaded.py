@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moe_mlx.conversation.keeper import Keeper
     from moe_mlx.conversation.leading import LeadingSession
     from moe_mlx.conversation.prompt_store import PromptStore
+    from moe_mlx.drafting.drafting import Drafting
     from moe_mlx.loading.runtime import Runtime
 
 
@@ -46,7 +47,7 @@ class Loaded:
     """A model and what belongs to it.
 
     Attributes:
-        draft: A smaller model for speculative decoding, whole in memory.
+        drafting: A smaller model that guesses tokens, whole in memory; answers are then made one by one.
         caching: The KV cache's settings.
         room: Tokens that the memory plan has room for.
         auditor: Computes every N-th token with exact routing too, or holds a price; answers are then made one by one.
@@ -59,7 +60,7 @@ class Loaded:
 
     model: nn.Module
     tokenizer: TokenizerWrapper
-    draft: nn.Module | None
+    drafting: Drafting | None
     caching: KVCacheSettings
     room: Room
     auditor: Auditor | Keeper | None = None
@@ -77,7 +78,7 @@ class Loaded:
         """Returns whether several answers can be made in the same steps."""
         if (
             self.session is not None
-            or self.draft is not None
+            or self.drafting is not None
             or self.caching.kv_bits is not None
             or self.auditor is not None
         ):

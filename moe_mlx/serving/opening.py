@@ -11,26 +11,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load as load_whole
-from mlx_lm.utils import load_config
 
 from moe_mlx.conversation.audit import Auditor
-from moe_mlx.conversation.cutting import can_always_cut
 from moe_mlx.conversation.joining import Manner, join
 from moe_mlx.conversation.keeper import Keeper
 from moe_mlx.conversation.leading import LeadingSession
 from moe_mlx.conversation.opening import price_of
 from moe_mlx.conversation.prompt_store import open_prompt_store
 from moe_mlx.conversation.sampling import KVCacheSettings
-from moe_mlx.errors import UsageError
+from moe_mlx.drafting.opening import with_draft
 from moe_mlx.loading.attachment import runtime_of
+from moe_mlx.loading.cutting import can_always_cut
 from moe_mlx.loading.opening import open_model
 from moe_mlx.loading.options import Options
 from moe_mlx.loading.rehearsal import rehearse, tokenizer_of
-from moe_mlx.planning.kv_cache import KV_TOKENS, kv_bytes, kv_element_bytes
+from moe_mlx.planning.kv_cache import KV_TOKENS
 from moe_mlx.serving.limits import Room, room_of
 from moe_mlx.serving.loaded import Loaded
-from moe_mlx.store.resolve import resolve
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -72,9 +69,7 @@ class ModelOpening:
         args = self.args
         price = price_of(args)
         caching = caching_for(args)
-        folder = resolve(args.draft_model) if args.draft_model else None
-        if folder is not None:
-            args = argparse.Namespace(**{**vars(args), "beside": _draft_nbytes(folder, args.max_kv_size)})
+        args, wish = with_draft(args)
         session: LeadingSession | None = None
         if args.parallel is None:
             model, tokenizer = self.loading.load_model(args)
@@ -84,7 +79,7 @@ class ModelOpening:
             model, tokenizer = session.model, session.tokenizer
         self._template(tokenizer)
         runtime = runtime_of(model)
-        draft = None if folder is None else _draft(folder, args.draft_model, model, tokenizer)
+        drafting = None if wish is None else wish.open(model, tokenizer)
         room = room_of(
             runtime.config,
             runtime.kv.tokens,
@@ -99,7 +94,7 @@ class ModelOpening:
         store = None
         if args.prompt_store is not None and price is not None:
             log.warning("prompt caches are not kept between runs: %s moves the routing", price.describe())
-        elif args.prompt_store is not None and draft is None:
+        elif args.prompt_store is not None:
             store = open_prompt_store(
                 runtime,
                 args.prompt_store,
@@ -111,7 +106,7 @@ class ModelOpening:
         if not can_always_cut(make_prompt_cache(model)):
             log.info("this model's prompt caches cannot be cut back, or not once they are long: used whole only")
         kept = {"kept_sequences": args.prompt_cache_size, "kept_bytes": args.prompt_cache_bytes}
-        return Loaded(model, tokenizer, draft, caching, room, auditor, store=store, session=session, **kept)
+        return Loaded(model, tokenizer, drafting, caching, room, auditor, store=store, session=session, **kept)
 
     def for_prompts(self) -> tuple[TokenizerWrapper, Room]:
         """Returns what prompts need of a model that is not loaded; on any thread.
@@ -139,32 +134,6 @@ class ModelOpening:
 def caching_for(args: argparse.Namespace) -> KVCacheSettings:
     """Returns how a server's KV caches are kept: they grow, within the room that a client is told of."""
     return KVCacheSettings(None, args.prefill_step_size, args.kv_bits, args.kv_group_size, args.quantized_kv_start)
-
-
-def _draft_nbytes(folder: Path, tokens: int | None) -> int:
-    """Returns what a draft model and its KV cache will take."""
-    config = load_config(folder)
-    weights = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
-    return weights + kv_bytes(config, tokens or KV_TOKENS, kv_element_bytes(config))
-
-
-def _draft(folder: Path, name: str, model: nn.Module, tokenizer: TokenizerWrapper) -> nn.Module:
-    """Loads a draft model whole.
-
-    Raises:
-        UsageError: it does not go with the model.
-    """
-    if not can_always_cut(make_prompt_cache(model)):
-        raise UsageError(
-            "--draft-model: this model's cache cannot be cut back, or not once it is long (states, sliding windows), "
-            "which drafting needs: leave the draft model out"
-        )
-    draft, other = load_whole(str(folder))[:2]
-    if len(other) != len(tokenizer) or other.vocab_size != tokenizer.vocab_size:
-        raise UsageError(f"--draft-model {name}: its tokenizer is not the model's")
-    if not can_always_cut(make_prompt_cache(draft)):
-        raise UsageError(f"--draft-model {name}: its own cache cannot be cut back, which drafting needs")
-    return draft
 
 
 def public_name(model: str) -> str:

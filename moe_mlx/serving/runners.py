@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx import nn
-from mlx_lm.generate import BatchGenerator, StopSequences, generate_step, speculative_generate_step
+from mlx_lm.generate import BatchGenerator, StopSequences, generate_step
 
 from moe_mlx.conversation.sampling import KVCacheSettings
+from moe_mlx.drafting.drafting import Drafting
+from moe_mlx.drafting.steps import DraftedSteps
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.serving.drawing import Processor, Sampler
 from moe_mlx.serving.job import Job
@@ -164,7 +166,7 @@ class AloneRunner:
     def __init__(
         self,
         model: nn.Module,
-        draft: nn.Module | None,
+        drafting: Drafting | None,
         chunk: int,
         caching: KVCacheSettings,
         between: Callable[[], None],
@@ -190,14 +192,13 @@ class AloneRunner:
             "logits_processors": self._seeing_all(start) or None,
         }
         self._steps: Generator[Any, None, None]
-        if draft is None:
+        if drafting is None:
             common["prompt_progress_callback"] = self._progress if pictured is None else self._looked
             steps = generate_step(rest, model, **common)
             self._steps = steps if pictured is None else self._after_pictures(model, pictured, chunk, steps)
         else:
-            drafts = start.job.drawing.draft_tokens
-            self._steps = speculative_generate_step(rest, model, draft, num_draft_tokens=drafts, **common)
-        self._drafted = draft is not None
+            context, count = start.prompt[: start.reused], start.job.drawing.draft_tokens
+            self._steps = DraftedSteps(drafting, model, context, count=count, **common).run(rest, self._progress)
 
     def _after_pictures(
         self, model: nn.Module, prompt: PicturePrompt, chunk: int, steps: Generator[Any, None, None]
@@ -250,7 +251,7 @@ class AloneRunner:
         """See `Runner`."""
         self._steps.close()
         self.jobs = []
-        if not keep or self._drafted or not self._tokens or isinstance(self._start.prompt, PicturePrompt):
+        if not keep or not self._tokens or isinstance(self._start.prompt, PicturePrompt):
             return None
         return Worth(self._start.prompt + self._tokens, self._start.cache)
 

@@ -29,7 +29,7 @@ class Defaults:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    num_draft_tokens: int = 3
+    num_draft_tokens: int | None = None
     template: dict[str, Any] = field(default_factory=dict)
 
 

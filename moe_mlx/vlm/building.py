@@ -11,7 +11,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from mlx import nn
@@ -19,6 +19,7 @@ from mlx import nn
 from moe_mlx.errors import UnsupportedModelError
 from moe_mlx.store.families import vlm_type
 from moe_mlx.store.vlm_families import VLM_FAMILIES, WITH_PICTURES
+from moe_mlx.system.names import with_names
 from moe_mlx.vlm.calling import answer_with_logits
 from moe_mlx.vlm.installed import require
 
@@ -96,7 +97,7 @@ def _run(
         "_load_safetensors": lambda path: weights,
         "load_model_weights": load_weights,
     }
-    return _with(utils.load_model, ours)(_NOWHERE, lazy=True), completed
+    return with_names(utils.load_model, ours)(_NOWHERE, lazy=True), completed
 
 
 def checked_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,16 +120,3 @@ def checked_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             "checkpoint that holds them."
         )
     return completed
-
-
-def _with(function: Any, names: Mapping[str, Any]) -> Any:
-    """Returns a function whose code looks some names up here, and every other where it always does."""
-    made = FunctionType(
-        function.__code__,
-        {**function.__globals__, **names},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made

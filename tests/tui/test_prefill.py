@@ -39,7 +39,7 @@ def test_a_template_that_drops_thinking_keeps_the_common_prefix(session):
 
 
 def test_a_cache_that_cannot_be_trimmed_is_read_again_and_said(session, monkeypatch):
-    monkeypatch.setattr("moe_mlx.conversation.cutting.can_trim_prompt_cache", lambda cache: False)
+    monkeypatch.setattr("moe_mlx.loading.cutting.can_trim_prompt_cache", lambda cache: False)
     turns(session, 2, keep=lambda text: "")
     assert session.last.reused_tokens == 0 and "cannot be trimmed" in session.last.refilled
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from moe_mlx.drafting.counts import short
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.machines.rank_lines import describe_ranks
 from moe_mlx_tui.attached.link import Link, Reply
@@ -124,6 +125,7 @@ class AttachedAnswer:
             "refilled": "",
             "profile": str(took.get("profile") or ""),
             "machines": tuple(describe_ranks(took.get("machines") or ())),
+            "drafts": _drafts(took.get("drafts")),
             "bytes_read": int(took["bytes_read"]) + int(took["wasted_bytes"]),
         }
         return TurnReceipt(**{**{name: value for name, value in took.items() if name in _COUNTS}, **own})
@@ -150,3 +152,10 @@ class AttachedAnswer:
             routing=routing,
             counted=False,
         )
+
+
+def _drafts(took: Mapping[str, Any] | None) -> str:
+    """Returns what a server says of its drafts in a few words; "" where it made none."""
+    if not took:
+        return ""
+    return short(int(took["accepted"]), int(took["drafted"]), took["gate"] == "open")

@@ -165,6 +165,8 @@ class ModelAtWork:
         from moe_mlx.loading.light_remark import light_remark
 
         runtime = self.session.runtime
+        if self.session.drafting is not None:
+            self.session.drafting.check_routing(changes)
         before = runtime.routing.describe()
         runtime.set_routing(**changes)
         if "light" in changes and (line := light_remark(runtime)):

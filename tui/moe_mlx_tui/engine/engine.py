@@ -156,6 +156,7 @@ class Engine:
         args = argparse.Namespace(**{**vars(self.args), "expert_cache": cap, **order.options})
         if order.model:
             args.model, args.revision, args.adapter_path = order.model, order.revision, None
+            args.draft_model = None  # it has another model's tokens
         try:
             check_found(args)
         except (MoeMlxError, OSError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.conversation.context import context_tokens
 from moe_mlx.counts.totals import PhaseTotals
+from moe_mlx.drafting.counts import DraftCounts
 from moe_mlx.system.memory import MemoryReading, read_memory
 from moe_mlx_tui.attached.states import States, facts_of, machines_of, totals_of
 from moe_mlx_tui.engine.cell_sampler import CellSampler
@@ -82,7 +83,9 @@ class GaugeReader:
 
     def begin(self) -> None:
         """Notes where an answer's counts begin."""
+        drafting = self.session.drafting
         self._decode, self._prefill, self._layers = self._counted(self._state())
+        self._drafts = DraftCounts() if drafting is None else drafting.counts
         self._recent.clear()
 
     def read(self, now: Snapshot, seconds: float, *, owner: bool) -> dict[str, Any]:
@@ -98,15 +101,21 @@ class GaugeReader:
         pairs = [
             (hits - before[0], misses - before[1]) for (hits, misses), before in zip(layers, self._layers, strict=True)
         ]
+        answer, prefill = running - self._decode, prefill - self._prefill
+        drafts = None if self.session.drafting is None else self.session.drafting.since(self._drafts)
+        if drafts is not None:
+            answer, prefill = drafts.counts.of_answer(answer, prefill)
         fields: dict[str, Any] = {
             **self._map(state),
             "layer_hits": tuple(hits for hits, _ in pairs),
             "layer_misses": tuple(misses for _, misses in pairs),
             "running": running,
-            "answer": running - self._decode,
-            "prefill": prefill - self._prefill,
+            "answer": answer,
+            "prefill": prefill,
             "memory": self._read_memory(seconds, owner=owner),
         }
+        if drafts is not None:
+            fields |= {"drafts": drafts.short, "gate": drafts.gate_words}
         if (keeper := self._keeper) is not None:
             fields |= {
                 "routing": runtime.routing.describe(),

@@ -41,6 +41,8 @@ NOTHING_LOADED: dict[str, Any] = {
     "spent": 0.0,
     "why": "",
     "measured": "",
+    "drafts": "",
+    "gate": "",
 }
 
 

@@ -44,5 +44,6 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "routing": answer.receipt.held or session.runtime.routing.describe(),
         "profile": session.runtime.profile,
         "machines": tuple(describe_ranks(session.machines())),
+        "drafts": "" if answer.receipt.drafts is None else answer.receipt.drafts.short,
     }
     return TurnReceipt(**{**counts, **beside})

@@ -132,6 +132,7 @@ class TurnReceipt:
     Attributes:
         counted: False where nothing but tokens and seconds is known: an answer of a server that was stopped.
         machines: What each of several machines said of it, a line each.
+        drafts: Drafts and those accepted, in a few words; empty where none were made.
     """
 
     tokens: int
@@ -153,9 +154,11 @@ class TurnReceipt:
     coarse_share: float = 0.0
     profile: str = ""
     machines: tuple[str, ...] = ()
+    drafts: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "machines", tuple(map(harmless, self.machines)))
+        object.__setattr__(self, "drafts", harmless(self.drafts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +245,9 @@ class Snapshot:
         price: What is held by moving the routing, in words; empty where a routing is.
         spent: Share of the quality's budget that was spent, over its window; 0 where none is held.
         why: Why the routing is as it is now.
+        drafts: Drafts of the latest answer and those accepted, and whether they are off, in a few words; empty where
+            nothing drafts.
+        gate: What drafting costs and saves, as last measured, in words.
         measured: What evaluations of this model found of the routing; empty where nothing is lost.
         machines: Each machine that runs the model, by rank; empty where there is one.
     """
@@ -286,11 +292,13 @@ class Snapshot:
     why: str = ""
     measured: str = ""
     machines: tuple[Machine, ...] = ()
+    drafts: str = ""
+    gate: str = ""
 
     def __post_init__(self) -> None:
         # Wherever these words are shown, they may be of a stranger's folder or recording. The answer and its prompt
         # stay as they are: they are kept with the conversation, and made harmless where they are drawn.
-        for name in ("phase", "activity", "unit", "routing", "error", "price", "why", "measured"):
+        for name in ("phase", "activity", "unit", "routing", "error", "price", "why", "measured", "drafts", "gate"):
             object.__setattr__(self, name, harmless(getattr(self, name)))
         object.__setattr__(self, "remarks", tuple(map(harmless, self.remarks)))
 

@@ -78,6 +78,9 @@ class StatsScreen(ModalScreen[None]):
         elif now.measured:
             parts.append((f"{now.routing}\n", "bold $primary"))
             parts += [("  measured              ", "$foreground-muted"), f"{now.measured}\n\n"]
+        if now.drafts:
+            parts.append((f"{now.drafts}\n", "bold $primary"))
+            parts += [("  gate                  ", "$foreground-muted"), f"{now.gate or 'not tried yet'}\n\n"]
         for title, totals in (
             ("decode, all answers since loading", now.running),
             ("decode, last answer", now.answer),

@@ -157,6 +157,7 @@ def receipt_line(receipt: TurnReceipt) -> Content:
             *([f"coarse {receipt.coarse_share:.1%}"] if receipt.coarse_share else []),
             f"read {show_bytes(receipt.bytes_read + receipt.prompt_bytes_read)}",
             f"waited {receipt.wait_seconds:.2f} s",
+            *([receipt.drafts] if receipt.drafts else []),
             *([f"profile {receipt.profile}"] if receipt.profile else []),
         ]
     else:

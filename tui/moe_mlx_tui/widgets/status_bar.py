@@ -60,6 +60,8 @@ class StatusBar(Widget):
                 left.append(self._meter(now.model.context))
             left.append(Content(f"cap {now.cap_share:.0%}"))
             left.append(Content(now.routing))
+            if now.drafts:
+                left.append(Content(now.drafts))
         stop = [hint("Esc stop", "stop")] if now.busy and now.phase != LOADING else []
         keys = [*stop, hint("^P palette", "command_palette"), hint("^G map", "swap_map"), hint("? help", "help")]
         right, short = (Content.assemble(Content("  ").join(some), " ") for some in (keys, keys[:-2]))
