@@ -71,6 +71,8 @@ def pick_way(found: Sequence[Outlook], closed: Mapping[str, str], link: str) -> 
         raise UsageError("--parallel auto: " + "; ".join(f"{way}: {why}" for way, why in closed.items()))
     best = max(open_ways, key=lambda one: (one.tps, one.share))
     others = [_said(one, closed) for one in found if one is not best]
+    if any(one.machines == 1 and one.tps > best.tps for one in found):
+        others.append("one machine alone would be faster by these figures")
     return best.way, f"--parallel auto takes {_said(best, {})} by the plan's estimate over {link}; {'; '.join(others)}"
 
 

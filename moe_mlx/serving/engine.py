@@ -95,6 +95,11 @@ class Engine:
         return self._thread.is_alive() and self.death is None
 
     @property
+    def last_word(self) -> RefusalError | None:
+        """What every client is told from now on, where no answer can be had any more."""
+        return None if self.death is None else self._last_word
+
+    @property
     def waiting(self) -> int:
         """Answers that wait for their turn."""
         return len(self._waiting)

@@ -1,7 +1,8 @@
 """`/v1/experts`: which expert sits where, and the gauges beside it, as events: what `moe-mlx chat --attach` draws.
 
 The first event, `facts`, says what does not change while a model is there; another model's come before its first state.
-Each `state` after it holds the map as `moe_mlx.conversation.figures` packs it.
+Each `state` after it holds the map as `moe_mlx.conversation.figures` packs it. A server that can answer no more says
+why with `ended`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ async def watch(request: Request, service: Service) -> Response:
                     yield event(state_now(service, loaded), "state")
                 del loaded  # what is watched must not be kept in memory
                 await asyncio.sleep(EVERY_SECONDS)
+            if (word := service.engine.last_word) is not None:
+                yield event({"message": word.message}, "ended")
         finally:
             state.watchers -= 1
 

@@ -31,6 +31,9 @@ def test_the_fastest_way_is_taken_and_the_others_are_told(found: list[Outlook]):
     assert why.startswith("--parallel auto takes tensor, ") and "pipeline, " in why and "one machine, " in why
     slow = [replace(one, link=10.0) if one.way == "tensor" else one for one in found]
     assert pick_way(slow, {}, "10G")[0] == "pipeline"
+    assert "alone would be faster" not in why
+    slower = [replace(one, link=10.0) if one.machines > 1 else one for one in found]
+    assert pick_way(slower, {}, "10G")[1].endswith("one machine alone would be faster by these figures")
 
 
 def test_what_a_model_cannot_do_is_not_taken(found: list[Outlook]):

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from moe_mlx_convert.reshard import convert
+from moe_mlx_tui.attached.source import AttachedSource
+from moe_mlx_tui.drawing.cells import ABSENT
+from moe_mlx_tui.engine.snapshot import CLOSED
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.machines.ranks import Rank, ranks
 from tests.serving.running import Running, events, open_stream, served, until, user
@@ -111,9 +114,6 @@ def test_each_rank_shows_in_health_metrics_and_the_map(running: Running):
 
 
 def test_the_app_attached_shows_the_layers_of_all_ranks(running: Running):
-    from moe_mlx_tui.attached.source import AttachedSource
-    from moe_mlx_tui.drawing.cells import ABSENT
-
     running.said("what is a fox", max_tokens=4)
     source = AttachedSource(running.url)
     source.start()
@@ -129,6 +129,8 @@ def test_the_app_attached_shows_the_layers_of_all_ranks(running: Running):
 
 def test_a_rank_that_dies_is_told_to_clients_and_by_health(store: Path, tmp_path: Path):
     with serving(tmp_path, store) as (running, group):
+        watching = AttachedSource(running.url)
+        watching.start()
         peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
         said = beginning_of(peer)
         group[1].process.kill()
@@ -140,6 +142,10 @@ def test_a_rank_that_dies_is_told_to_clients_and_by_health(store: Path, tmp_path
         assert found["status"] == "dead" and "rank 1 (127.0.0.1) is gone" in found["trouble"]
         status, _, body = running.ask("/v1/chat/completions", {"messages": [user("hi")]})
         assert status == 503 and json.loads(body)["error"]["code"] == "machine_lost"
+        until(lambda: watching.latest.phase == CLOSED)
+        assert "answers no more: rank 1 of the machines" in watching.latest.error
+        assert watching.latest.remarks[-1] == watching.latest.error, "it is told where nobody asks anything, too"
+        watching.close()
         group[0].process.send_signal(signal.SIGTERM)
         assert group[0].wait(30) in (0, 143, -signal.SIGTERM)
 

@@ -70,8 +70,7 @@ class AttachedSource:
         elif isinstance(order, Compare):
             self._publish(compared=Compared(order.turn, (), over=True, error=_NOT_COMPARED))
         else:
-            remarks = (*self._latest.remarks, _NOT_OURS)[-20:]
-            self._publish(remarks=remarks, remark_count=self._latest.remark_count + 1)
+            self._remark(_NOT_OURS)
 
     def close(self) -> None:
         """Leaves; the server goes on."""
@@ -94,6 +93,9 @@ class AttachedSource:
                 if name == "facts":  # another model has taken its place
                     self._states = States(facts_of(state))
                     continue
+                if name == "ended":
+                    said = f"the server answers no more: {state['message']}"
+                    break
                 changes = self._states.measured(state)
                 if self._answer is None:
                     others = f"the server answers {state['running']} of its clients" if state["running"] else ""
@@ -102,7 +104,11 @@ class AttachedSource:
         except (OSError, ValueError, KeyError, TypeError, MoeMlxError, zlib.error, http.client.HTTPException) as error:
             said = f"the server at {self.link.url} is gone: {error}"
         if not self._closing:
-            self._publish(phase=CLOSED, activity="", error=said)
+            self._remark(said, phase=CLOSED, activity="", error=said)
+
+    def _remark(self, line: str, **changes: Any) -> None:
+        remarks = (*self._latest.remarks, line)[-20:]
+        self._publish(remarks=remarks, remark_count=self._latest.remark_count + 1, **changes)
 
     def _publish(self, **changes: Any) -> None:
         with self._lock:
