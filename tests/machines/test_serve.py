@@ -63,12 +63,21 @@ def rest_of(peer: socket.socket) -> bytes:
     return said
 
 
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "n",
+        "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]},
+    },
+}
 ASKED: tuple[dict[str, Any], ...] = (
     {"messages": [user("what is a fox")], "max_tokens": 12},
     {"messages": [user("what is a fox"), {"role": "assistant", "content": "a"}, user("and now")], "max_tokens": 12},
     {"messages": [user("again")], "max_tokens": 12, "temperature": 1.0, "seed": 7},
     {"messages": [user("again")], "max_tokens": 12, "logit_bias": {"20": 5, "21": 5}, "frequency_penalty": 1.5},
     {"messages": [user("again")], "max_tokens": 6, "logprobs": True, "top_logprobs": 2},
+    {"messages": [user("again")], "max_tokens": 24, "stop": ["a", "e"]},
+    {"messages": [user("again")], "max_tokens": 16, "response_format": SCHEMA},
 )
 
 
