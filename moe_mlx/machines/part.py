@@ -43,7 +43,9 @@ class Part:
             stack.pipeline(self.group)
         else:
             raise UsageError(f"mlx-lm shares the layers of {family} evenly only: leave --split out")
-        return range(stack.start_idx, stack.end_idx)
+        held = range(stack.start_idx, stack.end_idx)
+        _show_held(model, family, held)
+        return held
 
     def _split(self, layers: Sequence[nn.Module]) -> list[int]:
         if self.asked is not None:
@@ -68,3 +70,19 @@ def pipelined(model: nn.Module, family: str) -> Any:
         f"mlx-lm has no pipeline for {family}, so its layers cannot be shared among machines (docs/machines.md names "
         "the families that have one)"
     )
+
+
+def _show_held(model: nn.Module, family: str, held: range) -> None:
+    """Lets a model say which layers it has: some of mlx-lm's wrappers name those that are elsewhere as well.
+
+    mlx-lm makes a cache for each of them, and then hangs a message on the last one, which no layer has filled.
+    """
+    if len(model.layers) == len(held):
+        return
+    kind = type(model)
+
+    def layers(self: nn.Module) -> Any:
+        return pipelined(self, family).layers[held.start : held.stop]
+
+    names = {"layers": property(layers), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    model.__class__ = type(kind.__name__, (kind,), names)

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +22,7 @@ from moe_mlx.conversation.joining import join
 
 #: As Python calls them, and as the nodes of MLX's graph are called.
 CALLED = ("all_sum", "all_gather", "send", "recv", "recv_like")
-NODES = ("AllReduce", "AllGather", "Send", "Recv")
+NODES = ("Sum AllReduce", "AllGather", "Send", "Recv")
 
 
 class Steps:
@@ -59,23 +60,25 @@ def collectives_of(out: mx.array) -> tuple[int, int]:
     """Returns how many collectives `out` waits for, itself among them, and the most that one path to it passes."""
     text = io.StringIO()
     mx.export_to_dot(text, out)
-    labels = dict(re.findall(r'\{ (\d+) \[label ="(\w+)"', text.getvalue()))
-    before: dict[str, list[str]] = {}
-    for source, target in re.findall(r'^"?(\w+)"? -> "?(\w+)"?$', text.getvalue(), re.MULTILINE):
-        before.setdefault(target, []).append(source)
+    labels: dict[str, str] = {}
+    before: dict[str, set[str]] = {}
+    node = ""
+    for line in text.getvalue().splitlines():
+        if found := re.match(r'\{ \d+ \[label ="([^"]+)"', line):
+            node = f"node {len(labels)}"  # not the number: calls of one compiled function share it
+            labels[node] = found[1]
+        elif found := re.match(r'"(\w+)" -> \d+', line):
+            before.setdefault(node, set()).add(found[1])
+        elif found := re.match(r'\d+ -> "(\w+)"', line):
+            before.setdefault(found[1], set()).add(node)
     most: dict[str, int] = {}
-
-    def passed(node: str) -> int:
-        if node not in most:
-            most[node] = (labels.get(node) in NODES) + max(map(passed, before.get(node, ())), default=0)
-        return most[node]
-
-    return sum(label in NODES for label in labels.values()), max(map(passed, {*before, *labels}), default=0)
+    for node in TopologicalSorter(before).static_order():
+        most[node] = (labels.get(node) in NODES) + max((most[one] for one in before.get(node, ())), default=0)
+    return sum(label in NODES for label in labels.values()), max(most.values())
 
 
 def main() -> None:
     """Answers, and writes the steps of this rank."""
-    sys.setrecursionlimit(100_000)
     parser = argparse.ArgumentParser()
     generate.add_arguments(parser)
     args = parser.parse_args(["--prompt", "-", "--no-history", *sys.argv[1:]])

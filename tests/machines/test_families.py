@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from mlx_lm import utils
+from mlx_lm.models.cache import make_prompt_cache
 
 from moe_mlx.errors import UsageError
 from moe_mlx.families.registry import UNTESTED
-from moe_mlx.machines.part import pipelined
+from moe_mlx.machines.part import Part, pipelined
 from tests.checkpoints import AFFINE4, fill_constants, make_checkpoint
 from tests.families.configs import FAMILIES, UNQUANTISED, config
 from tests.machines.ranks import LIMIT, ROOT, ranks
@@ -52,6 +53,32 @@ RUN = sorted(documented() - set(UNTESTED))
 
 def test_the_page_names_every_family_that_mlx_lm_pipelines():
     assert documented() == {name for name in FAMILIES if "+" not in name and stack_of(name) is not None}
+
+
+class Rank:
+    """What a group is to one of two ranks."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def rank(self) -> int:
+        return self._rank
+
+    def size(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_has_caches_for_its_own_layers_alone(rank: int):
+    """Some wrappers of mlx-lm name every layer, and mlx-lm would hang a message on a cache that no layer fills."""
+    for family in RUN:
+        found = copy.deepcopy(config(family))
+        kind, arguments = utils._get_classes(found)
+        model = kind(arguments.from_dict(found))
+        held = Part(Rank(rank), (1, 1), None, lambda about, words: [words]).narrow(model, family)
+        assert 0 < len(held) < len(stack_of(family).layers), family
+        assert len(make_prompt_cache(model)) == len(held), family
+        assert isinstance(model, kind), family
 
 
 @pytest.fixture(scope="module")
