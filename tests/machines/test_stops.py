@@ -13,7 +13,7 @@ from tests.machines.ranks import ranks
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4)
+    tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4, mlp_only_layers=[])
     convert(folder / "checkpoint", folder / "store", row_blocks=16)
     return folder / "store"
 
