@@ -19,14 +19,14 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 #: "low" has a picture made smaller before the model's processor sees it; the others leave it to the processor.
-Detail = Literal["low", "high", "auto"]
+DETAILS = ("low", "high", "auto")
 
 
 class ImageUrl(Fields):
     """Where OpenAI has a picture's address; here the picture itself."""
 
     url: str
-    detail: Detail | None = None
+    detail: str | None = Field(None, max_length=32)
 
 
 class Part(Fields):
@@ -35,13 +35,15 @@ class Part(Fields):
     type: str = Field(max_length=64)
     text: str | None = None
     image_url: str | ImageUrl | None = None
-    detail: Detail | None = None
+    detail: str | None = Field(None, max_length=32)
 
     @model_validator(mode="after")
     def _text_or_picture(self) -> Part:
         if self.type in ("image_url", "input_image"):
             if not self.url.startswith("data:image/"):
                 raise ValueError(NO_IMAGES)
+            if self.looked_at not in DETAILS:
+                raise ValueError(f"detail of a picture: {', '.join(DETAILS[:-1])} or {DETAILS[-1]}")
             return self
         if self.type not in ("text", "input_text", "output_text", "refusal"):
             raise ValueError(NO_IMAGES)
@@ -57,11 +59,16 @@ class Part(Fields):
         return self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url or ""
 
     @property
+    def looked_at(self) -> str:
+        """The detail that is wanted of a picture: said beside its address in chats, of the part in responses."""
+        of_url = self.image_url.detail if isinstance(self.image_url, ImageUrl) else None
+        return next((told for told in (of_url, self.detail) if told is not None), "auto")
+
+    @property
     def plain(self) -> dict[str, str]:
         """The part as `moe_mlx.serving.prompts` takes it."""
         if self.type in ("image_url", "input_image"):
-            of_url = self.image_url.detail if isinstance(self.image_url, ImageUrl) else None
-            return {"type": "image_url", "image_url": self.url, "detail": of_url or self.detail or "auto"}
+            return {"type": "image_url", "image_url": self.url, "detail": self.looked_at}
         return {"type": "text", "text": self.text or ""}
 
 

@@ -9,9 +9,12 @@ import pytest
 
 pytest.importorskip("mlx_vlm", reason="mlx-vlm is not installed: the extra `vlm`")
 
+from pydantic import ValidationError
+
 import moe_mlx
 from moe_mlx.conversation.sampling import Sampling
 from moe_mlx.conversation.session import Session
+from moe_mlx.serving.chat_fields import Part
 from moe_mlx.vlm.pictures import MOST_PICTURES, decode_picture, with_pictures
 from moe_mlx_tui.attached.answer import AttachedAnswer
 from moe_mlx_tui.attached.link import Link
@@ -36,6 +39,21 @@ def answer_here(folder: Path) -> str:
     said = "".join(piece.text for piece in session.answer(prompt))
     session.close()
     return said
+
+
+@pytest.mark.parametrize("told", ["low", "high", "auto", None])
+def test_the_detail_is_passed_on_from_either_place(told: str | None) -> None:
+    beside = Part.model_validate({"type": "image_url", "image_url": {"url": URL, "detail": told}})
+    of_part = Part.model_validate({"type": "input_image", "image_url": URL, "detail": told})
+    assert beside.plain["detail"] == of_part.plain["detail"] == (told or "auto")
+
+
+@pytest.mark.parametrize("told", ["tiny", ""])
+def test_another_detail_is_refused_by_name(told: str) -> None:
+    with pytest.raises(ValidationError, match="detail of a picture: low, high or auto"):
+        Part.model_validate({"type": "image_url", "image_url": {"url": URL, "detail": told}})
+    with pytest.raises(ValidationError, match="detail of a picture: low, high or auto"):
+        Part.model_validate({"type": "input_image", "image_url": URL, "detail": told})
 
 
 @pytest.mark.slow
