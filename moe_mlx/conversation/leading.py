@@ -46,6 +46,7 @@ def rank_summary(session: Session, named: str) -> dict[str, Any]:
     return {
         "machine": named,
         "tokens": len(answer.tokens),
+        "seconds": answer.seconds,
         "held": session.held_tokens,
         "layers": [layer.layer for layer in runtime.source.layers],
         "residency": residency_of(runtime),

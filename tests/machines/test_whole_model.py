@@ -12,6 +12,7 @@ from moe_mlx.conversation.whole_model import WholeModel, together
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx.machines.launched import Launch
 from moe_mlx.machines.pulse import Pulse
+from moe_mlx.machines.rank_lines import describe_ranks
 
 #: Rank 1 runs the first layer, with three experts; rank 0 the second, with two.
 PARTS = (
@@ -112,3 +113,21 @@ def test_ranks_that_share_rows_count_the_same_choices_and_their_own_bytes():
     row = PhaseTotals(steps=2, tokens=2, hits=6, misses=2, bytes_read=50, wasted_bytes=3).as_dict()
     assert together([row, row], by_layers=False) == PhaseTotals(2, 2, 6, 2, 0, 100, wasted_bytes=6)
     assert together([row, row], by_layers=True) == PhaseTotals(2, 2, 12, 4, 0, 100, wasted_bytes=6)
+
+
+def test_a_rank_s_line_has_its_layers_reads_waits_and_memory():
+    decode = PhaseTotals(hits=3, misses=1, bytes_read=5 * 10**6, wait_seconds=0.25).as_dict()
+    row = {
+        "machine": "rank 1 (b)",
+        "layers": [4, 5, 7],
+        "decode": decode,
+        "prefill": PhaseTotals(bytes_read=10**6).as_dict(),
+        "seconds": 2.0,
+        "expert_cache_bytes": 10**9,
+        "resident_bytes": 2 * 10**9,
+        "decode_way": "native",
+    }
+    assert describe_ranks([row]) == [
+        "rank 1 (b): layers 4-7, hit 75%, read 6.0 MB (3.0 MB/s), waited 0.25 s, experts 1.0 GB, resident 2.0 GB, "
+        "decode native"
+    ]
