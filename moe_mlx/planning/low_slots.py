@@ -1,9 +1,11 @@
 """How a layer's share of a cap is divided between whole and low slots, where light experts may be coarse.
 
-The rule, from the sweep behind it (a trained model, 155 settings): the heaviest experts of a token have to be whole, so
-a layer keeps top_k whole slots; what is left buys low slots, as many experts as possible being in memory at all. Once
-every expert of the layer is, what is left makes low slots whole. Where the low slots that a token's light experts may
-need at once (top_k - 1) cannot be had beside top_k whole ones, all slots are whole, and nobody is coarse.
+The rule, from sweeps over two trained models: the heaviest experts of a token have to be whole, so a layer keeps whole
+slots for one and a half tokens' experts; what is left buys low slots, as many experts as possible being in memory at
+all. (With top_k whole slots alone, the heavy experts take turns in them: as many bytes are read, in more reads that
+block.) Where that would leave fewer low slots than a token has experts, whole ones give way, down to top_k. Once every
+expert of the layer is in memory, what is left makes low slots whole. Where the low slots that a token's light experts
+may need at once (top_k - 1) cannot be had beside top_k whole ones, all slots are whole, and nobody is coarse.
 """
 
 from __future__ import annotations
@@ -29,11 +31,18 @@ def divide(layer: ExpertLayer, slots: int, coarse_nbytes: int) -> tuple[int, int
     least, most = layer.top_k, experts - (layer.top_k - 1)
     if slots >= experts or layer.top_k < 2 or most < least or not 0 < coarse_nbytes < whole:
         return slots, 0
+    wanted = min(least + layer.top_k // 2, most)
     some = (nbytes - experts * coarse_nbytes) // (whole - coarse_nbytes)
-    if some >= least:
+    if some >= wanted:
         return min(some, most), experts - min(some, most)
-    low = (nbytes - least * whole) // coarse_nbytes
-    return (least, low) if low >= layer.top_k - 1 else (slots, 0)
+
+    def low_beside(count: int) -> int:
+        return min((nbytes - count * whole) // coarse_nbytes, experts - count)
+
+    while wanted > least and low_beside(wanted) < layer.top_k:
+        wanted -= 1
+    low = low_beside(wanted)
+    return (wanted, low) if low >= layer.top_k - 1 else (slots, 0)
 
 
 def divide_all(
