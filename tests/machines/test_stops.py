@@ -7,7 +7,7 @@ import pytest
 
 from moe_mlx_convert.reshard import convert
 from tests.checkpoints import AFFINE4, tiny_checkpoint
-from tests.machines.ranks import ranks
+from tests.machines.ranks import LIMIT, ranks
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_random_stops_leave_no_wrong_token(store: Path, tmp_path: Path, size: in
     words = ["-m", "tests.machines.random_stops", "12", "1", "--parallel", parallel, "--decode", way, "-m", "16"]
     words += ["--model", str(store), "--routing", "exact", "--expert-cache", "25%"]
     with ranks(tmp_path, [words] * size) as group:
-        assert [rank.wait() for rank in group] == [0] * size, [rank.said for rank in group]
+        assert [rank.wait(3 * LIMIT) for rank in group] == [0] * size, [rank.said for rank in group]
         found = json.loads(group[0].told)
     assert found["wrong"] == 0 and found["late"] <= 2 and found["machines"] == size
     assert all(found["stops"].values())

@@ -76,7 +76,6 @@ def compare(folder: Path, tokens: int, routings: Sequence[str]) -> int:
         rows.append(row_of("one process", routing, 0, "", whole))
         for parallel, size in GROUPS:
             found = together(folder, words, parallel, size)
-            print(f"{routing}, {parallel}, {size} ranks: done", file=sys.stderr, flush=True)
             read = [rank["decode"]["bytes_read"] for rank in found["machines"]]
             same = found["tokens"] == whole["tokens"] and sum(read) == whole["bytes_read"]
             wrong += not same
@@ -84,6 +83,7 @@ def compare(folder: Path, tokens: int, routings: Sequence[str]) -> int:
                 layers = f"{rank['layers'][0]}-{rank['layers'][-1]}" if parallel == "pipeline" else "rows of all"
                 values = {**rank, **rank["decode"]}
                 rows.append(row_of(f"{parallel} {size}", routing, number, layers, values, "yes" if same else "NO"))
+                print("  ".join(rows[-1]), file=sys.stderr, flush=True)  # each takes minutes on a machine that is busy
     heads = ["way", "routing", "rank", "layers", "experts held", "resident", "peak", "read", "misses", "tokens equal"]
     print(render(heads, rows))
     experts = sum(path.stat().st_size for path in (store / "experts").rglob("*.safetensors"))
