@@ -49,6 +49,13 @@ class Gate:
         self._hold = FIRST_HOLD
         self._try()
 
+    @classmethod
+    def held_open(cls) -> Gate:
+        """Returns one that lets every draft be made, for measurements."""
+        gate = cls()
+        gate._phases = [(True, 1 << 62)]
+        return gate
+
     @property
     def drafting(self) -> bool:
         """Whether the tokens to come are to be drafted: as decided, or because it is tried."""

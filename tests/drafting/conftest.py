@@ -1,5 +1,6 @@
 """A draft model for the demo, made once; models that are closed after each test."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import moe_mlx
 from moe_mlx.conversation.session import Sampling, Session
 from moe_mlx.drafting.drafter import ModelDrafter
 from moe_mlx.drafting.drafting import Drafting
-from tests.drafting_models import shallow_demo
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "assets"))
+from demo_training.shallow import shallow_demo
 
 
 @pytest.fixture(scope="session")

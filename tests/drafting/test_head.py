@@ -25,12 +25,6 @@ from tests.prediction_heads import PROMPT, trained_head
 TOKENS = 90
 
 
-class Open(Gate):
-    """Never tries anything else."""
-
-    drafting, left = True, 10**9  # type: ignore[assignment]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint("glm_moe_dsa", tmp_path_factory.mktemp("glm") / "model")
@@ -71,7 +65,7 @@ def test_the_tokens_are_the_model_s_and_training_makes_them_come_in_fewer_steps(
 ):
     rates = {}
     for steps, head in heads.items():
-        made, drafting = drafted(folder, head, Open())
+        made, drafting = drafted(folder, head, Gate.held_open())
         assert made == theirs, steps
         counts = drafting.counts
         assert drafting.count == 1 and counts.drafted == counts.rounds
@@ -104,4 +98,30 @@ def test_code_that_a_head_brings_is_not_run(heads: dict[int, Path], folder: Path
     (brought / "config.json").write_text(json.dumps({**config, "model_file": "own.py"}))
     (brought / "own.py").write_text("raise SystemExit(9)")
     (brought / "model.safetensors").symlink_to(heads[60] / "model.safetensors")
-    assert drafted(folder, brought, Open())[0] == theirs
+    assert drafted(folder, brought, Gate.held_open())[0] == theirs
+
+
+def test_what_mlx_vlm_splits_off_a_checkpoint_is_the_same_head(
+    folder: Path, heads: dict[int, Path], theirs: list[int], tmp_path: Path
+):
+    from mlx_vlm.split_mtp import split_mtp
+
+    published = tmp_path / "published"
+    published.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    layer = f"model.layers.{config['num_hidden_layers']}"
+    tensors: dict[str, mx.array] = {}
+    for name, value in mx.load(str(heads[60] / "model.safetensors")).items():
+        own = name.removeprefix("mtp.").replace("shared_head_norm", "shared_head.norm")
+        if ".switch_mlp." in own:
+            for expert in range(value.shape[0]):
+                tensors[f"{layer}.{own.replace('switch_mlp', f'experts.{expert}')}"] = value[expert]
+        else:
+            tensors[f"{layer}.{own}"] = value
+    mx.save_safetensors(str(published / "model.safetensors"), tensors)
+    config |= {"num_nextn_predict_layers": 1, "index_topk": 4096}
+    (published / "config.json").write_text(json.dumps(config))
+    split = split_mtp(str(published), str(tmp_path / "split"))
+    made, drafting = drafted(folder, split, Gate.held_open())
+    assert made == theirs and drafting.count == 1
+    assert drafting.counts.accepted == drafting.counts.drafted > 40
