@@ -6,11 +6,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from moe_mlx.store import manifest as manifests
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.families import library_of
-from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header, layer_directory
+from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header, layer_directory, narrower_of
+from moe_mlx.store.parts import ExpertLayout, version_of
 from moe_mlx.system.talk import Count, Talk
 from moe_mlx_convert.checkpoint import Origin, check_unchanged
 from moe_mlx_convert.copying import Copier
@@ -95,6 +98,7 @@ class Conversion:
     def _write(self, targets: Mapping[str, Target]) -> None:
         plan, folder = self._plan, self._destination.partial
         mark = {"mark": plan.mark(), "fingerprint": dict(self._origin.fingerprint)}
+        mark |= {} if plan.given is None else {"given": asdict(plan.given)}
         journal = Journal(self._fs, folder, mark)
         try:
             self._folders()
@@ -194,8 +198,8 @@ class Conversion:
             # Of a rearranged expert: its tensors' digest, then those of its parts.
             found = [self._digests[target.name].split(" ") for target in experts]
             digests = tuple(each[0] for each in found)
-            parts = tuple(one for each in found for one in each[1:]) if layout.rearranged else digests
-            layers.append(StoredLayer(layout, len(expert_header(layout, 0)), digests, parts))
+            parts = tuple(one for each in found for one in (each[1:] or each))
+            layers.append(StoredLayer(layout, len(expert_header(layout, 0)), digests, parts, *self._bits(layout)))
         return Manifest(
             source=origin.name,
             revision=origin.revision,
@@ -204,7 +208,15 @@ class Conversion:
             resident=tuple(stored(t) for t in plan.resident),
             files=tuple(stored(t) for t in plan.files),
             resident_nbytes=plan.resident_nbytes,
+            calibration=plan.given.calibration if plan.given is not None else "",
         )
+
+    def _bits(self, layout: ExpertLayout) -> tuple[Any, ...]:
+        """Returns what a manifest says of the bits of a layer's experts; nothing where they have those of the model."""
+        if (given := self._plan.given) is None:
+            return ()
+        bits = given.bits[layout.layer.index]
+        return bits, given.errors[layout.layer.index], narrower_of(layout, bits)
 
     def _summary(self, files: int, resumed: int, seconds: float, comparing: float, compared: bool) -> Summary:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -215,7 +227,7 @@ class Conversion:
             destination=str(self._destination.path),
             built_by=library_of(self._origin.config),
             method=self._plan.method,
-            version=2 if any(layout.rearranged for layout in self._plan.layouts) else 1,
+            version=version_of(self._plan.layouts, fewer=self._plan.given is not None) or 1,
             nested=self._plan.layouts[0].nested,
             row_blocks=self._plan.layouts[0].row_blocks,
             layers=len(layers),
@@ -224,6 +236,7 @@ class Conversion:
             files_resumed=resumed,
             bytes_written=self._plan.nbytes,
             experts_bytes=sum(layer.nbytes for layer in layers),
+            given=self._plan.given,
             resident_bytes=self._plan.resident_nbytes,
             left_out=tuple(self._plan.left_out),
             left_out_bytes=sum(self._plan.left_out.values()),

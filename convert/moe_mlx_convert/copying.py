@@ -148,6 +148,10 @@ class Copier:
         """Writes an expert's data in their new order, and returns its tensors' digest and those of its parts."""
         data, digests = self.rearranger.laid(target, layout)
         self._expected(target, digests.split(" ")[0])
+        if offset + data.nbytes != target.nbytes:
+            raise ConvertError(
+                f"{self.folder / target.name}: {offset + data.nbytes} bytes were planned as {target.nbytes}."
+            )
         for begin in range(0, data.nbytes, BUFFER_NBYTES):
             self._go_on()
             write_whole(self.fs, fd, data[begin : begin + BUFFER_NBYTES], offset + begin)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from moe_mlx.store.durable import Fs
 from moe_mlx.store.layout import StoredLayer
-from moe_mlx.store.rearrange import fill
 from moe_mlx.store.store import StoreSource
 from moe_mlx_convert.sources import PassingSources
 
@@ -42,6 +41,8 @@ class JoinedSources(PassingSources):
         buffer[:] = self._own.joined[offset : offset + buffer.nbytes]
 
     def _join(self, path: Path, stored: StoredLayer) -> memoryview:
+        from moe_mlx.store.rearrange import fill  # NumPy is imported where an expert has to be joined
+
         nbytes = stored.layer.expert_nbytes
         data, joined, tensors, begin = memoryview(bytearray(nbytes)), memoryview(bytearray(nbytes)), [], 0
         super().read(path, data, stored.data_offset)

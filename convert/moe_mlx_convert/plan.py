@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moe_mlx.store import digest, header
 from moe_mlx.store.checkpoint import INDEX
+from moe_mlx.store.given import Given
 from moe_mlx.store.layout import expert_file, expert_header, layer_directory
 from moe_mlx.store.locate import Layout, Located
 from moe_mlx.store.parts import ExpertLayout
@@ -55,7 +56,9 @@ class Plan:
         files: The shards' index and files copied verbatim.
         resident_nbytes: Bytes of the resident tensors.
         left_out: Tensors that mlx-lm drops while it loads, and their bytes.
-        method: `bytes`; `arrays` where ranges name tensors that mlx-lm stacks instead of files; `upgrade` of a store.
+        method: `bytes`; `arrays` where ranges name tensors that mlx-lm stacks instead of files; `upgrade` of a store;
+            `rounding` where experts are given fewer bits.
+        given: The bits of each expert, where they are given some.
     """
 
     layouts: tuple[ExpertLayout, ...]
@@ -65,6 +68,7 @@ class Plan:
     resident_nbytes: int
     left_out: Mapping[str, int]
     method: str = "bytes"
+    given: Given | None = None
 
     def targets(self) -> Iterator[Target]:
         """Yields every file: small ones first, so that a store that cannot be used fails early."""
@@ -150,6 +154,7 @@ def expert_targets(
     layout: ExpertLayout,
     ranges: Callable[[int], Sequence[ByteRange]],
     expected: Sequence[str | None] = (),
+    layout_for: Callable[[int], ExpertLayout] | None = None,
 ) -> tuple[Target, ...]:
     """Returns the files of a layer's experts.
 
@@ -157,17 +162,18 @@ def expert_targets(
         layout: How each lies in its file.
         ranges: Makes the list of an expert's tensors in the source.
         expected: Digest of each one's tensors, where they are known.
+        layout_for: How an expert lies in its file, where they differ.
     """
-    nbytes = len(expert_header(layout, 0)) + layout.layer.expert_nbytes
     known = expected or (None,) * layout.layer.experts
+    each = [layout_for(expert) if layout_for else layout for expert in range(layout.layer.experts)]
     return tuple(
         Target(
             name=f"{layer_directory(layout.layer)}/{expert_file(expert)}",
-            nbytes=nbytes,
-            prefix=partial(expert_header, layout, expert),
+            nbytes=len(expert_header(each[expert], 0)) + each[expert].nbytes,
+            prefix=partial(expert_header, each[expert], expert),
             ranges=partial(ranges, expert),
             digests_prefix=False,
-            layout=layout if layout.rearranged else None,
+            layout=each[expert] if each[expert].rearranged else None,
             expected=known[expert],
         )
         for expert in range(layout.layer.experts)
@@ -176,7 +182,10 @@ def expert_targets(
 
 def _how(layout: ExpertLayout | None) -> str:
     """Returns what tells two arrangements of the same files apart."""
-    return "" if layout is None else f" {layout.row_blocks} {sorted(layout.halves.items())}"
+    if layout is None:
+        return ""
+    few = f" {layout.bits}" if layout.narrow else ""
+    return f" {layout.row_blocks} {sorted(layout.halves.items())}{few}"
 
 
 def _shard(name: str, tensors: Sequence[Located]) -> Target:

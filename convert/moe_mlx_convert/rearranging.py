@@ -37,7 +37,7 @@ class Rearranger:
 
         The data are good until this thread's next call.
         """
-        data, running = self._room("file", layout.layer.expert_nbytes), digest.new()
+        data, running = self._room("file", layout.nbytes), digest.new()
         for number, tensor in self._tensors(target):
             running.update(tensor)
             for at, piece in pieces_of(layout, number, tensor):
@@ -55,7 +55,7 @@ class Rearranger:
 
     def data(self, layout: ExpertLayout, fd: int, offset: int) -> memoryview:
         """Reads a written expert's data; what a short file lacks is zeros. Good until this thread's next call."""
-        data = self._room("file", layout.layer.expert_nbytes)
+        data = self._room("file", layout.nbytes)
         got = read_whole(self._fs, fd, data, offset)
         data[got:] = bytes(data.nbytes - got)
         return data

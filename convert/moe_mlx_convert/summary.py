@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_mlx.store.families import library_of
+from moe_mlx.store.given import Given
 from moe_mlx.store.layout import Manifest
 
 
@@ -16,7 +17,8 @@ class Summary:
 
     Attributes:
         built_by: The library that builds the model.
-        method: `bytes` (ranges were copied), `arrays` (experts stacked through that library) or `upgrade` (of a store).
+        method: `bytes` (ranges were copied), `arrays` (experts stacked through that library), `upgrade` (of a store) or
+            `rounding` (experts were given fewer bits).
         version: Of the store's format.
         nested: Whether the high bits of every code come first.
         row_blocks: Blocks of each expert's output rows.
@@ -24,6 +26,7 @@ class Summary:
         compared: Whether every byte written was compared with the source afterwards.
         left_out: Tensors that it drops while it loads, which the store does without.
         left_out_bytes: Bytes of those.
+        given: The bits of each expert, where they were given some.
         peak_memory_bytes: Largest resident memory of the process.
         peak_array_bytes: Largest memory of MLX arrays; 0 where bytes were copied.
     """
@@ -50,6 +53,7 @@ class Summary:
     compared: bool
     peak_memory_bytes: int
     peak_array_bytes: int
+    given: Given | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns the summary as one JSON object."""

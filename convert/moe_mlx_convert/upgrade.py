@@ -50,7 +50,7 @@ class StoreOrigin:
     def again(self) -> StoreOrigin:
         """Reads it anew, to find out whether it changed."""
         with closing(StoreSource.open(self.root, verify=False)) as source:
-            return _origin(source)
+            return origin_of(source)
 
 
 def upgrade(
@@ -97,10 +97,14 @@ def upgrade(
     if replacement is not None and replacement.resumed(arrangement):
         return already(read_manifest(root), root)
     with closing(StoreSource.open(root, verify=False)) as source:
+        if source.bits:
+            raise UsageError(
+                f"{root}: its experts have bits of their own, so it is of version 3, which is not upgraded."
+            )
         plan = _plan(source, arrangement)
         if plan.layouts == source.layouts:
             raise UsageError(f"{root}: already{arranged(source.layouts)}, as it was asked for.")
-        origin, destination = _origin(source), Destination(fs, path, root, say)
+        origin, destination = origin_of(source), Destination(fs, path, root, say)
         copier = Copier(fs, destination.partial, JoinedSources(fs, source))
         conversion = Conversion(fs, origin, destination, plan, copier, workers or default_workers(), talk)
         summary = conversion.run(compare=True)
@@ -130,7 +134,7 @@ def _root(store: str | Path, replace: bool) -> tuple[Path, bool]:
     return root, own
 
 
-def _origin(source: StoreSource) -> StoreOrigin:
+def origin_of(source: StoreSource) -> StoreOrigin:
     """Looks at every file of a store, never through a link.
 
     Raises:

@@ -90,7 +90,7 @@ class _Verifier:
         manifest = self._source.manifest
         files = (*manifest.files, *manifest.resident)
         total = sum(f.nbytes for f in files)
-        total += sum(s.file_nbytes * s.layer.experts for s in manifest.layers)
+        total += sum(s.data_offset * s.layer.experts + s.stored_nbytes for s in manifest.layers)
         talk = Talk()
         count = Count(talk, "verifying", total)
 
@@ -145,13 +145,13 @@ class _Verifier:
             begin += tensor.nbytes
         try:
             self._source.read_into(index, expert, buffers)
-            if self._prefix(path, stored.data_offset) != expert_header(stored.layout, expert):
+            if self._prefix(path, stored.data_offset) != expert_header(stored.layout_of(expert), expert):
                 self._damage.append(Damage(name, "its header is not this expert's", layer.layer, expert))
         except ExpertReadError as error:
             self._damage.append(Damage(name, error.reason, layer.layer, expert))
         except OSError as error:
             self._damage.append(Damage(name, error.strerror or str(error), layer.layer, expert))
-        return stored.file_nbytes
+        return stored.file_nbytes(expert)
 
     @staticmethod
     def _prefix(path: Path, nbytes: int) -> bytes:

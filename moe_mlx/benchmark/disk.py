@@ -63,7 +63,7 @@ class DiskBench:
         self.batch = len(events[0].experts)
         self.bank = SlotBank(self.layer.tensors, self.batch)
         self.buffers = [self.bank.buffers(slot) for slot in range(self.batch)]
-        self.nbytes = sum(len(event.experts) for event in events) * self.layer.expert_nbytes
+        self.nbytes = sum(source.stored_nbytes(event.index, expert) for event in events for expert in event.experts)
 
     def page_cache(self) -> float | None:
         """Returns the share of the sample that the page cache holds; None where the system does not tell."""
@@ -143,7 +143,7 @@ def measure(
         ways.append((DEMAND, count, lambda n=count: bench.demand(n, check=False)))  # type: ignore[misc]
         if stored:
             ways.append((CHECKED, count, lambda n=count: bench.demand(n, check=True)))  # type: ignore[misc]
-    if any(layout.rearranged for layout in bench.source.layouts):
+    if any(layout.rearranged for layout in bench.source.layouts) or bench.source.bits:
         progress(f"{LOADED} is left out: it does not join the parts of this store's experts")
     elif stored and not cold:
         ways.append((LOADED, 1, bench.loaded))

@@ -44,7 +44,7 @@ def plain_times(
                 for span in source.byte_ranges(event.index, event.experts[place]):
                     views: list[memoryview] = []
                     while (left := span.nbytes - sum(view.nbytes for view in views)) > 0:
-                        views.append(buffers[place][done])
+                        views.append(buffers[place][done][:left])  # a narrow expert is shorter than its slot
                         done += 1
                     assert left == 0
                     if blocks:

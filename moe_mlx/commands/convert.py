@@ -5,6 +5,8 @@ whole; until then it is MLX_PATH.partial, and running the same command again res
 
 --nested and --row-blocks rearrange each expert's bytes (version 2 of the store): joined again they are the checkpoint's
 own. --upgrade makes such a store from one of version 1, or with another layout, without the checkpoint.
+
+--bits-per-weight gives experts 2, 3 or 4 bits each, by what that costs their output: another model, with less to read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_mlx.commands.bits_arguments import add_bits_arguments, check_bits_arguments, given_lines, giver_of
 from moe_mlx.commands.convert_machines import describe, share_out
 from moe_mlx.commands.plan_machines import machine_sizes
 from moe_mlx.commands.progress_argument import add_progress_argument
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     layout.add_argument(
         "--replace", action="store_true", help="with --upgrade: the new store, once whole, takes STORE's name and place"
     )
+    add_bits_arguments(parser)
     parser.add_argument(
         "--no-compare",
         dest="compare",
@@ -99,6 +103,7 @@ def _blocks(text: str) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuses options that would be without effect."""
+    check_bits_arguments(args)
     if args.upgrade is None:
         if args.replace:
             raise UsageError("--replace belongs to --upgrade: a checkpoint is never replaced")
@@ -124,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     """Converts and prints the summary."""
     from moe_mlx.system.sizes import size_text
     from moe_mlx.system.talk import RowTalk
-    from moe_mlx_convert import convert, upgrade
+    from moe_mlx_convert import convert, give_bits, upgrade
     from moe_mlx_convert.destination import unfinished
     from moe_mlx_convert.upgrade import beside
 
@@ -133,18 +138,28 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     path = args.mlx_path or ("mlx_model" if args.upgrade is None else beside(args.upgrade))
     how = {
-        "nested": args.nested,
         "row_blocks": args.row_blocks,
         "say": lambda line: print(f"moe-mlx convert: {one_line(line)}", file=sys.stderr),
         "talk": RowTalk() if args.progress == "json" else None,
     }
     try:
         if args.upgrade is not None:
-            summary = upgrade(args.upgrade, args.mlx_path, replace=args.replace, **how)
+            summary = upgrade(args.upgrade, args.mlx_path, nested=args.nested, replace=args.replace, **how)
+        elif args.bits_per_weight is not None:
+            summary = give_bits(
+                args.hf_path,
+                path,
+                giver_of(args, how["say"], how["talk"]),
+                revision=args.revision,
+                compare=args.compare,
+                prove=_prove,
+                **how,
+            )
         else:
             summary = convert(
                 args.hf_path,
                 path,
+                nested=args.nested,
                 revision=args.revision,
                 compare=args.compare,
                 trust_remote_code=args.trust_remote_code,
@@ -168,6 +183,9 @@ def run(args: argparse.Namespace) -> int:
     copying = s.seconds - s.seconds_compare
     print(one_line(f"{s.source}{revision} -> {s.destination}"))
     print(f"{s.experts} experts in {s.layers} layers, {size_text(s.experts_bytes)}{_how(s)}, built by {s.built_by}")
+    if s.given is not None:
+        for line in given_lines(s.given):
+            print(line)
     print(f"resident weights {size_text(s.resident_bytes)}")
     print(f"{s.files} files, {size_text(s.bytes_written)} in {copying:.1f} s ({s.files_resumed} from an earlier run)")
     if s.compared:

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--revision", help="branch, tag or commit of a hub repository")
     add("--trust-remote-code", action="store_true", help="let a model bring its own code")
     add("--decode", choices=DECODE_WAYS, default="auto", help="as for generate (default: auto)")
+    add(
+        "--against",
+        metavar="MODEL",
+        help="compare with another model's exact run instead of this one's own: with what a store of fewer bits was "
+        "made of; both must make the same tokens of the text",
+    )
     add("--data", default=DEMO, help="a text file, a .jsonl file with a text a line, or demo (default: %(default)s)")
     add("--tasks", help="JSONL of prompt and answer, demo, or none (default: demo for the demo's data, else none)")
     add_grid_arguments(parser, SCORED)
@@ -70,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from moe_mlx.history.profiles import check_profile
 
     grid = checked_grid(args)
+    if args.against is not None and (args.trace is not None or "belady" in grid.routings):
+        raise UsageError(
+            "--against compares with another model's run: leave --trace and belady, which need this one's, out"
+        )
     if grid.fitted and len(grid.caches) > 1 and args.fit_light:
         raise UsageError("--fit-light fits at one cap: give one to --expert-cache")
     if args.fit_light and not (grid.fitted and LATE in grid.lights):
@@ -90,12 +100,15 @@ def run(args: argparse.Namespace) -> int:
         from moe_mlx.system.plots import check_plot
 
         check_plot(args.plot)
+    from contextlib import ExitStack
+
     from moe_mlx.evaluation.documents import digest_of, encode, read_tasks, read_texts, spread
 
     texts = read_texts(args.data)
     wanted = args.tasks or (DEMO if args.data == DEMO else "none")
     tasks = [] if wanted == "none" else spread(read_tasks(wanted), args.limit_tasks)
 
+    from moe_mlx.evaluation.against import identity_at, said_by
     from moe_mlx.evaluation.light_fit import THRESHOLDS
     from moe_mlx.evaluation.progress import Progress
     from moe_mlx.evaluation.results import Report
@@ -120,6 +133,10 @@ def run(args: argparse.Namespace) -> int:
     )
     runtime = runtime_of(model)
     layers = runtime.source.layers
+    if args.trace is not None and runtime.source.bits:
+        raise UsageError(
+            "--trace: a replay counts every expert's bytes alike, and those of this store differ; record its source"
+        )
     top_k, experts = max(layer.top_k for layer in layers), max(layer.experts for layer in layers)
     settings = fit_to_model(grid, args.sweep, top_k, experts).settings(top_k)
     if not runtime.layers.routed and any(
@@ -135,15 +152,32 @@ def run(args: argparse.Namespace) -> int:
     scored = sum(len(document) - 1 for document in documents)
     name = Path(args.model).name
     digest = digest_of(documents, tasks)
-    report = Report(identity_of(runtime.source), name, digest, scored, len(tasks), PROTOCOL)
+    data = digest if args.against is None else f"{digest} against {identity_at(args.against)}"
+    report = Report(identity_of(runtime.source), name, data, scored, len(tasks), PROTOCOL)
     if args.resume is not None:
         report.resume(args.resume)
     progress = Progress((2 + len(THRESHOLDS) if args.fit_light else 0) + 1 + len(settings))
+    stack = ExitStack()
     try:
         by_layer: tuple[float, ...] = ()
         if grid.fitted:
             by_layer = _thresholds(args, model, tokenizer, progress, digest_of(documents, ()))
-        Evaluation(model, tokenizer, documents, tasks, report, progress, by_layer).run(settings, args.trace)
+        evaluation = Evaluation(model, tokenizer, documents, tasks, report, progress, by_layer)
+        if args.against is not None:
+            evaluation.against = stack.enter_context(
+                said_by(
+                    args.against,
+                    texts,
+                    documents,
+                    tasks,
+                    report,
+                    progress,
+                    cache=grid.caches[0],
+                    decode=args.decode,
+                    limit=args.limit_tokens,
+                )
+            )
+        evaluation.run(settings, args.trace)
     except KeyboardInterrupt:
         progress.finish()
         done = sum(setting.key in report.rows for setting in settings)
@@ -152,11 +186,12 @@ def run(args: argparse.Namespace) -> int:
         raise
     finally:
         progress.finish()
+        stack.close()
         runtime.close()
     keys = [setting.key for setting in settings]
     rows = [report.rows[key] for key in keys]
     assert report.reference is not None
-    if verdicts := verdicts_of(rows):
+    if args.against is None and (verdicts := verdicts_of(rows)):  # they are of a model beside itself
         try:
             keep_verdicts(report.model, verdicts)
         except (OSError, RuntimeError) as error:
@@ -174,9 +209,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.as_dict(keys), indent=1))
     else:
-        print(f"{name}: {scored:,} tokens, {len(tasks)} tasks; {PROTOCOL}", file=sys.stderr)
-        print(results_table(report.reference, rows))
-    for line in verdict_lines(rows):
+        beside = f" beside {Path(args.against).name}" if args.against is not None else ""
+        print(f"{name}{beside}: {scored:,} tokens, {len(tasks)} tasks; {PROTOCOL}", file=sys.stderr)
+        print(results_table(report.reference, rows, precise=args.against is not None))
+    for line in verdict_lines(rows) if args.against is None else ():
         print(line, file=sys.stderr)
     return 0
 

@@ -153,6 +153,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
 
     import mlx.core as mx
 
+    from moe_mlx.store.given import mean_bits
     from moe_mlx.store.page_cache import page_cache_use
 
     runtime = session.runtime
@@ -180,6 +181,7 @@ def summary(session: Session, answer: Answer) -> dict[str, Any]:
         "route_lambda": runtime.routing.route_lambda,
         "light": runtime.routing.light,
         "light_beyond": runtime.routing.light_beyond,
+        "bits_per_weight": mean_bits(runtime.source),
         "profile": runtime.profile or None,
         "pinned": runtime.pinned,
         "warmed": runtime.warmed,
@@ -206,7 +208,7 @@ def describe(session: Session, answer: Answer) -> str:
         f"read {show_bytes(decode.disk_bytes + answer.prefill.bytes_read)}",
         f"swapped {decode.swapped_share:.1%} (weight {decode.weight_moved:.2f})",
         f"experts {show_bytes(runtime.expert_cache_bytes)} ({runtime.resident_share:.0%})",
-        runtime.routing.describe(),
+        runtime.in_force,
     ]
     if decode.late:
         parts.append(f"late {decode.late_share:.1%} (weight {decode.late_weight:.2f})")

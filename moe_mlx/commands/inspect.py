@@ -23,9 +23,10 @@ from moe_mlx.planning.crossings import PER_LAYER, capped_layers
 from moe_mlx.planning.low_slots import coarse_sizes, divide_all, low_slots_words
 from moe_mlx.planning.shape import local_shape
 from moe_mlx.planning.slot_share import Curve, measured_slots
-from moe_mlx.store import ExpertSource, open_source
+from moe_mlx.store import ExpertSource, StoreSource, open_source
+from moe_mlx.store.given import bits_words, mean_bits
 from moe_mlx.store.page_cache import page_cache_use
-from moe_mlx.store.parts import COARSE_FORMS, arranged, version_of
+from moe_mlx.store.parts import COARSE_FORMS, WIDTHS, arranged, version_of
 from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
 from moe_mlx.system.sizes import sizes_alike
@@ -82,7 +83,7 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
         "model": str(source.root),
         "model_type": source.config.get("model_type"),
         "form": "checkpoint" if source.in_place else "store",
-        "version": version_of(source.layouts),
+        "version": version_of(source.layouts, fewer=bool(source.bits)),
         "built_by": shape.built_by,
         "beside": [part.as_json() for part in shape.parts],
         "layers": [
@@ -95,11 +96,13 @@ def describe(source: ExpertSource, curves: Sequence[Curve] | None = None) -> dic
                 "bytes_per_expert": layer.expert_nbytes,
                 "tensors": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in layer.tensors],
                 **_parts(source, layer),
+                **_bits(source, layer),
             }
             for layer in source.layers
         ],
         "experts": sum(layer.experts for layer in source.layers),
         "experts_bytes": source.experts_nbytes,
+        **_given(source),
         "resident_bytes": resident,
         "page_cache": None if cached is None else {"bytes": cached.nbytes, "estimate": cached.estimate},
         "caps": caps,
@@ -119,6 +122,25 @@ def _parts(source: ExpertSource, layer: ExpertLayer) -> dict[str, Any]:
     }
 
 
+def _given(source: ExpertSource) -> dict[str, Any]:
+    """Returns what a store says of the bits of all its experts; nothing of other models."""
+    if not isinstance(source, StoreSource) or not source.bits:
+        return {}
+    return {
+        "experts_stored_bytes": source.manifest.stored_nbytes,
+        "bits_per_weight": mean_bits(source),
+        "calibration": source.manifest.calibration,
+    }
+
+
+def _bits(source: ExpertSource, layer: ExpertLayer) -> dict[str, Any]:
+    """Returns the bits of each of a layer's experts, and what they cost; nothing of other models."""
+    if not isinstance(source, StoreSource) or not source.bits:
+        return {}
+    stored = source.manifest.layers[layer.index]
+    return {"bits": list(stored.bits), "error": stored.error, "stored_bytes": stored.stored_nbytes}
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
     if args.experts is not None:
@@ -135,11 +157,13 @@ def run(args: argparse.Namespace) -> int:
         form = (
             "an MLX checkpoint, read in place: `moe-mlx convert` makes a miss one read"
             if source.in_place
-            else f"a store{arranged(source.layouts)}"
+            else f"a store{arranged(source.layouts, bits_words(source))}"
         )
         print(f"{one_line(described['model'])}: {described['model_type']}, built by {described['built_by']}, {form}\n")
         print(_layers_table(source) + "\n")
         print(_sizes_table(source, described) + "\n")
+        if source.bits:
+            print(_bits_table(described) + "\n")
         print(_caps_table(described))
         print(
             "\nWith --io cached the page cache may hold what is in the expert cache a second time, until others need\n"
@@ -184,6 +208,8 @@ def _layers_table(source: ExpertSource) -> str:
 
 def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
     parts = [("experts", str(described["experts"]), source.experts_nbytes, "")]
+    if source.bits:
+        parts.append(("in files", "", described["experts_stored_bytes"], bits_words(source)))
     for form in COARSE_FORMS if all(layout.nested for layout in source.layouts) and source.layouts else ():
         nbytes = sum(layout.coarse_nbytes(form) * layout.layer.experts for layout in source.layouts)
         parts.append((f"coarse {form}", "", nbytes, f"{nbytes / source.experts_nbytes:.0%} of the experts, read first"))
@@ -191,11 +217,24 @@ def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
     parts += [(part["kind"], "", part["nbytes"], part["fate"]) for part in described["beside"]]
     if (cached := described["page_cache"]) is not None:
         about = ", estimated from a sample" if cached["estimate"] else ""
-        share = cached["bytes"] / source.experts_nbytes
+        share = cached["bytes"] / described.get("experts_stored_bytes", source.experts_nbytes)
         parts.append(("page cache", "", cached["bytes"], f"{share:.0%} of the experts{about}"))
     sizes = sizes_alike([nbytes for _, _, nbytes, _ in parts])
     rows = [(name, count, size, what) for (name, count, _, what), size in zip(parts, sizes, strict=True)]
     return render(["weights", "experts", "size", ""], rows, left=(0, 3))
+
+
+def _bits_table(described: dict[str, Any]) -> str:
+    """Bits that were given to experts, by layer, and what that changes of the layer's output."""
+    rows = []
+    for layer in described["layers"]:
+        counts = [str(layer["bits"].count(width)) for width in WIDTHS]
+        error = "-" if layer["error"] is None else f"{layer['error']:.3%}"
+        rows.append([str(layer["layer"]), *counts, f"{sum(layer['bits']) / layer['experts']:.2f}", error])
+    text = described["calibration"]
+    return render(["layer", *(f"{width} bits" for width in WIDTHS), "mean", "error of its output"], rows) + (
+        f"\nmeasured on {text}" if text else ""
+    )
 
 
 def _caps_table(described: dict[str, Any]) -> str:

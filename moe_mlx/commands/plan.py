@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
                     "to_convert": shape.to_convert,
                     "layers": len(shape.layers),
                     "experts_bytes": shape.experts_nbytes,
+                    "experts_stored_bytes": shape.stored_nbytes,
                     "resident_bytes": shape.resident_nbytes,
                     "active_bytes": shape.active_nbytes,
                     "kv_cache_bytes": kv_cache,

@@ -96,7 +96,5 @@ class Account:
             prefill=prefill,
             discarded_steps=discarded,
             reads=runtime.stats.read_totals.since(self._reads),
-            receipt=Receipt.of(
-                decode, prefill, discarded, runtime.routing.describe(), audit, warmed, runtime.profile, drafts
-            ),
+            receipt=Receipt.of(decode, prefill, discarded, runtime.in_force, audit, warmed, runtime.profile, drafts),
         )

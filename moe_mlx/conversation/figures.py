@@ -38,7 +38,7 @@ def figures_of(runtime: Runtime) -> dict[str, Any]:
     """Returns counts and memory; touches no array of MLX, so any thread may ask."""
     memory, plan = read_memory(), runtime.plan
     return {
-        "routing": runtime.routing.describe(),
+        "routing": runtime.in_force,
         "decode_way": runtime.decode_way,
         "slots_per_layer": runtime.slots_per_layer,
         "low_slots_per_layer": runtime.low_slots_per_layer,

@@ -47,6 +47,7 @@ class Evaluation:
         report: Gets the rows.
         progress: Hears how far it is.
         by_layer: Thresholds of a fit, for the settings that take them.
+        against: What another model said of the same tokens, to be compared with instead of this one's exact run.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Evaluation:
     report: Report
     progress: Progress
     by_layer: tuple[float, ...] = ()
+    against: Reference | None = None
 
     def __post_init__(self) -> None:
         self.runtime: Runtime = runtime_of(self.model)
@@ -79,12 +81,33 @@ class Evaluation:
         left = [setting for setting in settings if setting.key not in self.report.rows or setting is traced]
         if self.report.reference is not None and not left and trace is None:
             return
-        whole = Setting(WHOLE if self._fits_whole() else max(sizes, key=sizes.__getitem__))
-        self.apply(whole)
-        with Reference(self.report.tokens, vocabulary_of(self.model)) as reference:
-            self._reference(whole, reference, None if traced else trace)
+        if self.against is not None:
+            for setting in left:
+                self._measure(setting, self.against, trace if setting is traced else None)
+            return
+        with self.refer(max(sizes, key=sizes.__getitem__), None if traced else trace) as reference:
             for setting in left:
                 self._measure(setting, reference, trace if setting is traced else None)
+
+    def refer(self, largest: str, trace: Path | None = None) -> Reference:
+        """Scores the model by exact routing, resident where it fits, and returns what others are compared with.
+
+        Args:
+            largest: The cap where it does not fit.
+            trace: Where to write a trace.
+
+        Raises:
+            DoesNotFitError, ExpertReadError: as from `run`.
+        """
+        whole = Setting(WHOLE if self._fits_whole() else largest)
+        self.apply(whole)
+        reference = Reference(self.report.tokens, vocabulary_of(self.model))
+        try:
+            self._reference(whole, reference, trace)
+        except BaseException:
+            reference.close()
+            raise
+        return reference
 
     def _fits_whole(self) -> bool:
         """Whether the fully resident run is possible; else the largest cap gives the same, routed exactly."""
@@ -199,7 +222,7 @@ class Evaluation:
                 misses = belady_misses(choices, spec.experts, slots)
             missed = int(misses.sum())
             chosen = sum(map(len, choices))
-            totals += PhaseTotals(hits=chosen - missed, misses=missed, bytes_read=missed * spec.expert_nbytes)
+            totals += PhaseTotals(hits=chosen - missed, misses=missed, bytes_read=round(missed * spec.read_nbytes))
             layers.append((misses, slots, spec.experts))
         return self._row(setting, perfect, totals, lifetime(layers), ask=False)
 

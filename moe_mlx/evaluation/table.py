@@ -24,7 +24,14 @@ _HELD = ("audited", "for it", "budget")
 
 
 def show_row(
-    row: Row, *, tasks: bool, light: bool = False, coarse: bool = False, held: bool = False, easy: bool = False
+    row: Row,
+    *,
+    tasks: bool,
+    light: bool = False,
+    coarse: bool = False,
+    held: bool = False,
+    easy: bool = False,
+    precise: bool = False,
 ) -> list[str]:
     """Returns the cells of one row.
 
@@ -35,8 +42,9 @@ def show_row(
         coarse: The same of coarse experts.
         held: The same of a quality's account.
         easy: The same of tokens that were computed again.
+        precise: Whether divergences stand with their errors anyway.
     """
-    precise = light or held or easy
+    precise = precise or light or held or easy
     cells = [
         row.cache,
         row.setting.describe,
@@ -64,8 +72,8 @@ def show_row(
     return cells
 
 
-def results_table(reference: Row, rows: Iterable[Row]) -> str:
-    """Returns the table of an evaluation, the fully resident run first."""
+def results_table(reference: Row, rows: Iterable[Row], *, precise: bool = False) -> str:
+    """Returns the table of an evaluation, the fully resident run first; `precise` as in `show_row`."""
     tasks, shown = reference.accuracy is not None, [reference, *rows]
     light = any(row.light != EXACT or row.routing == AHEAD for row in shown)
     easy = any(row.routing == EASY for row in shown)
@@ -73,8 +81,8 @@ def results_table(reference: Row, rows: Iterable[Row]) -> str:
     held = any(row.quality for row in shown)
     groups = ((_LIGHT, light), (_COARSE, coarse), (_HELD, held), (_EASY, easy), (("accuracy",), tasks))
     head = [*_HEAD, *(name for names, there in groups if there for name in names)]
-    cells = [show_row(row, tasks=tasks, light=light, coarse=coarse, held=held, easy=easy) for row in shown]
-    return render(head, cells, left=2)
+    how = {"tasks": tasks, "light": light, "coarse": coarse, "held": held, "easy": easy, "precise": precise}
+    return render(head, [show_row(row, **how) for row in shown], left=2)
 
 
 def write_csv(path: Path, reference: Row, rows: Iterable[Row]) -> None:

@@ -71,6 +71,7 @@ class LayerCache:
         self.full = False  # every expert has been read into the slot of its own number: routing need not be looked at
         self._event = threading.RLock()
         self.aside: Callable[..., mx.array] | None = None  # computes in the layer's place and leaves no mark (audit)
+        self.weighed: Callable[[mx.array], None] | None = None  # hears the router's weights of each call; to measure
 
     @property
     def lossy(self) -> bool:
@@ -266,7 +267,7 @@ class LayerCache:
             return self.bank.low.rest_nbytes
         if placement.part == COARSE and self.bank.low is not None:
             return self.bank.low.bank.expert_nbytes
-        return self.spec.expert_nbytes
+        return self.pool.source.stored_nbytes(self.spec.index, placement.expert)
 
     def parts_of(self, misses: Sequence[Placement]) -> dict[str, int]:
         """Returns what of some reads were no whole experts: fields of an event."""

@@ -24,6 +24,9 @@ class Routing:
         """Whether the policy routes this call; if not, notes the scores of its rows for whoever needs them."""
         switch, router = self.switch, self.router
         switch.guess_next(x)
+        if (tell := switch.cache.weighed) is not None:
+            ranking = router.ranking(module, x)
+            tell(router.weights(module, x, ranking, ranking.exact))
         rows = x.size // x.shape[-1]
         if switch.routes(rows):
             return True

@@ -37,6 +37,7 @@ from moe_mlx.routing.names import DEFAULT_BEYOND, DEFAULT_DISTANCE, DEFAULT_FORM
 from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettings
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.demo import DEMO
+from moe_mlx.store.given import bits_words
 from moe_mlx.system.calibration import DEFAULT_READERS
 from moe_mlx.system.sizes import show_bytes
 
@@ -286,6 +287,8 @@ def _remarks(runtime: Runtime, opened: Opened, remark: Callable[[str], None]) ->
         remark(f"{family}: this model's router is not known, so it is routed exactly (moe-mlx families)")
     elif lossy_asked and all(cache.policy.lossless for cache in runtime.layers):
         remark(f"{runtime.routing.describe_policy()} cannot change any choice here, so this is exact routing")
+    if bits := bits_words(runtime.source):
+        remark(f"{opened.folder.name}: its experts have {bits}, which is not the model that they were made of")
     if line := light_remark(runtime):
         remark(line)
     if whole and runtime.profile:

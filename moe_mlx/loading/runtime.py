@@ -26,6 +26,7 @@ from moe_mlx.routing.names import LIGHT_FORMS, NATIVE, READBACK
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.routing.settings import RoutingSettings
 from moe_mlx.store import ExpertSource
+from moe_mlx.store.given import bits_words
 from moe_mlx.system.given import check_choice
 from moe_mlx.vlm.processing import PictureReader
 
@@ -86,6 +87,12 @@ class Runtime:
     def decode_way(self) -> str:
         """How decode runs: "native" (in the graph) or "readback"."""
         return self.layers.decode_way
+
+    @property
+    def in_force(self) -> str:
+        """The routing, and what else makes this another model than its publisher's, in words."""
+        bits = bits_words(self.source)
+        return self.routing.describe() + (f", experts of {bits}" if bits else "")
 
     @property
     def io_way(self) -> str:

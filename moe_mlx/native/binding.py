@@ -18,7 +18,7 @@ from moe_mlx.routing.max_rank import Cumulative, MaxRank
 from moe_mlx.routing.policy import RoutingPolicy
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.codes import Bytes
-from moe_mlx.store.parts import ALL, COARSE_FORMS, HIGH, LOW, ExpertLayout, Halves
+from moe_mlx.store.parts import ALL, COARSE_FORMS, HIGH, LOW, NARROW, ExpertLayout, Halves
 from moe_mlx.store.parts import COARSE as HIGH_BITS_ONLY
 from moe_mlx.store.row_share import RowShare
 from moe_mlx.store.store import StoreSource
@@ -95,7 +95,8 @@ def address_of(memory: array[Any]) -> int:
 
 def _digests(source: ExpertSource, index: int, expert: int) -> tuple[str, ...]:
     """Returns what an expert's bytes are checked against: a digest of its tensors, or one a part of its file."""
-    if source.layouts and source.layouts[index].rearranged:
+    layout = source.layout_of(index, expert)
+    if layout is not None and layout.rearranged:
         assert isinstance(source, StoreSource | RowShare)
         return source.part_digests(index, expert)
     digest = source.digest(index, expert)
@@ -122,7 +123,7 @@ def parts_of(layout: ExpertLayout, low: LowSlots | None, blocks: range | None = 
         halves.extend((how.bits, how.high_bits, tensor in cut) if how is not None else (0, 0, 0))
     for one in (one for run in layout.runs(blocks=blocks) for one in run.placed):
         offset = (one.row - blocks.start * one.rows) * one.nbytes // one.rows if one.rows else 0
-        placed.extend((one.tensor, (ALL, HIGH, LOW).index(one.half), offset, one.at, one.nbytes))
+        placed.extend((one.tensor, (ALL, HIGH, LOW, NARROW).index(one.half), offset, one.at, one.nbytes))
     return {
         "halves": halves.tobytes(),
         "placed": placed.tobytes(),
@@ -134,6 +135,8 @@ def parts_of(layout: ExpertLayout, low: LowSlots | None, blocks: range | None = 
         ],
         "coarse_digests": prefix * len(blocks),
         "coarse_nbytes": sum(part.block_nbytes * len(blocks) for part in layout.parts[:prefix]),
+        "bits": layout.bits,
+        "nbytes": sum(part.block_nbytes * len(blocks) for part in layout.parts),
     }
 
 
@@ -161,7 +164,12 @@ def bind(
             ranges.extend((files.setdefault(run.path, len(files)), run.offset, run.nbytes))
         for digest in _digests(source, spec.index, expert) if source.verify else ():
             digests += bytes.fromhex(digest)
-    whole_file = source.file_nbytes(spec.index)
+    file_nbytes = [-1] * len(files)
+    for expert in range(spec.experts) if not source.in_place else ():
+        whole = source.file_nbytes(spec.index, expert)
+        file_nbytes[files[source.byte_ranges(spec.index, expert)[0].path]] = -1 if whole is None else whole
+    narrower = source.narrower(spec.index)
+    forms = {bits: place for place, bits in enumerate(narrower, start=1)}
     evict = eviction_numbers(table.eviction)
     if evict is None:
         raise ValueError(f"eviction {table.eviction.name} does not run in the graph")
@@ -174,7 +182,7 @@ def bind(
         tensors=[tensor.name for tensor in spec.tensors],
         tensor_nbytes=[tensor.nbytes for tensor in spec.tensors],
         paths=[str(path) for path in files],
-        file_nbytes=-1 if whole_file is None else whole_file,
+        file_nbytes=file_nbytes,
         ranges=ranges.tobytes(),
         digests=bytes(digests),
         experts=table.experts,
@@ -188,6 +196,8 @@ def bind(
         banks=cache.bank.arrays,
         stall_seconds=stall_limit(cache.pool.stall_seconds),
         parts=parts_of(source.layouts[spec.index], low, source.blocks) if source.layouts else None,
+        narrower=[parts_of(layout, None, source.blocks) for layout in narrower.values()],
+        form=bytes(forms.get(bits, 0) for bits in source.bits[spec.index]) if narrower else b"",
         low_banks=[] if low is None else low.bank.arrays,
         low_nbytes=[] if low is None else [tensor.nbytes for tensor in low.bank.specs],
         low=table.low,

@@ -100,16 +100,17 @@ moe::Parts make_parts(const nb::object& given) {
   for (size_t i = 0; i < digested.size(); i++) parts.digested.push_back({names.at(i), digested[i]});
   parts.coarse_digests = nb::cast<size_t>(found["coarse_digests"]);
   parts.coarse_nbytes = nb::cast<int64_t>(found["coarse_nbytes"]);
+  parts.bits = nb::cast<int>(found["bits"]), parts.nbytes = nb::cast<int64_t>(found["nbytes"]);
   return parts;
 }
 
 moe::Shelf make_shelf(int layer, std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
-                      const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges, nb::bytes digests,
-                      int experts) {
+                      const std::vector<std::string>& paths, const std::vector<int64_t>& file_nbytes, nb::bytes ranges,
+                      nb::bytes digests, int experts) {
   moe::Shelf shelf;
   shelf.layer = layer, shelf.experts = experts;
   shelf.tensors = std::move(tensors), shelf.tensor_nbytes = std::move(tensor_nbytes);
-  for (auto& path : paths) shelf.files.push_back({path, file_nbytes});
+  for (size_t i = 0; i < paths.size(); i++) shelf.files.push_back({paths[i], file_nbytes.at(i)});
   const auto* triple = reinterpret_cast<const int64_t*>(ranges.c_str());
   for (size_t i = 0; i < ranges.size() / (3 * sizeof(int64_t)); i++, triple += 3)
     shelf.ranges.push_back({int(triple[0]), triple[1], triple[2]});
@@ -220,10 +221,10 @@ NB_MODULE(_moe_mlx_native, m) {
   nb::class_<Layer>(m, "Layer")
       .def("__init__", [](Layer* self, const ModelStreams& streams, const Reader& reader, int layer,
                           std::vector<std::string> tensors, std::vector<int64_t> tensor_nbytes,
-                          const std::vector<std::string>& paths, int64_t file_nbytes, nb::bytes ranges,
-                          nb::bytes digests, int experts, int slots, const nb::dict& table, const moe::Eviction& evict,
+                          const std::vector<std::string>& paths, const std::vector<int64_t>& file_nbytes,
+                          nb::bytes ranges, nb::bytes digests, int experts, int slots, const nb::dict& table, const moe::Eviction& evict,
                           const nb::dict& log, nb::list banks, double stall_seconds, nb::object parts,
-                          nb::list low_banks, std::vector<int64_t> low_nbytes, int low, nb::object keep) {
+                          nb::list narrower, nb::bytes form, nb::list low_banks, std::vector<int64_t> low_nbytes, int low, nb::object keep) {
         const moe::EventLog l{named<moe::Event>(log, "rows"), named<double>(log, "weights_moved"),
                               named<int64_t>(log, "written")};
         auto arrays = std::make_shared<std::vector<mlx::core::array>>();
@@ -239,6 +240,8 @@ NB_MODULE(_moe_mlx_native, m) {
         auto shelf = make_shelf(layer, std::move(tensors), std::move(tensor_nbytes), paths, file_nbytes, ranges,
                                 digests, experts);
         shelf.parts = make_parts(parts);
+        for (auto one : narrower) shelf.narrower.push_back(make_parts(nb::borrow(one)));
+        shelf.form.assign(form.c_str(), form.c_str() + form.size());
         auto residency = make_table(experts, slots, evict, table);
         if (low) {
           residency.low = low;
@@ -252,7 +255,7 @@ NB_MODULE(_moe_mlx_native, m) {
             moe::Bound{streams.streams, std::move(core), keep_alive(std::move(keep))})};
       }, nb::kw_only(), "streams"_a, "reader"_a, "layer"_a, "tensors"_a, "tensor_nbytes"_a, "paths"_a, "file_nbytes"_a,
          "ranges"_a, "digests"_a, "experts"_a, "slots"_a, "table"_a, "evict"_a, "log"_a, "banks"_a,
-         "stall_seconds"_a, "parts"_a.none(), "low_banks"_a, "low_nbytes"_a, "low"_a, "keep"_a)
+         "stall_seconds"_a, "parts"_a.none(), "narrower"_a, "form"_a, "low_banks"_a, "low_nbytes"_a, "low"_a, "keep"_a)
       .def_prop_rw("stall_seconds", [](Layer& self) { return self.bound->layer->stall_seconds.load(); },
                    [](Layer& self, double seconds) { self.bound->layer->stall_seconds = seconds; })
       .def("reclaim", [](Layer& self) { self.bound->layer->reclaim(); },

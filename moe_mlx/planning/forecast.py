@@ -112,7 +112,7 @@ def plan_caps(
         assumed = assumed_miss_rate(resident, lossy=lossy, known=known)
         misses = 0.0 if everything else assumed if miss_rate is None else miss_rate
         total = plan.expert_cache + shape.resident_nbytes + kv_cache + mlx_cache_bytes(available)
-        chosen = sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
+        chosen = sum(layer.top_k * layer.read_nbytes for layer in shape.layers)
         step = step_time(shape, rates, misses, capped=not everything)
         read, capped = misses * chosen, capped_layers(shape.layers, plan.slots)
         coarse = divide_all(shape.layers, plan.slots, shape.coarse_nbytes)
@@ -182,6 +182,7 @@ def plan_table(
             f"{show_bytes(layer.expert_nbytes)} each",
             f"experts {show_bytes(shape.experts_nbytes)}, resident weights {show_bytes(shape.resident_nbytes)}, "
             f"KV cache of {kv_tokens} tokens {show_bytes(kv_cache)}, memory MLX may use {show_bytes(available)}",
+            *([f"experts in files {show_bytes(shape.stored_nbytes)}: {shape.bits}"] if shape.bits else []),
             *(f"{part.kind} {show_bytes(part.nbytes)}: {part.fate}" for part in shape.parts),
             f"on {rates.name}: {rates.assumed}",
             "",

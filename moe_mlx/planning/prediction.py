@@ -95,7 +95,7 @@ class StepTime:
 
 def step_time(shape: ModelShape, rates: Rates, miss_rate: float, *, capped: bool = True) -> StepTime:
     """Predicts a decode step at a miss rate."""
-    missed = miss_rate * sum(layer.top_k * layer.expert_nbytes for layer in shape.layers)
+    missed = miss_rate * sum(layer.top_k * layer.read_nbytes for layer in shape.layers)
     layers = len(shape.layers) * rates.layer_seconds if capped else 0.0
     return StepTime(shape.active_nbytes / rates.weights, missed / rates.reads, layers)
 

@@ -15,6 +15,7 @@ from moe_mlx.store import ExpertLayer, header, is_store, open_source
 from moe_mlx.store.checkpoint import read_shards
 from moe_mlx.store.families import library_of
 from moe_mlx.store.files import open_regular
+from moe_mlx.store.given import bits_words
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.locate import Located, StackedAtLoadError, locate
 from moe_mlx.store.schemes import unpacked
@@ -37,6 +38,7 @@ class ModelShape:
         to_convert: Whether it runs only once it is converted: mlx-lm stacks its experts while it loads.
         parts: What it has beside its language model.
         coarse_nbytes: Bytes of a coarse expert, by layer; None where experts are whole only.
+        bits: What its experts have in their files, in a few words; "" where all have the bits of the model.
     """
 
     name: str
@@ -48,11 +50,17 @@ class ModelShape:
     to_convert: bool = False
     coarse_nbytes: tuple[int, ...] | None = None
     parts: tuple[Part, ...] = ()
+    bits: str = ""
 
     @property
     def experts_nbytes(self) -> int:
-        """Bytes of every routed expert."""
+        """Bytes of every routed expert in memory."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of every routed expert in files."""
+        return sum(layer.nbytes if layer.stored_nbytes is None else layer.stored_nbytes for layer in self.layers)
 
     @property
     def built_by(self) -> str:
@@ -116,6 +124,7 @@ def local_shape(folder: Path) -> ModelShape:
             looked_up(tensors),
             coarse_nbytes=coarse_sizes(source),
             parts=parts,
+            bits=bits_words(source),
         )
 
 

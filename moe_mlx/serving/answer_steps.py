@@ -139,7 +139,7 @@ class AnswerSteps:
         discarded = unused(decode, len(job.tokens), drafts) if job.shared_by == 1 else 0
         runtime.layers.ledger.discard(discarded)
         found = None if self.loaded.auditor is None else self.loaded.auditor.summary()
-        routing, profile = runtime.routing.describe(), runtime.profile
+        routing, profile = runtime.in_force, runtime.profile
         receipt = Receipt.of(decode, prefill, discarded, routing, found, profile=profile, drafts=drafts).as_dict()
         if runtime.history is not None:
             runtime.history.save()

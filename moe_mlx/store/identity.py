@@ -16,6 +16,7 @@ def identity_of(source: ExpertSource) -> str:
     """
     parts: list[bytes | memoryview] = [json.dumps(dict(source.config), sort_keys=True, default=repr).encode()]
     parts += [f"{layer.path} {layer.experts} {layer.top_k} {layer.expert_nbytes}".encode() for layer in source.layers]
+    parts += [bytes(bits) for bits in source.bits]  # two experts may be those of the model that has all of them
     last = source.layers[-1]
     for index, expert in ((0, 0), (last.index, last.experts - 1)):
         buffers = [memoryview(bytearray(tensor.nbytes)) for tensor in source.layers[index].tensors]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from moe_mlx.errors import StoreCorruptError
-from moe_mlx.store import digest, header, manifest_parts
+from moe_mlx.store import digest, header, manifest_bits, manifest_parts
 from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
 from moe_mlx.store.parts import layout_of
 from moe_mlx.store.spec import DTYPE_NBYTES, MOST_EXPERTS, ExpertLayer, TensorSpec
@@ -21,7 +21,7 @@ from moe_mlx.store.spec import DTYPE_NBYTES, MOST_EXPERTS, ExpertLayer, TensorSp
 NAME = "store.json"
 FORMAT = "moe-mlx store"
 #: The newest version that is read. The lowest that says everything is written: see `Manifest.version`.
-VERSION = 2
+VERSION = 3
 #: A manifest of a million experts takes 40 MB.
 MAX_NBYTES = 64_000_000
 #: Longest file name, `.tmp` left room for while it is written.
@@ -44,6 +44,7 @@ def encode(manifest: Manifest) -> bytes:
         "resident": [_file(f) for f in manifest.resident],
         "files": [_file(f) for f in manifest.files],
         "layers": [_layer(stored, manifest.version) for stored in manifest.layers],
+        **({"calibration": manifest.calibration} if manifest.version > 2 else {}),
     }
     body["check"] = check(body)
     return (json.dumps(body, indent=1) + "\n").encode()
@@ -72,6 +73,7 @@ def _layer(stored: StoredLayer, version: int) -> dict[str, Any]:
         "tensors": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in layer.tensors],
         "digests": " ".join(stored.digests),
         **(manifest_parts.described(stored) if version > 1 else {}),
+        **(manifest_bits.described(stored) if version > 2 else {}),
     }
 
 
@@ -147,13 +149,16 @@ class _Reader:
             self.fail(f"{what}: expert_nbytes disagrees with the shapes, {layer.expert_nbytes} bytes")
         if version == 1 and "parts" in table:
             self.fail(f"{what} has parts, which version 1 does not know")
+        if version < 3 and "bits" in table:
+            self.fail(f"{what} has bits of each expert, which version {version} does not know")
         layout = layout_of(layer) if version == 1 else manifest_parts.read_layout(table, layer, what, self.fail)
         data_offset = self.count(table, "data_offset", what)
         if data_offset != len(expert_header(layout, 0)):
             self.fail(f"{what} has data at {data_offset}, its header is {len(expert_header(layout, 0))} bytes")
         digests = self.digests(table, "digests", experts, 1, what)
         parts = digests if version == 1 else self.digests(table, "part_digests", experts, layout.digests, what)
-        return StoredLayer(layout, data_offset, digests, parts)
+        fewer = manifest_bits.read_bits(table, layout, what, self.fail) if version > 2 else ()
+        return StoredLayer(layout, data_offset, digests, parts, *fewer)
 
     def digests(self, table: Any, key: str, experts: int, each: int, what: str) -> tuple[str, ...]:
         found = tuple(self.get(table, key, str, what).split(" "))
@@ -208,6 +213,7 @@ def parse(text: bytes, where: Path) -> Manifest:
         resident=resident,
         files=files,
         resident_nbytes=r.count(body, "resident_nbytes", "the manifest"),
+        calibration=r.get(body, "calibration", str, "the manifest") if version > 2 else "",
     )
     if r.count(body, "experts_nbytes", "the manifest") != manifest.experts_nbytes:
         r.fail(f"experts_nbytes disagrees with the layers, {manifest.experts_nbytes} bytes")

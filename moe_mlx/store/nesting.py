@@ -43,7 +43,7 @@ def _cut(
     where: Path,
 ) -> Halves:
     scales, biases = specs.get(f"{projection}.scales"), specs.get(f"{projection}.biases")
-    said = _quantization(config, path)
+    said = quantization_of(config, path)
     if scales is None:
         raise _refused(where, path, f"unquantised ({weight.dtype})")
     if biases is None or said.get("mode", "affine") != "affine":
@@ -62,7 +62,7 @@ def _cut(
     return Halves(bits, HIGH_BITS[bits])
 
 
-def _quantization(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+def quantization_of(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     """Returns what a config says of one weight: its own entry or the model's, as mlx-lm reads them."""
     for key in ("quantization", "quantization_config"):
         said = config.get(key)

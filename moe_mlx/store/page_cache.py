@@ -65,7 +65,7 @@ def page_cache_use(source: ExpertSource, experts: Iterable[tuple[int, int]] | No
                 return None
             held += found
             looked_at += run.nbytes
-    total = sum(source.layers[index].expert_nbytes for index, _ in named)
+    total = sum(source.stored_nbytes(index, expert) for index, expert in named)
     return PageCacheUse(round(held * total / looked_at) if looked_at else 0, total, step > 1)
 
 

@@ -2,7 +2,8 @@
 
 Version 1 of a store is one part of one block: the tensors one behind the other. Version 2 may keep the high bits of
 every code before the low ones (`nested`), so that a short read gives an expert at fewer bits, and may cut every tensor
-into blocks of its output rows, so that a machine reads its rows alone.
+into blocks of its output rows, so that a machine reads its rows alone. Version 3 may keep an expert whose codes are all
+small with fewer bits each (`narrow`): a shorter file, which is widened as it is read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import NamedTuple
 from moe_mlx.store.spec import ExpertLayer, TensorSpec
 
 WHOLE, SCALES, HIGH_PART, DOWN_PART, LOW_PART = "whole", "scales", "high", "down", "low"
-ALL, HIGH, LOW = "all", "high", "low"
+ALL, HIGH, LOW, NARROW = "all", "high", "low", "narrow"
+#: Bits of a code in memory where experts of a layer have different ones, and what each may have in its file.
+HELD_BITS = 4
+WIDTHS = (2, 3, 4)
 #: Coarse forms: every weight at its high bits; the same with the last projection's weight (`down_proj`) whole.
 COARSE, COARSE_DOWN = "2", "2-down4"
 #: How many parts of a nested expert's file make a coarse form: a prefix.
@@ -48,7 +52,7 @@ class Piece:
 
     Attributes:
         tensor: Its number in `layer.tensors`.
-        half: ALL, HIGH or LOW.
+        half: ALL, HIGH, LOW or NARROW.
         rows: Output rows of one block; 0 for a tensor without axes.
         nbytes: Bytes in one block.
     """
@@ -85,7 +89,7 @@ class Placed(NamedTuple):
 
     Attributes:
         tensor: Its number in `layer.tensors`.
-        half: ALL, HIGH or LOW.
+        half: ALL, HIGH, LOW or NARROW.
         row: The first one, of the whole tensor.
         rows: How many; 0 for a tensor without axes.
         at: From the start of everything that is read, in bytes.
@@ -118,12 +122,21 @@ class ExpertLayout:
         halves: How weights are cut, by their number in `layer.tensors`; empty where nothing is nested.
         row_blocks: Blocks of each part.
         parts: In the order of the file.
+        bits: Of a code in the file, of the weights in `narrow`.
+        narrow: Those weights, by their number in `layer.tensors`; empty where all have the bits of the model.
     """
 
     layer: ExpertLayer
     halves: Mapping[int, Halves] = field(hash=False)
     row_blocks: int
     parts: tuple[Part, ...]
+    bits: int = HELD_BITS
+    narrow: frozenset[int] = frozenset()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one expert in its file; as `layer.expert_nbytes` but where weights are narrow."""
+        return sum(part.nbytes for part in self.parts)
 
     @property
     def nested(self) -> bool:
@@ -133,7 +146,7 @@ class ExpertLayout:
     @property
     def rearranged(self) -> bool:
         """Whether the data are anything but the tensors one behind the other."""
-        return self.nested or self.row_blocks > 1
+        return self.nested or self.row_blocks > 1 or bool(self.narrow)
 
     @property
     def digests(self) -> int:
@@ -156,7 +169,9 @@ class ExpertLayout:
     def shape_of(self, piece: Piece) -> tuple[int, ...]:
         """Returns the shape of a piece, of which safetensors headers and banks speak alike."""
         spec = self.layer.tensors[piece.tensor]
-        if piece.half != ALL:
+        if piece.half == NARROW:
+            spec = narrow_of(spec, self.bits)
+        elif piece.half != ALL:
             spec = half_of(spec, self.halves[piece.tensor], piece.half)
         return (piece.rows, *spec.shape[1:]) if spec.shape else ()
 
@@ -214,18 +229,30 @@ class ExpertLayout:
         return (Run(runs[0].offset, at, tuple(placed for run in runs for placed in run.placed)),)
 
 
-def version_of(layouts: Sequence[ExpertLayout]) -> int | None:
-    """Returns the least version of a store that has such experts; None of a checkpoint, which has no layouts."""
-    return None if not layouts else 2 if any(layout.rearranged for layout in layouts) else 1
+def version_of(layouts: Sequence[ExpertLayout], *, fewer: bool = False) -> int | None:
+    """Returns the least version of a store that has such experts; None of a checkpoint, which has no layouts.
+
+    Args:
+        layouts: Of each layer, at the bits that its experts have in memory.
+        fewer: Whether it says the bits of each expert.
+    """
+    return None if not layouts else 3 if fewer else 2 if any(layout.rearranged for layout in layouts) else 1
 
 
-def arranged(layouts: Sequence[ExpertLayout]) -> str:
-    """Returns what version 2 adds to a store, to be put behind its name: "" of version 1."""
-    if version_of(layouts) != 2:
+def arranged(layouts: Sequence[ExpertLayout], spent: str = "") -> str:
+    """Returns what versions 2 and 3 add to a store, to be put behind its name: "" of version 1.
+
+    Args:
+        layouts: As of `version_of`.
+        spent: Bits of its experts in a few words, where it says the bits of each.
+    """
+    version = version_of(layouts, fewer=bool(spent))
+    if version in (None, 1):
         return ""
-    words = ["high bits first"] if any(layout.nested for layout in layouts) else []
+    words = [spent] if spent else []
+    words += ["high bits first"] if any(layout.nested for layout in layouts) else []
     words += [f"{n} row blocks" for n in sorted({layout.row_blocks for layout in layouts}) if n > 1]
-    return f" of version 2 ({', '.join(words)})"
+    return f" of version {version} ({', '.join(words)})"
 
 
 def half_of(spec: TensorSpec, halves: Halves, half: str) -> TensorSpec:
@@ -234,13 +261,30 @@ def half_of(spec: TensorSpec, halves: Halves, half: str) -> TensorSpec:
     return TensorSpec(spec.name, spec.dtype, (*spec.shape[:-1], spec.shape[-1] * bits // halves.bits))
 
 
-def layout_of(layer: ExpertLayer, halves: Mapping[int, Halves] | None = None, row_blocks: int = 1) -> ExpertLayout:
+def held_of(bits: Sequence[int]) -> int:
+    """Returns the bits that a layer's weights have in memory: those of its experts, or `HELD_BITS` where they differ.
+
+    Args:
+        bits: Of each expert, in its file.
+    """
+    return bits[0] if len(set(bits)) == 1 else HELD_BITS
+
+
+def narrow_of(spec: TensorSpec, bits: int) -> TensorSpec:
+    """Returns a weight of `HELD_BITS` as its file has it: MLX's own packing of codes of fewer bits."""
+    return TensorSpec(spec.name, spec.dtype, (*spec.shape[:-1], spec.shape[-1] * bits // HELD_BITS))
+
+
+def layout_of(
+    layer: ExpertLayer, halves: Mapping[int, Halves] | None = None, row_blocks: int = 1, bits: int = HELD_BITS
+) -> ExpertLayout:
     """Returns how the experts of a layer lie in their files.
 
     Args:
         layer: The layer.
         halves: The weights to cut, by their number in `layer.tensors`; none for an expert that is not nested.
         row_blocks: Blocks of output rows of every tensor.
+        bits: One of `WIDTHS`: of each code of every weight, in the file.
 
     Raises:
         ValueError: The tensors cannot be cut like that; the message names the first one.
@@ -255,13 +299,19 @@ def layout_of(layer: ExpertLayer, halves: Mapping[int, Halves] | None = None, ro
     for spec in layer.tensors if row_blocks > 1 else ():
         if not spec.shape or spec.shape[0] % row_blocks:
             raise ValueError(f"{spec.name} has the shape {list(spec.shape)}, not rows for {row_blocks} blocks")
+    narrow = _narrow(layer, halves, bits)
     parts, offset = [], 0
     for name, members in _members(layer, halves):
-        pieces = tuple(_piece(layer.tensors[i], i, half, halves.get(i), row_blocks) for i, half in members)
+        pieces = tuple(
+            _piece(narrow_of(layer.tensors[i], bits), i, NARROW, None, row_blocks)
+            if i in narrow
+            else _piece(layer.tensors[i], i, half, halves.get(i), row_blocks)
+            for i, half in members
+        )
         part = Part(name, offset, row_blocks, sum(piece.nbytes for piece in pieces), pieces)
         offset += part.nbytes
         parts.append(part)
-    return ExpertLayout(layer, halves, row_blocks, tuple(parts))
+    return ExpertLayout(layer, halves, row_blocks, tuple(parts), bits, narrow)
 
 
 def _members(layer: ExpertLayer, halves: Mapping[int, Halves]) -> Iterable[tuple[str, list[tuple[int, str]]]]:
@@ -278,8 +328,30 @@ def _members(layer: ExpertLayer, halves: Mapping[int, Halves]) -> Iterable[tuple
 
 
 def _piece(spec: TensorSpec, tensor: int, half: str, cut: Halves | None, row_blocks: int) -> Piece:
-    nbytes = spec.nbytes if cut is None or half == ALL else half_of(spec, cut, half).nbytes
+    nbytes = spec.nbytes if cut is None or half in (ALL, NARROW) else half_of(spec, cut, half).nbytes
     return Piece(tensor, half, spec.shape[0] // row_blocks if spec.shape else 0, nbytes // row_blocks)
+
+
+def _narrow(layer: ExpertLayer, halves: Mapping[int, Halves], bits: int) -> frozenset[int]:
+    """Returns the weights that have fewer bits in the file.
+
+    Raises:
+        ValueError: They cannot have them; the message names the first one.
+    """
+    if bits not in WIDTHS:
+        raise ValueError(f"codes of {bits} bits; there are {WIDTHS[0]} to {WIDTHS[-1]}")
+    if bits == HELD_BITS:
+        return frozenset()
+    if halves:
+        raise ValueError("weights of fewer bits are not cut into halves")
+    found = frozenset(i for i, spec in enumerate(layer.tensors) if spec.name.endswith(".weight"))
+    if not found:
+        raise ValueError("an expert without weights")
+    for spec in (layer.tensors[i] for i in sorted(found)):
+        # 32 codes fill whole words at any width
+        if spec.dtype != "U32" or len(spec.shape) != 2 or not spec.shape[1] or spec.shape[1] % HELD_BITS:
+            raise ValueError(f"{spec.name} is no packed weight of {HELD_BITS} bits: {spec.dtype} {list(spec.shape)}")
+    return found
 
 
 def _check_halves(layer: ExpertLayer, tensor: int, cut: Halves) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from moe_mlx.store import digest
 from moe_mlx.store.codes import Bytes, join, split
-from moe_mlx.store.parts import ALL, HIGH, LOW, ExpertLayout
+from moe_mlx.store.parts import ALL, HIGH, LOW, NARROW, ExpertLayout
+from moe_mlx.store.widening import narrow, widen
 
 Buffer = Any  # whatever shows its bytes: memoryview, bytearray, mmap, NumPy array
 
@@ -21,6 +22,9 @@ def pieces_of(layout: ExpertLayout, tensor: int, data: Buffer) -> Iterator[tuple
         layout: How experts lie in their files.
         tensor: Its number in `layout.layer.tensors`.
         data: The tensor's bytes.
+
+    Raises:
+        ValueError: A code takes more bits than the layout has for it.
     """
     rows = {ALL: np.frombuffer(data, np.uint8)}
     if tensor in layout.halves:
@@ -29,6 +33,8 @@ def pieces_of(layout: ExpertLayout, tensor: int, data: Buffer) -> Iterator[tuple
         low = np.empty((1, whole.size - high.size), np.uint8)
         split(cut, whole, high, low)
         rows = {HIGH: high[0], LOW: low[0]}
+    elif tensor in layout.narrow:
+        rows = {NARROW: narrow(layout.bits, rows[ALL].reshape(1, -1))[0]}
     done = dict.fromkeys(rows, 0)
     for placed in layout.placed[tensor]:
         begin = done[placed.half]
@@ -55,6 +61,8 @@ def fill_one(layout: ExpertLayout, file: Buffer, tensor: int, buffer: Buffer, bl
     places, rows = _places(layout, file, chosen), np.frombuffer(buffer, np.uint8).reshape(chosen, -1)
     if tensor in layout.halves:
         join(layout.halves[tensor], places[tensor, HIGH], places[tensor, LOW], rows)
+    elif tensor in layout.narrow:
+        widen(layout.bits, places[tensor, NARROW], rows)
     else:
         rows[:] = places[tensor, ALL]
 

@@ -33,6 +33,11 @@ class RowShare(ExpertSource):
     blocks: range
 
     def __init__(self, store: StoreSource, blocks: range) -> None:
+        if store.bits:
+            raise UsageError(
+                f"{store.root}: its experts have bits of their own, and machines do not share rows of such. Take a "
+                "store of `moe-mlx convert --row-blocks N` without --bits-per-weight."
+            )
         for layout in store.layouts:
             if layout.row_blocks == 1 or not 0 <= blocks.start < blocks.stop <= layout.row_blocks or blocks.step != 1:
                 raise UsageError(
@@ -63,9 +68,9 @@ class RowShare(ExpertSource):
         runs = self.layouts[index].runs(blocks=self.blocks)
         return tuple(ByteRange(whole.path, whole.offset + run.offset, run.nbytes) for run in runs)
 
-    def file_nbytes(self, index: int) -> int | None:
+    def file_nbytes(self, index: int, expert: int) -> int | None:
         """Returns the bytes of a whole expert's file."""
-        return self.store.file_nbytes(index)
+        return self.store.file_nbytes(index, expert)
 
     def part_digests(self, index: int, expert: int) -> tuple[str, ...]:
         """Returns the digests of what a share reads: by part, by row block."""

@@ -31,8 +31,10 @@ class ExpertSource(ABC):
         experts_nbytes: Bytes of every routed expert.
         verify: Whether `read_into` checks digests, where there are any.
         access: How files are read: through the page cache unless `use_io` chose otherwise.
-        layouts: How experts lie in a store's files, by MoE ordinal; empty in place.
+        layouts: How experts lie in a store's files, by MoE ordinal; empty in place. Where experts have bits of their
+            own, how those lie that have all of the model's; see `layout_of`.
         blocks: The row blocks of them that are read; None where whole experts are.
+        bits: Of each expert's codes in its file, by MoE ordinal; empty where all have those of the model.
         scratch_nbytes: Memory that each reading thread takes for experts whose tensors do not lie one behind the other.
     """
 
@@ -48,15 +50,28 @@ class ExpertSource(ABC):
     access: Access = Access()
     layouts: tuple[ExpertLayout, ...] = ()
     blocks: range | None = None
+    bits: tuple[tuple[int, ...], ...] = ()
     scratch_nbytes: int = 0
 
     @abstractmethod
     def byte_ranges(self, index: int, expert: int) -> tuple[ByteRange, ...]:
         """Returns where an expert's bytes lie: one range in a store, one per tensor in place."""
 
+    def layout_of(self, index: int, expert: int) -> ExpertLayout | None:
+        """Returns how an expert lies in its file; None in place."""
+        return self.layouts[index] if self.layouts else None
+
+    def narrower(self, index: int) -> Mapping[int, ExpertLayout]:
+        """Returns how experts of a layer that have fewer bits in their files lie there, by their bits."""
+        return {}
+
+    def stored_nbytes(self, index: int, expert: int) -> int:
+        """Returns the bytes that are read for an expert: those in its file, which may be narrower than in memory."""
+        return self.layers[index].expert_nbytes
+
     @abstractmethod
-    def file_nbytes(self, index: int) -> int | None:
-        """Returns how large the file of each expert of a layer has to be; None in place."""
+    def file_nbytes(self, index: int, expert: int) -> int | None:
+        """Returns how large the file of an expert has to be; None in place."""
 
     @abstractmethod
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
@@ -116,7 +131,7 @@ class ExpertSource(ABC):
             buffers: One writable, contiguous buffer per tensor, in the order of `layers[index].tensors`.
 
         Returns:
-            Bytes read: the whole expert.
+            Bytes read: `stored_nbytes`, the whole expert.
 
         Raises:
             ExpertReadError: Anything missing, short, unreadable or corrupt; the buffers then hold no expert.
@@ -129,7 +144,7 @@ class ExpertSource(ABC):
         if [v.nbytes for v in views] != [t.nbytes for t in layer.tensors]:
             raise ValueError(f"buffers of {[v.nbytes for v in views]} bytes for {layer.path}: {list(layer.tensors)}")
         self._twice(index, expert, lambda: self._read_whole(index, expert, views))
-        return layer.expert_nbytes
+        return self.stored_nbytes(index, expert)
 
     def _twice(self, index: int, expert: int, read: Callable[[], None]) -> None:
         """Reads, and once more where that failed."""

@@ -67,6 +67,7 @@ class ExpertLayer:
         experts: How many routed experts the layer has.
         top_k: How many of them the router chooses for a token.
         tensors: One expert's tensors, in the order in which a reader fills its buffers.
+        stored_nbytes: Bytes of all experts in their files, where some have fewer bits there than in memory.
     """
 
     index: int
@@ -75,16 +76,22 @@ class ExpertLayer:
     experts: int
     top_k: int
     tensors: tuple[TensorSpec, ...]
+    stored_nbytes: int | None = None
 
     @property
     def expert_nbytes(self) -> int:
-        """Bytes of one expert, all tensors together."""
+        """Bytes of one expert in memory, all tensors together."""
         return sum(t.nbytes for t in self.tensors)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all experts of this layer."""
+        """Bytes of all experts of this layer in memory."""
         return self.experts * self.expert_nbytes
+
+    @property
+    def read_nbytes(self) -> float:
+        """Bytes that are read for one expert, in the mean of all."""
+        return self.expert_nbytes if self.stored_nbytes is None else self.stored_nbytes / self.experts
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from moe_mlx.store.files import drop_pages, open_regular
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.layout import Manifest, expert_file
+from moe_mlx.store.parts import ExpertLayout
 from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange
 from moe_mlx.store.store_checks import reason_of
@@ -37,15 +38,24 @@ class StoreSource(ExpertSource):
         self.manifest = manifest
         self.verify = verify
         self.config = {}
-        self.layers = tuple(stored.layer for stored in manifest.layers)
         self.resident_shards = tuple(root / f.name for f in manifest.resident)
         self.resident_nbytes = manifest.resident_nbytes
         self.experts_nbytes = manifest.experts_nbytes
-        self.layouts = tuple(stored.layout for stored in manifest.layers)
-        self.scratch_nbytes = max((m.layer.expert_nbytes for m in self.layouts if m.rearranged), default=0)
+        self._take_layouts()
+        rearranged = [m for m in self.layouts if m.rearranged or self.bits]
+        self.scratch_nbytes = max((m.layer.expert_nbytes for m in rearranged), default=0)
         self._root_fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
         self._folders: Descriptors[int] = Descriptors(self._open_folder, share=8)
         self._files: Descriptors[tuple[int, int]] = Descriptors(self._open_expert)
+
+    def _take_layouts(self) -> None:
+        layers = self.manifest.layers
+        self.layers = tuple(
+            replace(stored.layer, stored_nbytes=stored.stored_nbytes) if stored.bits else stored.layer
+            for stored in layers
+        )
+        self.layouts = tuple(stored.layout for stored in layers)
+        self.bits = tuple(stored.bits for stored in layers) if self.manifest.fewer else ()
 
     @classmethod
     def open(cls, root: Path, *, verify: bool = True) -> StoreSource:
@@ -83,11 +93,23 @@ class StoreSource(ExpertSource):
         """Returns the one range of an expert's data."""
         stored = self.manifest.layers[index]
         path = self.root / stored.directory / expert_file(expert)
-        return (ByteRange(path, stored.data_offset, stored.layer.expert_nbytes),)
+        return (ByteRange(path, stored.data_offset, stored.layout_of(expert).nbytes),)
 
-    def file_nbytes(self, index: int) -> int | None:
-        """Returns the bytes of each expert's file, header included."""
-        return self.manifest.layers[index].file_nbytes
+    def layout_of(self, index: int, expert: int) -> ExpertLayout:
+        """Returns how an expert lies in its file."""
+        return self.manifest.layers[index].layout_of(expert)
+
+    def stored_nbytes(self, index: int, expert: int) -> int:
+        """Returns the bytes of an expert in its file."""
+        return self.layout_of(index, expert).nbytes
+
+    def file_nbytes(self, index: int, expert: int) -> int | None:
+        """Returns the bytes of an expert's file, header included."""
+        return self.manifest.layers[index].file_nbytes(expert)
+
+    def narrower(self, index: int) -> Mapping[int, ExpertLayout]:
+        """Returns how experts of a layer that have fewer bits in their files lie there, by their bits."""
+        return self.manifest.layers[index].narrower
 
     def opened(self, index: int, expert: int, number: int = 0) -> AbstractContextManager[int]:
         """Yields a descriptor of an expert's file."""
@@ -121,7 +143,7 @@ class StoreSource(ExpertSource):
             ExpertReadError: Anything missing, short, unreadable or corrupt; it names the part.
             ValueError: No such parts or blocks, or a buffer of another size: a mistake of the caller.
         """
-        runs = self.layouts[index].runs(first, last, blocks)
+        runs = self.layout_of(index, expert).runs(first, last, blocks)
         if (wanted := sum(run.nbytes for run in runs)) != buffer.nbytes:
             raise ValueError(f"a buffer of {buffer.nbytes} bytes for {wanted}")
 
@@ -148,17 +170,16 @@ class StoreSource(ExpertSource):
             for place, one in enumerate(kept)
         )
         self.manifest = replace(self.manifest, layers=layers)
-        self.layouts = tuple(stored.layout for stored in layers)
-        self.layers = tuple(stored.layer for stored in layers)
+        self._take_layouts()
         self.experts_nbytes = self.manifest.experts_nbytes
 
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
-        layout = self.layouts[index]
+        layout = self.layout_of(index, expert)
         if not layout.rearranged:
             return self._fill(index, expert, buffers, 0)
         from moe_mlx.store.rearrange import fill
 
-        data = scratch_buffer(layout.layer.expert_nbytes)
+        data = scratch_buffer(layout.nbytes)
         self._fill(index, expert, [data], 0)
         if self.verify:
             self._check_parts(index, expert, range(len(layout.parts)), data)
@@ -173,20 +194,20 @@ class StoreSource(ExpertSource):
         try:
             with self._files.using((index, expert)) as fd:
                 nbytes = os.fstat(fd).st_size
-                if nbytes != stored.file_nbytes:
-                    reason = f"the file has {nbytes} bytes, {stored.file_nbytes} are expected"
+                if nbytes != (expected := stored.file_nbytes(expert)):
+                    reason = f"the file has {nbytes} bytes, {expected} are expected"
                     raise ExpertReadError(stored.layer.layer, expert, path, reason)
                 got = self.access.fill(fd, buffers, stored.data_offset + offset)
         except OSError as error:
             raise ExpertReadError(stored.layer.layer, expert, path, reason_of(error)) from error
         if got != wanted:
-            reason = f"the data ends after {offset + got} of {stored.layer.expert_nbytes} bytes"
+            reason = f"the data ends after {offset + got} of {stored.layout_of(expert).nbytes} bytes"
             raise ExpertReadError(stored.layer.layer, expert, path, reason)
 
     def _check_parts(
         self, index: int, expert: int, parts: range, data: memoryview, blocks: range | None = None
     ) -> None:
-        layout, digests, begin = self.layouts[index], self.part_digests(index, expert), 0
+        layout, digests, begin = self.layout_of(index, expert), self.part_digests(index, expert), 0
         for number in parts:
             part = layout.parts[number]
             for block in blocks if blocks is not None else range(part.blocks):

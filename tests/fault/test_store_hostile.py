@@ -137,7 +137,7 @@ GOOD_FILES = [
 @FUZZ
 @given(st.data())
 def test_manifests(data: st.DataObject) -> None:
-    body = json.loads(manifests.encode(good(data.draw(st.sampled_from([1, 2])))))
+    body = json.loads(manifests.encode(good(data.draw(st.sampled_from([1, 2, 3])))))
     for _ in range(data.draw(st.integers(1, 3))):
         place: Any = body
         while True:

@@ -1,4 +1,4 @@
-"""The ways to make a store: a checkpoint into either version, a store of version 1 into version 2."""
+"""The ways to make a store: a checkpoint into any version, a store of version 1 into version 2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.store.durable import Fs
 from moe_mlx_convert import Summary, convert, upgrade
 
 Run = Callable[..., Summary]
@@ -18,6 +19,20 @@ WAYS: dict[str, Run] = {
     "version 2": partial(convert, nested=True, row_blocks=4),
     UPGRADE: partial(upgrade, nested=True, row_blocks=4),
 }
+
+
+FEWER = "version 3"
+
+
+def fewer_bits(source: Path, store: Path, *, workers: int | None = None, fs: Fs | None = None) -> Summary:
+    """Gives a checkpoint's experts bits by lot, in one thread, as ever."""
+    from tests.fewer_bits import drawn
+
+    return drawn(source, store, fs=fs)
+
+
+#: What needs MLX, and so cannot be forked, is among them.
+ALL_WAYS: dict[str, Run] = {**WAYS, FEWER: fewer_bits}
 
 
 def make_source(source: Path, way: str, **sizes: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header
+from moe_mlx.store.layout import Manifest, StoredFile, StoredLayer, expert_header, narrower_of
 from moe_mlx.store.parts import ExpertLayout, Halves, layout_of
 from moe_mlx.store.spec import ExpertLayer, TensorSpec
 
@@ -20,15 +20,20 @@ DIGEST = "0123456789abcdef" * 2
 
 
 def good(version: int = 1) -> Manifest:
-    """Returns a manifest; of version 2, nested and in two row blocks, where that is asked for."""
+    """Returns a manifest; of version 2 nested and in two row blocks, of version 3 with experts of 2, 3 and 4 bits."""
     tensors = (TensorSpec("gate_proj.weight", "BF16", (2, 3)), TensorSpec("gate_proj.global_scale", "F32", ()))
     layers = []
     for index in range(2):
         layer = ExpertLayer(index, index + 1, f"model.layers.{index + 1}.mlp.switch_mlp", 3, 2, tensors)
         layout = layout_of(layer) if version == 1 else nested(layer)
-        layers.append(StoredLayer(layout, len(expert_header(layout, 0)), (DIGEST,) * 3, (DIGEST,) * 3 * layout.digests))
+        layout = layout_of(replace(layer, tensors=QUANTISED)) if version == 3 else layout
+        bits = (2, 4, 3) if version == 3 else ()
+        given = (bits, 0.25, narrower_of(layout, bits)) if bits else ()
+        offset = len(expert_header(layout, 0))
+        layers.append(StoredLayer(layout, offset, (DIGEST,) * 3, (DIGEST,) * 3 * layout.digests, *given))
     resident, files = (StoredFile("model.safetensors", 10, DIGEST),), (StoredFile("config.json", 2, DIGEST),)
-    return Manifest("owner/model", "abc", "qwen3_moe", tuple(layers), resident, files, 10)
+    text = "a text" if version == 3 else ""
+    return Manifest("owner/model", "abc", "qwen3_moe", tuple(layers), resident, files, 10, text)
 
 
 def nested(layer: ExpertLayer) -> ExpertLayout:

@@ -15,7 +15,7 @@ from moe_mlx.store.manifest import parse
 from tests.store.manifests import DIGEST, WHERE, good
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_round_trip(version: int) -> None:
     text = manifests.encode(good(version))
     assert json.loads(text)["version"] == version
@@ -41,7 +41,7 @@ def set_body(**fields: Any) -> Callable[[dict[str, Any]], None]:
 
 BAD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "another format": ("not the manifest", set_body(format="gguf")),
-    "version from the future": ("newer than 2; update moe-mlx", set_body(version=3)),
+    "version from the future": ("newer than 3; update moe-mlx", set_body(version=4)),
     "version zero": ("version = 0", set_body(version=0)),
     "version as text": ("version = '1'", set_body(version="1")),
     "another digest": ("digests are 'md5'", set_body(digest="md5")),
@@ -141,6 +141,45 @@ def test_each_failure_of_parts_is_told(case: str) -> None:
     _refused(good(2), message, change)
 
 
+BAD_BITS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "no bits": ("bits = 'None' for 3 experts", lambda body: body["layers"][0].pop("bits")),
+    "bits that are no text": ("bits = '[2, 4, 3]'", set_layer(bits=[2, 4, 3])),
+    "bits of fewer experts": ("bits = '24' for 3 experts", set_layer(bits="24")),
+    "bits that no code has": ("bits = '254'", set_layer(bits="254")),
+    "bits that are no digits": ("bits = '2x3'", set_layer(bits="2x3")),
+    "other bits in memory": ("held_bits = '8'", set_layer(held_bits=8)),
+    "an error that is text": ("error = '0.1'", set_layer(error="0.1")),
+    "an error that is true": ("error = 'True'", set_layer(error=True)),
+    "a negative error": ("error = '-1.0'", set_layer(error=-1.0)),
+    "an error that is none": ("error = 'nan'", set_layer(error=float("nan"))),
+    "halves beside": (
+        "fewer bits and halves",
+        lambda body: body["layers"][0].update(json.loads(manifests.encode(good(2)))["layers"][0] | {"row_blocks": 2}),
+    ),
+    "float weights": ("is no packed weight of 4 bits", set_tensor(dtype="F32")),
+    "no calibration": ("calibration = 'None'", lambda body: body.pop("calibration")),
+    "a part's digest missing": ("2 part_digests for 3 experts", set_layer(part_digests=f"{DIGEST} {DIGEST}")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BITS)
+def test_each_failure_of_bits_is_told(case: str) -> None:
+    message, change = BAD_BITS[case]
+    _refused(good(3), message, change)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_version_3_read_as_an_older_one_is_told(version: int) -> None:
+    """Whoever takes experts of fewer bits for whole ones reads past the ends of their files."""
+    body = json.loads(manifests.encode(good(3)))
+    body["version"] = version
+    if version == 1:
+        del body["layers"][0]["parts"]
+    body["check"] = manifests.check(body)
+    with pytest.raises(StoreCorruptError, match=f"bits of each expert, which version {version} does not know"):
+        parse(json.dumps(body).encode(), WHERE)
+
+
 def _refused(manifest: Manifest, message: str, change: Callable[[dict[str, Any]], object]) -> None:
     body = json.loads(manifests.encode(manifest))
     change(body)
@@ -174,7 +213,7 @@ def test_what_is_no_json_is_told(text: bytes) -> None:
         parse(text, WHERE)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_every_flipped_byte_is_told(version: int) -> None:
     text = manifests.encode(good(version))
     for place in range(len(text)):

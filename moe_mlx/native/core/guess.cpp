@@ -29,7 +29,7 @@ void Guess::drop() {
     const auto state = prefetcher_->cancel(staged);
     if (state == Staged::cancelled) continue;
     counts_.hinted++;
-    if (state != Staged::failed) counts_.wasted_bytes += staged->shelf->expert_nbytes();
+    if (state != Staged::failed) counts_.wasted_bytes += staged->shelf->nbytes_of(kWhole, staged->expert);
   }
   staged_.clear();
 }

@@ -97,4 +97,17 @@ void high_of(const Halves& halves, const char* whole, char* high, int64_t nbytes
   }
 }
 
+void widen(int bits, const char* few, char* whole, int64_t nbytes) {
+  if (bits == 2) {
+    for (int64_t i = 0; i < nbytes / 4; i++) store(whole + 4 * i, Two::apart(load<uint16_t>(few + 2 * i)));
+    return;
+  }
+  for (int64_t i = 0; i < nbytes / 4; i++) {
+    uint32_t word = three(few + 3 * i);
+    word = (word & 0x00000FFFu) | (word & 0x00FFF000u) << 4;
+    word = (word & 0x003F003Fu) | (word & 0x0FC00FC0u) << 2;
+    store(whole + 4 * i, (word & 0x07070707u) | (word & 0x38383838u) << 1);
+  }
+}
+
 }  // namespace moe

@@ -21,4 +21,9 @@ void lift(const Halves& halves, const char* high, char* whole, int64_t nbytes); 
 void complete(const Halves& halves, const char* low, char* whole, int64_t nbytes);   // fills the zeros that `lift` left
 void high_of(const Halves& halves, const char* whole, char* high, int64_t nbytes);
 
+// Codes of two or three bits to codes of four: moe_mlx/store/widening.py. `nbytes` is that of the latter, a multiple of
+// four.
+constexpr int kHeldBits = 4;
+void widen(int bits, const char* few, char* whole, int64_t nbytes);
+
 }  // namespace moe

@@ -69,7 +69,7 @@ std::shared_ptr<Batch> Layer::batch_of(const std::vector<int>& misses) const {
 
 void Layer::count_parts(Event& event) const {
   for (const Placement& miss : misses_) {
-    const int64_t nbytes = shelf_->nbytes_of(miss.part);
+    const int64_t nbytes = shelf_->nbytes_of(miss.part, miss.expert);
     event.bytes_read += nbytes;
     if (miss.part == kCoarse) event.coarse_bytes += nbytes;
     if (miss.part == kRest) event.rest_bytes += nbytes, event.promotions++;

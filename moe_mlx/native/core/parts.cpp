@@ -14,6 +14,10 @@ void Parts::place(Part part, const char* data, int64_t from, int64_t to, const s
       std::memcpy(there + one.offset, come, size_t(one.nbytes));
       continue;
     }
+    if (one.half == Placed::narrow) {
+      widen(this->bits, come, there + one.offset * kHeldBits / this->bits, one.nbytes * kHeldBits / this->bits);
+      continue;
+    }
     const int bits = one.half == Placed::high ? how.high : how.low();
     (one.half == Placed::high ? lift : complete)(how, come, there + one.offset * how.bits / bits,
                                                  one.nbytes * how.bits / bits);

@@ -12,12 +12,12 @@ namespace moe {
 // What of an expert is read: all of it, its high bits with scales and biases, or the low bits of one that has those.
 enum Part { kWhole, kCoarse, kRest };
 
-// Some rows of a tensor, or of one half of it.
+// Some rows of a tensor, or of one half of it, or of it with fewer bits a code.
 struct Placed {
-  enum Half : int64_t { all, high, low };
+  enum Half : int64_t { all, high, low, narrow };
   int64_t tensor;
   int64_t half;
-  int64_t offset;  // in the tensor, or in that half of it
+  int64_t offset;  // in the tensor, or in that half of it, or in what it is with fewer bits
   int64_t at;      // in the file's data
   int64_t nbytes;
 };
@@ -35,6 +35,8 @@ struct Parts {
   std::vector<Digested> digested;   // likewise
   size_t coarse_digests = 0;        // how many of them are a coarse expert: a prefix
   int64_t coarse_nbytes = 0;
+  int bits = 0;                     // of a code of what is narrow
+  int64_t nbytes = 0;               // of all of it, where something is narrow
 
   bool empty() const { return placed.empty(); }
   // Puts what was read of a part where it belongs. buffers: of a whole expert's tensors, or of a coarse one's.

@@ -56,8 +56,14 @@ int64_t Shelf::expert_nbytes() const {
   return sum;
 }
 
-int64_t Shelf::nbytes_of(Part part) const {
+int64_t Shelf::nbytes_of(Part part, int expert) const {
+  if (!form.empty() && form[size_t(expert)]) return parts_of(expert).nbytes;
   return part == kWhole ? expert_nbytes() : part == kCoarse ? parts.coarse_nbytes : expert_nbytes() - parts.coarse_nbytes;
+}
+
+const Parts& Shelf::parts_of(int expert) const {
+  const size_t which = form.empty() ? 0 : form[size_t(expert)];
+  return which ? narrower[which - 1] : parts;
 }
 
 Reader::Reader(int threads, std::string root, Access access, ReadLog log)
@@ -132,7 +138,7 @@ void Reader::counted(std::unique_lock<std::mutex>& lock, const Shelf& shelf, int
   const int64_t took = now_ns() - started;
   lock.lock();
   running_--;
-  log_.add(depth, shelf.nbytes_of(part), took);
+  log_.add(depth, shelf.nbytes_of(part, expert), took);
 }
 
 void Reader::read(const std::shared_ptr<Batch>& batch, double seconds) {
@@ -190,7 +196,7 @@ std::optional<ReadError> Reader::error(const Batch& batch, int i) {
 
 void Reader::read_one(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce) {
   const auto read = [&] {
-    if (shelf.parts.empty()) read_whole(shelf, expert, buffers, bounce);
+    if (shelf.parts_of(expert).empty()) read_whole(shelf, expert, buffers, bounce);
     else read_parts(shelf, expert, part, buffers, bounce);
   };
   try {
@@ -263,11 +269,11 @@ void Reader::read_whole(const Shelf& shelf, int expert, const std::vector<char*>
 }
 
 void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::vector<char*>& buffers, Bounce& bounce) {
-  const Parts& parts = shelf.parts;
+  const Parts& parts = shelf.parts_of(expert);
   const size_t runs = shelf.runs();
   const Range* range = &shelf.ranges[size_t(expert) * runs];
   const int file = range[0].file;
-  const int64_t from = part == kRest ? parts.coarse_nbytes : 0, wanted = shelf.nbytes_of(part);
+  const int64_t from = part == kRest ? parts.coarse_nbytes : 0, wanted = shelf.nbytes_of(part, expert);
   char* data = bounce.scratch(shelf.expert_nbytes());
   // A machine's rows of a file in parts are a run a part.
   for (int64_t r = 0, begin = 0; r < int64_t(runs); begin += range[r++].nbytes) {
@@ -277,8 +283,8 @@ void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::ve
     std::string problem = fill_from(shelf, file, range[r].offset + first - begin,
                                     {{data + first - from, size_t(last - first)}}, bounce, &got);
     if (problem.empty() && got != last - first)
-      problem = "the data ends after " + std::to_string(first + got) + " of " + std::to_string(shelf.expert_nbytes()) +
-                " bytes";
+      problem = "the data ends after " + std::to_string(first + got) + " of " +
+                std::to_string(shelf.nbytes_of(kWhole, expert)) + " bytes";
     if (!problem.empty()) damaged(shelf, expert, file, problem);
   }
   const size_t all = parts.digested.size();

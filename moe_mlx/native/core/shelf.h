@@ -40,11 +40,14 @@ struct Shelf {
   std::vector<Range> ranges;     // experts x ranges an expert
   std::vector<Digest> digests;   // one an expert, or one for each of what `parts` has digested; or none
   Parts parts;                   // empty where an expert's tensors lie one behind the other
+  std::vector<Parts> narrower;   // of experts that have fewer bits in their files
+  std::vector<unsigned char> form;  // 0: as `parts`; n: as `narrower[n - 1]`; one an expert, or none where all are 0
   int experts = 0;
   int64_t key = 0;               // of files[0] among all shelves of a reader
 
   int64_t expert_nbytes() const;
-  int64_t nbytes_of(Part part) const;
+  int64_t nbytes_of(Part part, int expert) const;  // what is read
+  const Parts& parts_of(int expert) const;
   size_t runs() const { return ranges.size() / size_t(experts); }
 };
 

@@ -118,7 +118,7 @@ class GaugeReader:
             fields |= {"drafts": drafts.short, "gate": drafts.gate_words}
         if (keeper := self._keeper) is not None:
             fields |= {
-                "routing": runtime.routing.describe(),
+                "routing": runtime.in_force,
                 "price": keeper.price.describe(),
                 "spent": keeper.spent_share,
                 "why": keeper.why,

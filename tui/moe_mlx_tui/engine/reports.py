@@ -41,7 +41,7 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "refilled": answer.refilled,
         "bytes_read": answer.decode.disk_bytes,
         "prompt_bytes_read": answer.prefill.bytes_read,
-        "routing": answer.receipt.held or session.runtime.routing.describe(),
+        "routing": answer.receipt.held or session.runtime.in_force,
         "profile": session.runtime.profile,
         "machines": tuple(describe_ranks(session.machines())),
         "drafts": "" if answer.receipt.drafts is None else answer.receipt.drafts.short,
