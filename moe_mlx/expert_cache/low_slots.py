@@ -12,8 +12,9 @@ import numpy as np
 from mlx import nn
 from numpy.typing import NDArray
 
+from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.coarse_product import coarse_switch
-from moe_mlx.expert_cache.residency import COARSE, Placement
+from moe_mlx.expert_cache.residency import COARSE, PART_WORDS, Placement
 from moe_mlx.expert_cache.slots import SlotBank
 from moe_mlx.store import ExpertLayer, codes
 from moe_mlx.store.access import scratch_buffer
@@ -167,7 +168,13 @@ class LowSlots:
         prefix = COARSE_FORMS[self.form]
         first, last = (0, prefix) if placement.part == COARSE else (prefix, len(self.layout.parts))
         given = scratch_buffer(sum(part.nbytes for part in self.layout.parts[first:last]))
-        source.read_parts(index, placement.expert, first, last, given)
+        try:
+            source.read_parts(index, placement.expert, first, last, given)
+        except ExpertReadError as error:
+            if error.reason.startswith("part "):  # which of the store's parts its digest says
+                raise
+            reason = PART_WORDS[placement.part] + error.reason
+            raise ExpertReadError(error.layer, error.expert, error.path, reason) from error
         data = np.frombuffer(given, np.uint8)
         placed = (one for run in self.layout.runs(first, last) for one in run.placed)
         planes = _planes(placed, data)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from moe_mlx.counts.reads import ReadLog
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.expert_cache.residency import QUARANTINED, WHOLE, Placement, ResidencyTable
+from moe_mlx.expert_cache.residency import PART_WORDS, QUARANTINED, WHOLE, Placement, ResidencyTable
 from moe_mlx.store import ExpertSource
 from moe_mlx.store.store import StoreSource
 from moe_mlx.system.calibration import DEFAULT_READERS
@@ -126,7 +126,8 @@ class Reads:
         return time.perf_counter_ns() - started
 
     def _stalled(self, placement: Placement) -> ExpertReadError:
-        return self._explain(placement.expert, f"no answer from the disk in {self._limit:g} s")
+        words = PART_WORDS[placement.part]
+        return self._explain(placement.expert, f"{words}no answer from the disk in {self._limit:g} s")
 
 
 class ReaderPool:

@@ -26,6 +26,8 @@ QUARANTINED = 1 << 62
 
 #: What of an expert is read: all of it, its high bits with scales and biases, or the low bits of one that has those.
 WHOLE, COARSE, REST = 0, 1, 2
+#: How an error begins that ended the read of one.
+PART_WORDS = ("", "coarse part: ", "rest part: ")
 
 
 @dataclass(frozen=True, slots=True)

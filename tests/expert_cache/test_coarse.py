@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from mlx_lm.utils import load_model
 import moe_mlx
 from moe_mlx.conversation.audit import Auditor
 from moe_mlx.errors import ExpertReadError
+from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.loading.pressure import PressureWatch
 from moe_mlx.store import codes
 from tests.checkpoints import AFFINE4, tiny_checkpoint
@@ -214,6 +218,59 @@ def test_a_damaged_part_is_named_and_the_next_answer_is_right(nested: Any, load:
     runtime.end_turn()
     runtime.reset()
     assert same(turns(model), turns(load(nested()[1], light_beyond=0.3)))
+
+
+class FailingAccess:
+    """A disk that fails where one kind of read begins: the coarse part of an expert, or the rest."""
+
+    def __init__(self, access: Any, begins: int, nbytes: int, fail: Callable[[], None]) -> None:
+        self._access, self._read, self._fail = access, (begins, nbytes), fail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._access, name)
+
+    def fill(self, fd: int, buffers: list[memoryview], offset: int) -> int:
+        if (offset, sum(buffer.nbytes for buffer in buffers)) == self._read:
+            self._fail()
+        found: int = self._access.fill(fd, buffers, offset)
+        return found
+
+
+@pytest.mark.parametrize("light", ["coarse", "late-coarse"])
+@pytest.mark.parametrize("part", ["coarse", "rest"])
+@pytest.mark.parametrize("fault", ["EIO", "slow"])
+def test_a_disk_that_fails_in_one_part_is_told_by_it(
+    nested: Any, load: Any, monkeypatch: pytest.MonkeyPatch, fault: str, part: str, light: str
+):
+    model = load(nested()[1], light=light, light_beyond=0.3)
+    runtime, release = moe_mlx.runtime_of(model), threading.Event()
+    source, pool = runtime.source, runtime.layers.pool
+    whole, prefix = source.layers[0].expert_nbytes, source.layouts[0].coarse_nbytes()
+    at = source.byte_ranges(0, 0)[0].offset
+
+    def fail() -> None:
+        if fault == "EIO":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        release.wait(30)
+
+    read = (at, prefix) if part == "coarse" else (at + prefix, whole - prefix)
+    with monkeypatch.context() as broken:
+        broken.setattr(source, "access", FailingAccess(source.access, *read, fail))
+        broken.setattr(pool, "stall_seconds", 0.05 if fault == "slow" else 60.0)
+        with pytest.raises(ExpertReadError) as caught:
+            turns(model)
+        release.set()
+        pool.wait_idle()
+    told = os.strerror(errno.EIO) if fault == "EIO" else "no answer from the disk in 0.05 s"
+    assert caught.value.reason == f"{part} part: {told}"
+    place = [layer.layer for layer in source.layers].index(caught.value.layer)
+    assert caught.value.path == source.byte_ranges(place, caught.value.expert)[0].path
+    for cache in runtime.layers:
+        cache.table.check()
+        assert QUARANTINED not in cache.table.used, "a slot is given back when its read has ended"
+    runtime.end_turn()
+    runtime.reset()
+    assert same(turns(model), turns(load(nested()[1], light=light, light_beyond=0.3)))
 
 
 def _flip(path: Path, at: int) -> None:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from moe_mlx.errors import ExpertReadError
 from moe_mlx.expert_cache.eviction import EVICTIONS
+from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.store import codes
 from tests.checkpoints import AFFINE4, tiny_checkpoint
+from tests.damage import damage_thirds, repair
 from tests.native.conftest import loaded
 from tests.native.pair import Pair, assert_alike, changes, outcome
 from tests.native.runs import POLICIES, same, steps, talk
@@ -164,6 +166,73 @@ def test_a_damaged_part_is_named_and_the_next_answer_is_right(
         reference, _, _ = loaded(nested(), "readback", "75%", light="coarse", light_beyond=0.3)
         assert same(steps(model), steps(reference))
     assert told[0] == told[1]
+
+
+def test_a_file_cut_short_is_told_by_the_part_that_was_asked_for(
+    native: Any, nested: Callable[..., Path], tmp_path: Path
+):
+    """Token by token, until both a coarse part and a rest met one; what both ways tell is the same."""
+    store = Path(shutil.copytree(nested(), tmp_path / "store"))
+    options: dict[str, Any] = {"routing": "exact", "light": "coarse", "light_beyond": 0.3}
+    told: list[list[tuple[int, int, str]]] = []
+    for way in WAYS:
+        model, _, runtime = loaded(store, way, "75%", **options)
+        steps(model)
+        runtime.drain()
+        told.append([])
+        for token in range(20):
+            damage_thirds(store, "truncated", runtime)
+            try:
+                mx.eval(model(mx.array([[5 + token]])))
+            except ExpertReadError as error:
+                named = [int(part.rsplit("-")[-1]) for part in (error.path.parent.name, error.path.stem)]
+                assert [error.layer, error.expert] == named
+                told[-1].append((error.layer, error.expert, error.reason))
+            repair(store, nested())
+            runtime.end_turn()
+        runtime.reset()
+        assert same(steps(model), steps(loaded(nested(), "readback", "75%", **options)[0]))
+    assert told[0] == told[1]
+    words = {reason.partition("the file has")[0] for _, _, reason in told[0]}
+    assert {"coarse part: ", "rest part: "} <= words <= {"coarse part: ", "rest part: ", ""}
+
+
+@pytest.fixture(scope="module")
+def heavy_nested(heavy: Path) -> Path:
+    from moe_mlx_convert import upgrade
+
+    upgrade(heavy, heavy.with_name("nested"), nested=True)
+    return heavy.with_name("nested")
+
+
+@pytest.mark.parametrize("light", ["coarse", "late-coarse"])
+def test_a_part_that_stalls_in_the_graph_is_named(native: Any, heavy_nested: Path, light: str):
+    options: dict[str, Any] = {"routing": "exact", "light": light, "light_beyond": 0.3}
+    model, _, runtime = loaded(heavy_nested, "native", "75%", readers=1, **options)
+    mx.eval(model(mx.array([[5]])))  # layers are handed to the graph at their first step
+    layers, met = runtime.layers.native.layers, set()
+    for token in range(200):
+        for one in layers:
+            one._handle.stall_seconds = 1e-9
+        try:
+            mx.eval(model(mx.array([[6 + token % 120]])))
+        except ExpertReadError as error:
+            words, _, reason = error.reason.rpartition(": ")
+            assert reason == "no answer from the disk in 1e-09 s"
+            assert error.path == runtime.source.byte_ranges(error.layer, error.expert)[0].path
+            met.add(words)
+        for one in layers:
+            one._handle.stall_seconds = 60.0
+        runtime.end_turn()
+        while any(QUARANTINED in cache.table.used for cache in runtime.layers):
+            runtime.drain()
+        if met >= {"coarse part", "rest part"}:
+            break
+        mx.eval(model(mx.array([[6 + token * 7 % 120]])))
+    assert met >= {"coarse part", "rest part"}
+    reference, _, _ = loaded(heavy_nested, "readback", "75%", **options)
+    runtime.reset()
+    assert same(talk(model, 1), talk(reference, 1))
 
 
 def flip(path: Path, at: int) -> None:

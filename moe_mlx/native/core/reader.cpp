@@ -35,6 +35,9 @@ std::string hex(const Digest& digest) {
   return text;
 }
 
+// PART_WORDS of moe_mlx/expert_cache/residency.py.
+std::string words_of(Part part) { return part == kCoarse ? "coarse part: " : part == kRest ? "rest part: " : ""; }
+
 Digest canonical(const XXH128_hash_t& hash) {
   XXH128_canonical_t found;
   XXH128_canonicalFromHash(&found, hash);
@@ -173,15 +176,15 @@ void Reader::await(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Bat
   for (size_t i = 0; i < batch->experts.size(); i++) {
     if (batch->state[i] == Batch::done) continue;
     if (batch->state[i] == Batch::waiting) batch->state[i] = Batch::cancelled, batch->left--;
-    batch->errors[i] = stalled(*batch->shelf, batch->experts[i], seconds);
+    batch->errors[i] = stalled(*batch->shelf, batch->experts[i], seconds, batch->parts[i]);
   }
 }
 
-ReadError Reader::stalled(const Shelf& shelf, int expert, double seconds) {
+ReadError Reader::stalled(const Shelf& shelf, int expert, double seconds, Part part) {
   char limit[32];
   snprintf(limit, sizeof limit, "%g", seconds);
   const int file = shelf.ranges[size_t(expert) * shelf.runs()].file;
-  return {shelf.layer, expert, shelf.files[file].path, std::string("no answer from the disk in ") + limit + " s"};
+  return {shelf.layer, expert, shelf.files[file].path, words_of(part) + "no answer from the disk in " + limit + " s"};
 }
 
 bool Reader::ended(const Batch& batch, int i) {
@@ -285,7 +288,7 @@ void Reader::read_parts(const Shelf& shelf, int expert, Part part, const std::ve
     if (problem.empty() && got != last - first)
       problem = "the data ends after " + std::to_string(first + got) + " of " +
                 std::to_string(shelf.nbytes_of(kWhole, expert)) + " bytes";
-    if (!problem.empty()) damaged(shelf, expert, file, problem);
+    if (!problem.empty()) damaged(shelf, expert, file, words_of(part) + problem);
   }
   const size_t all = parts.digested.size();
   const size_t first = part == kRest ? parts.coarse_digests : 0, last = part == kCoarse ? parts.coarse_digests : all;

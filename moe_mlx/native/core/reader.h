@@ -45,7 +45,7 @@ class Reader {
   bool ended(const Batch& batch, int i);
   std::optional<ReadError> error(const Batch& batch, int i);
   void read(const Shelf& shelf, int expert, const std::vector<char*>& buffers, Bounce& bounce);  // in the caller's thread
-  static ReadError stalled(const Shelf& shelf, int expert, double seconds);
+  static ReadError stalled(const Shelf& shelf, int expert, double seconds, Part part = kWhole);
   void close() { descriptors_.close_all(); }
   size_t open_count() { return descriptors_.open_count(); }
 
