@@ -5,34 +5,17 @@ Written for Metal and run on none so far.
 
 from pathlib import Path
 
-import mlx.core as mx
 import mlx_lm
-import numpy as np
 import pytest
-from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
 from tests.checkpoints import AFFINE4, tiny_checkpoint
-
-TOKENS = (1, 7, 3, 20, 5, 9, 2, 11)
-#: Of the largest logit; float32 sums of a few hundred terms in another order.
-CLOSE = 1e-3
+from tests.metal.logits import CLOSE, decoded, largest_difference
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint("qwen3_moe", tmp_path_factory.mktemp("model"), quantization=AFFINE4)
-
-
-def decoded(model: object) -> list[np.ndarray]:
-    cache = make_prompt_cache(model)
-    rows = [model(mx.array([[token]]), cache=cache) for token in TOKENS]
-    mx.eval(rows)
-    return [np.array(row.astype(mx.float32)) for row in rows]
-
-
-def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("way", ["native", "readback"])
