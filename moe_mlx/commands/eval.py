@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.commands.grid_arguments import add_grid_arguments, add_light_arguments, add_scored_arguments
 from moe_mlx.errors import UsageError
-from moe_mlx.routing.names import AHEAD, BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EASY, EXACT, LATE, SCORED
+from moe_mlx.routing.names import AHEAD, BY_LAYER, DECODE_WAYS, DEFAULT_BEYOND, EASY, EXACT, LATE, REFUSED, SCORED
 from moe_mlx.store.demo import DEMO
 from moe_mlx.system.given import check_whole
 
@@ -205,7 +205,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             from moe_mlx.evaluation.plot import draw
 
-        draw(args.plot, report.reference, [row for row in drawn if not row.quality], title=name)
+        draw(
+            args.plot,
+            report.reference,
+            [row for row in drawn if not row.quality and row.routing not in REFUSED],
+            title=name,
+        )
     if args.json:
         print(json.dumps(report.as_dict(keys), indent=1))
     else:

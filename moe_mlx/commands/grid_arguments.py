@@ -17,6 +17,12 @@ def add_light_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"among {', '.join(EVALUATED_LIGHTS)}; the last leaves them out and is offered nowhere (default: exact)",
     )
+    add(
+        "--rounded",
+        metavar="LEVELS",
+        help="levels a weight of --routing rounded: 3 (ternary), 4, 8 (default: all). That, and unwaited, which leaves "
+        "out what is absent, are offered nowhere",
+    )
     add("--light-beyond", metavar="B", help="shares of a token's weight before a light expert (default: as generate)")
     add(
         "--light-form",

@@ -9,6 +9,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.setting import (
     DEFAULT_AHEAD,
     DEFAULT_EASY,
+    LEVELS,
     SWEEP_CACHES,
     SWEEP_LAMBDAS,
     SWEEP_MASSES,
@@ -56,6 +57,7 @@ def checked_grid(args: Any) -> Grid:
         aheads=listed(getattr(args, "ahead", None), "--ahead", int) or (DEFAULT_AHEAD,),
         easies=listed(getattr(args, "easy", None), "--easy", float) or (DEFAULT_EASY,),
         top_js=top_js or (None,),
+        levels=listed(getattr(args, "rounded", None), "--rounded", int) or LEVELS,
         lights=listed(getattr(args, "light", None), "--light", str) or (EXACT,),
         beyonds=beyonds or (() if fitted else (DEFAULT_BEYOND,)),
         distances=listed(getattr(args, "light_distance", None), "--light-distance", int) or (DEFAULT_DISTANCE,),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_mlx.evaluation.plot import INK, LOOK, STYLE
 from moe_mlx.evaluation.results import Row
-from moe_mlx.routing.names import DEFAULT_FORM, DROPPED, EASY, EXACT, LATE, LIGHTS, POLICIES
+from moe_mlx.routing.names import DEFAULT_FORM, DROPPED, EASY, EXACT, LATE, LIGHTS, POLICIES, REFUSED
 from moe_mlx.system.plots import check_plot
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     """
     found: dict[Key, list[Row]] = {}
     for row in rows:
-        if row.routing == "belady":
+        if row.routing in ("belady", *REFUSED):
             continue
         beyond = row.beyond if EXACT not in (row.routing, row.light) else None
         found.setdefault((row.routing, row.light, beyond, row.distance, row.form, row.top_j), []).append(row)

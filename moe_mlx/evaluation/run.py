@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,15 @@ from moe_mlx.evaluation.lifetime import lifetime
 from moe_mlx.evaluation.progress import Progress
 from moe_mlx.evaluation.reference import Reference
 from moe_mlx.evaluation.results import Report, Row
+from moe_mlx.evaluation.rounded import Rounded
 from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary_of
-from moe_mlx.evaluation.setting import Setting
+from moe_mlx.evaluation.setting import WHOLE, Setting
 from moe_mlx.evaluation.trace import Recorder
+from moe_mlx.evaluation.unwaited import ReadBehind
 from moe_mlx.loading.attachment import runtime_of
 from moe_mlx.loading.runtime import Runtime
-from moe_mlx.routing.names import AHEAD, EASY
+from moe_mlx.routing.names import AHEAD, EASY, REFUSED, ROUNDED, UNWAITED
 from moe_mlx.routing.price import Price, read_quality
-
-WHOLE = "100%"
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Evaluation:
             runtime.set_light_form(setting.form)
         runtime.resize(setting.cache)
         runtime.set_routing(**asdict(setting.settings()))
-        if setting.routing in ("pruned", AHEAD):
+        if setting.routing in ("pruned", AHEAD, UNWAITED):
             runtime.route_by(setting.policy)
         runtime.light_by(replace(setting.light_rule, by_layer=self.by_layer if setting.fitted else ()))
         runtime.reset()
@@ -163,6 +164,9 @@ class Evaluation:
         if setting.routing == EASY:
             self.report.add(setting.key, self._easy(setting, reference))
             return
+        if setting.routing in REFUSED:
+            self.report.add(setting.key, self._refused(setting, reference))
+            return
         recorder = self._recorder(keep_scores=True) if trace is not None else None
         with _Watch(self.runtime, recorder) as watch:
             tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
@@ -170,6 +174,20 @@ class Evaluation:
         if trace is not None and recorder is not None:
             self._save(recorder, watch, setting, trace)
         self.report.add(setting.key, self._row(setting, found, watch.totals, watch.lifetime()))
+
+    def _refused(self, setting: Setting, reference: Reference) -> Row:
+        stage = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
+        behind = ReadBehind(self.runtime.layers)
+
+        def tick(done: int) -> None:
+            if setting.routing == UNWAITED:
+                behind.after_token()
+            stage(done)
+
+        at_levels = Rounded(self.runtime, int(setting.value or 0)) if setting.routing == ROUNDED else nullcontext()
+        with _Watch(self.runtime, None) as watch, at_levels:
+            found = score(self.model, self.documents, reference, tick)
+        return self._row(setting, found, watch.totals + behind.totals, watch.lifetime(), ask=False)
 
     def _held(self, setting: Setting, reference: Reference) -> Row:
         keeper = Keeper(self.model, Price(read_quality(setting.quality)))

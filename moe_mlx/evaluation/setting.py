@@ -10,6 +10,7 @@ from moe_mlx.errors import UsageError
 from moe_mlx.evaluation.ahead import RouteAhead
 from moe_mlx.evaluation.contenders import make_any
 from moe_mlx.evaluation.pruned import Pruned
+from moe_mlx.evaluation.unwaited import Unwaited
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.routing.light import LightRule
 from moe_mlx.routing.names import (
@@ -24,7 +25,9 @@ from moe_mlx.routing.names import (
     LATE,
     LATER,
     LIGHT_FORMS,
+    ROUNDED,
     SCORED,
+    UNWAITED,
 )
 from moe_mlx.routing.policy import RoutingPolicy, check_top_j
 from moe_mlx.routing.price import read_quality
@@ -38,6 +41,10 @@ SWEEP_MASSES = (0.4, 0.55, 0.7, 0.8, 0.87, 0.93, 0.97, 1.0)
 GUARDED = ("cache-prior", "max-rank", "cumulative", AHEAD)
 #: Layers ahead, and how sure of a token the model must be for half of its experts.
 DEFAULT_AHEAD, DEFAULT_EASY = 1, 0.9
+#: A slot for every expert.
+WHOLE = "100%"
+#: Of weights that are rounded: three (ternary), or as many as two or three bits have.
+LEVELS = (3, 4, 8)
 SWEEP_CACHES = ("25%", "50%", "75%")
 _SWEEP_RANKS = 8
 
@@ -49,8 +56,8 @@ class Setting:
     Attributes:
         cache: The cap, as `--expert-cache` takes it.
         routing: One of `SCORED`.
-        value: lambda, M, p, k', layers ahead or how sure, by policy; None where the policy has no parameter, or M is
-            the policy's own.
+        value: lambda, M, p, k', levels, layers ahead or how sure, by policy; None where the policy has no parameter,
+            or M is the policy's own.
         top_j: J; None for the model's default.
         evict: The runtime's or, in a replay, a contender's name; under "belady" of no effect.
         light: What absent light experts do, one of `EVALUATED_LIGHTS`.
@@ -78,6 +85,8 @@ class Setting:
         check_choice("light_form", self.form, LIGHT_FORMS)
         if self.routing not in SCORED:
             raise UsageError(f"unknown routing {self.routing!r}: choose among {', '.join(SCORED)}")
+        if self.routing == ROUNDED and self.value not in LEVELS:
+            raise UsageError(f"rounded to {self.value!r} levels: choose among {', '.join(map(str, LEVELS))}")
         if self.routing == "pruned" and not is_whole(self.value):
             raise UsageError(f"pruned to {self.value!r} experts: give a whole number, 1 or more")
         if self.routing == AHEAD and not is_whole(self.value):
@@ -120,6 +129,8 @@ class Setting:
             return Pruned(min(int(self.value), top_k), top_k)
         if self.routing == AHEAD:
             return RouteAhead(check_top_j(self.top_j, top_k))
+        if self.routing == UNWAITED:
+            return Unwaited()
         return self.settings().policy(top_k, experts)
 
     @property
@@ -154,6 +165,7 @@ class Grid:
         aheads: Layers ahead that experts are chosen.
         easies: How sure of a token the model must be for half of its experts.
         top_js: J, for the policies that have one; None for the model's default.
+        levels: Of Rounded, which has every expert in memory, whatever the caps.
         lights: What absent light experts do; other than "exact" with every policy that runs.
         beyonds: Shares of a token's weight before a light expert.
         distances: Layers later that late outputs are added.
@@ -172,6 +184,7 @@ class Grid:
     aheads: Sequence[int] = (DEFAULT_AHEAD,)
     easies: Sequence[float] = (DEFAULT_EASY,)
     top_js: Sequence[int | None] = (None,)
+    levels: Sequence[int] = LEVELS
     lights: Sequence[str] = (EXACT,)
     beyonds: Sequence[float] = (DEFAULT_BEYOND,)
     distances: Sequence[int] = (DEFAULT_DISTANCE,)
@@ -190,7 +203,7 @@ class Grid:
         """
         found: dict[str, Setting] = {}
         for cache in self.caches:
-            for routing in self.routings:
+            for routing in (routing for routing in self.routings if routing != ROUNDED):
                 evictions = self.evictions[:1] if routing == "belady" else self.evictions
                 top_js = self.top_js if routing in GUARDED else (None,)
                 for value, top_j, evict in product(self._values(routing, top_k), top_js, evictions):
@@ -199,11 +212,14 @@ class Grid:
             for quality, evict in product(self.qualities, self.evictions):
                 setting = Setting(cache, evict=evict, quality=quality)
                 found.setdefault(setting.key, setting)
+        for levels in self.levels if ROUNDED in self.routings else ():
+            setting = Setting(WHOLE, ROUNDED, levels)
+            found.setdefault(setting.key, setting)
         return list(found.values())
 
     def _lit(self, plain: Setting) -> Iterator[Setting]:
         """Yields a setting with everything that its light experts may do."""
-        for light in (EXACT,) if plain.routing in ("belady", "pruned", AHEAD, EASY) else self.lights:
+        for light in (EXACT,) if plain.routing in ("belady", "pruned", AHEAD, EASY, UNWAITED) else self.lights:
             beyonds = (DEFAULT_BEYOND,) if light == EXACT else self.beyonds
             distances = self.distances if light in LATER else (DEFAULT_DISTANCE,)
             forms = self.forms if light in COARSES else (DEFAULT_FORM,)

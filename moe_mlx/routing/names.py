@@ -7,7 +7,11 @@ EVALUATED = (*POLICIES, "pruned", "belady")
 #: What only scoring at decode can judge, and so no replay: a layer's experts chosen from an earlier layer's input, and
 #: half of them for tokens that the model is sure of.
 AHEAD, EASY = "ahead", "easy"
-SCORED = (*EVALUATED, AHEAD, EASY)
+#: What was tried and is not offered, measured where it is named: absent experts left out and read behind the token's
+#: back; every expert's codes at fewer levels.
+UNWAITED, ROUNDED = "unwaited", "rounded"
+REFUSED = (UNWAITED, ROUNDED)
+SCORED = (*EVALUATED, AHEAD, EASY, *REFUSED)
 #: What an absent expert of little weight may do at decode: be waited for like any other, join one layer later, be used
 #: at its high bits, or both.
 EXACT, LATE, COARSE, LATE_COARSE = "exact", "late", "coarse", "late-coarse"
