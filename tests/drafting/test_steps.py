@@ -10,6 +10,7 @@ import pytest
 from mlx_lm.generate import speculative_generate_step
 
 from moe_mlx.conversation.session import KVCacheSettings, Session
+from moe_mlx.drafting.drafting import logits_only
 from moe_mlx.errors import UsageError
 from moe_mlx.store.demo import demo_path
 
@@ -78,14 +79,22 @@ def test_a_seed_and_a_penalty_give_the_same_answer(session: Opened, shallow: Pat
 
 
 def test_a_cache_is_quantised_between_the_same_tokens(session: Opened, shallow: Path):
-    plain, drafted = session(None, max_tokens=40), session(shallow, max_tokens=40)
-    for start in (24, 26):  # wherever in a round that is; two bits leave their mark on what follows
-        found = []
-        for one in (plain, drafted):
-            one.forget()
-            one.caching = KVCacheSettings(kv_bits=2, kv_group_size=32, quantized_kv_start=start)
-            found.append(talk(one, (STORY,))[0].tokens)
-        assert found[0] == found[1], start
+    start, found, rounds = 26, [], []
+    for draft in (None, shallow):
+        one = session(draft, max_tokens=40)
+        one.caching = KVCacheSettings(kv_bits=8, kv_group_size=32, quantized_kv_start=start)
+        if one.drafting is not None:
+
+            def call(model: Any, tokens: mx.array, cache: list[Any]) -> tuple[mx.array, None]:
+                rounds.append((cache[0].offset, cache[0].offset + tokens.shape[1]))
+                return logits_only(model, tokens, cache)
+
+            one.drafting.call = call
+        found.append(talk(one, (STORY,))[0].tokens)
+    assert found[0] == found[1]
+    # Without drafts a step of one row reaches the place, and the next one finds the cache quantised.
+    crossing = [(begin, end) for begin, end in rounds if begin < start <= end]
+    assert crossing == [(start - 1, start)] and any(end - begin > 1 for begin, end in rounds if begin >= start)
 
 
 def test_left_in_the_midst_of_a_round_the_cache_ends_with_the_last_token(session: Opened):
