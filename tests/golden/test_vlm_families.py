@@ -25,8 +25,8 @@ from tests.golden.faithful import check_routing
 from tests.vlm_checkpoints import small_towers, vlm_answer, vlm_checkpoint
 
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-vlm"}
-#: One a kind of cache and of switch; the others' quantised forms run at night.
-SAMPLE = ("deepseek_v4", "glm4v_moe", "hy_v4", "qwen4_exp")
+#: One a kind of cache, of switch and of what is made one; the others' quantised forms run at night.
+SAMPLE = ("deepseek_v4", "glm4v_moe", "hy_v4", "moondream3", "qwen4_exp", "zaya1_vl")
 ROWS = [pytest.param(name, None, id=f"{name}-float32") for name in VLM_CONFIGS] + [
     pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in SAMPLE else pytest.mark.slow)
     for name in VLM_CONFIGS
