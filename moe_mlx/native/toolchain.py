@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -68,13 +69,16 @@ class _Job:
 
 _RUNNING: set[_Job] = set()
 _OVER = False
+#: Held from before a compiler is there until it is in `_RUNNING`, so that none is missed by who ends them.
+_STARTING = threading.RLock()
 
 
 def end_compilers() -> None:
     """Kills every compiler that runs for this process, so that the builds that wanted them fail at once."""
-    for job in list(_RUNNING):
-        with contextlib.suppress(OSError):
-            os.killpg(job.process.pid, signal.SIGKILL)
+    with _STARTING:
+        for job in list(_RUNNING):
+            with contextlib.suppress(OSError):
+                os.killpg(job.process.pid, signal.SIGKILL)
 
 
 @atexit.register
@@ -104,10 +108,9 @@ def run_all(commands: Sequence[Sequence[str]], seconds: float, at_once: int = 1)
     mine: list[_Job] = []
     try:
         while waiting or mine:
-            while waiting and len(mine) < at_once and not _OVER:
-                job = _start(waiting.popleft())
+            while waiting and len(mine) < at_once and (job := _start(waiting[0])) is not None:
+                waiting.popleft()
                 mine.append(job)
-                _RUNNING.add(job)
             for job in [job for job in mine if job.process.poll() is not None]:
                 said.append(_result(job))
                 mine.remove(job)
@@ -125,11 +128,17 @@ def run_all(commands: Sequence[Sequence[str]], seconds: float, at_once: int = 1)
     return said
 
 
-def _start(command: Sequence[str]) -> _Job:
-    try:
-        return _Job(command)
-    except (OSError, ValueError) as error:  # a NUL in a name
-        raise NativeUnavailableError(f"{command[0]} cannot be started: {error}") from None
+def _start(command: Sequence[str]) -> _Job | None:
+    """Starts a command; None where the program ends."""
+    with _STARTING:
+        if _OVER:
+            return None
+        try:
+            job = _Job(command)
+        except (OSError, ValueError) as error:  # a NUL in a name
+            raise NativeUnavailableError(f"{command[0]} cannot be started: {error}") from None
+        _RUNNING.add(job)
+        return job
 
 
 def _result(job: _Job) -> str:

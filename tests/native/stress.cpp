@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <future>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -93,7 +94,9 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   const auto contents = in.take<unsigned char>(size_t(h.experts) * size_t(shelf.expert_nbytes()));
   std::vector<int32_t> slot_of(size_t(h.experts), -1), owner(size_t(h.slots + h.low), -1);
   std::vector<int64_t> used(size_t(h.slots + h.low)), written(1);
-  TableState state{0, 0, 0, 1, 0, 0};
+  auto pinned = in.take<int32_t>(size_t(h.experts));
+  TableState state{};
+  state.gain = 1, state.pins = std::accumulate(pinned.begin(), pinned.end(), int64_t{0});
   std::vector<Event> rows(EventLog::kRows);
   std::vector<int64_t> uses(size_t(h.experts)), reads(size_t(h.experts)), last(size_t(h.experts)),
       distances(size_t(h.experts) + 1), lates(size_t(h.experts));
@@ -106,9 +109,9 @@ void run(Bytes in, const std::shared_ptr<Reader>& reader, const std::string& fol
   const Parts parts = shelf.parts;
   const int64_t nbytes = shelf.expert_nbytes();
   const Eviction evict{Eviction::Kind(h.evict), numbers[2], numbers[3], numbers[4], numbers[5]};
-  Table table{h.experts,   h.slots,     evict,        &state,      slot_of.data(),  owner.data(),
-              used.data(), heat.data(), uses.data(), reads.data(), last.data(), distances.data(),
-              nullptr, lates.data()};
+  Table table{h.experts,   h.slots,       evict,       &state,      slot_of.data(), owner.data(),
+              used.data(), pinned.data(), heat.data(), uses.data(), reads.data(),   last.data(),
+              distances.data(), nullptr, lates.data()};
   if (h.low) table.low = h.low, table.low_slots = {parts, h.slots, blocks, sizes, low_blocks, low_sizes};
   Layer layer(reader, std::move(shelf), table, {rows.data(), moved.data(), written.data()}, blocks, memory);
   const auto prefetcher = std::make_shared<Prefetcher>(reader, 2, 3, nbytes);

@@ -125,6 +125,9 @@ def _block(
     file.write(contents[:experts].tobytes())
     table = ResidencyTable(experts, slots, evict, low)
     table.mover = _Nowhere()
+    if not low and random.random() < 0.3:
+        table.pin({int(expert) for expert in random.choice(experts, int(random.integers(0, slots - k + 1)), False)})
+    file.write(table.pinned.tobytes())
     ties = random.random() < 0.3  # many equal scores
     nbytes = sum(sizes), 0 if layout is None else layout.coarse_nbytes()
     dropped: list[Placement] = []

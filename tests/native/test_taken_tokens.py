@@ -76,8 +76,14 @@ def test_the_graph_says_itself_that_a_step_failed(native: Any, tiny: Callable[..
         flip(path)
     runtime.reset()
     flags = [failed_by_a_step(), failed_by_a_step()]
-    with pytest.raises(ExpertReadError):
-        mx.eval(flags)
+    raised = 0
+    while raised < 8:  # each step that was under way raises its own fault, at this call or at a later one
+        try:
+            mx.eval(flags)
+            break
+        except ExpertReadError:
+            raised += 1
+    assert 1 <= raised < 8
     state(runtime)
     assert [np.array(flag).tolist() for flag in flags] == [[1], [1]]
     for path in experts(store):
