@@ -14,6 +14,7 @@ from demo_data import (
     Turn,
     arithmetic,
     asides,
+    corpus,
     dialogues,
     facts,
     general,
@@ -35,9 +36,10 @@ from demo_data.story_check import check_story
 Maker = Callable[[random.Random], Turn]
 
 
-@pytest.fixture(scope="module")
-def heldout() -> list[Turn]:
-    return heldout_prompts(per_skill=40)
+@pytest.fixture
+def few_heldout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four held-out prompts a skill instead of all, which take seconds to find each time."""
+    monkeypatch.setattr(corpus, "heldout_prompts", lambda: heldout_prompts(per_skill=4))
 
 
 def many(maker: Maker, count: int = 150, seed: int = 1) -> list[Turn]:
@@ -45,15 +47,20 @@ def many(maker: Maker, count: int = 150, seed: int = 1) -> list[Turn]:
     return [maker(rng) for _ in range(count)]
 
 
-def test_every_skill_has_forty_different_heldout_prompts(heldout: list[Turn]) -> None:
+@pytest.mark.parametrize("wanted", [6, pytest.param(40, marks=pytest.mark.slow)])
+def test_every_skill_has_as_many_different_heldout_prompts(wanted: int) -> None:
+    heldout = heldout_prompts(per_skill=wanted)
     for skill in EXACT_SKILLS:
-        assert len({normalise(turn.user) for turn in heldout if turn.skill == skill}) == 40
+        assert len({normalise(turn.user) for turn in heldout if turn.skill == skill}) == wanted
     assert all(turn.exact and is_heldout(turn) for turn in heldout)
 
 
-def test_no_heldout_prompt_is_ever_trained_on() -> None:
-    forbidden = {normalise(turn.user) for turn in heldout_prompts()}
-    for document in itertools.islice(training_documents(seed=3), 2500):
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_no_heldout_prompt_is_ever_trained_on(few: bool, request: pytest.FixtureRequest) -> None:
+    if few:
+        request.getfixturevalue("few_heldout")
+    forbidden = {normalise(turn.user) for turn in corpus.heldout_prompts()}
+    for document in itertools.islice(training_documents(seed=3), 150 if few else 2500):
         for piece in document:
             if not piece.said:
                 for prompt in re.findall(r"<\|user\|>(.*?)<\|end\|>", piece.text):
@@ -67,13 +74,19 @@ def test_both_sides_of_the_split_share_no_content(maker: Maker) -> None:
     assert not kept & {(turn.skill, turn.key) for turn in turns if is_heldout(turn)}
 
 
-def test_the_same_seed_gives_the_same_text() -> None:
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_text(few: bool, request: pytest.FixtureRequest) -> None:
+    if few:
+        request.getfixturevalue("few_heldout")
+    documents = 15 if few else 60
+
     def text(seed: int) -> str:
-        return "".join(piece.text for document in itertools.islice(training_documents(seed), 60) for piece in document)
+        written = itertools.islice(training_documents(seed), documents)
+        return "".join(piece.text for document in written for piece in document)
 
     assert text(5) == text(5)
     assert text(5) != text(6)
-    assert heldout_documents(5) == heldout_documents(5)
+    assert heldout_documents(documents, 5) == heldout_documents(documents, 5)
 
 
 def test_sums_are_right() -> None:
