@@ -33,6 +33,7 @@ def talk(session: Session, turns: tuple[str, ...] = TURNS) -> list[Any]:
     return answers
 
 
+@pytest.mark.slow
 def test_a_conversation_is_the_same_with_drafts(session: Opened, shallow: Path):
     plain, drafted = talk(session(None)), talk(session(shallow))
     assert [one.tokens for one in drafted] == [one.tokens for one in plain]
@@ -69,7 +70,12 @@ def test_the_tokens_are_those_of_mlx_lm_s_own_speculative_loop(session: Opened, 
 
 @pytest.mark.parametrize(
     "sampling",
-    [{"temp": 0.8, "seed": 3}, {"temp": 0.6, "top_p": 0.9, "seed": 4}, {"repetition_penalty": 1.3}, {"max_tokens": 41}],
+    [
+        {"temp": 0.8, "seed": 3},
+        pytest.param({"temp": 0.6, "top_p": 0.9, "seed": 4}, marks=pytest.mark.slow),
+        pytest.param({"repetition_penalty": 1.3}, marks=pytest.mark.slow),
+        pytest.param({"max_tokens": 41}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_seed_and_a_penalty_give_the_same_answer(session: Opened, shallow: Path, sampling: dict[str, Any]):

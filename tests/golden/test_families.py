@@ -19,6 +19,7 @@ from moe_mlx_convert import convert
 from tests.checkpoints import AFFINE4
 from tests.families.calls import CALLS, STEPS, answer, same
 from tests.families.configs import FAMILIES, UNQUANTISED, config
+from tests.families.few import FEW, by_day
 from tests.families.oracle import cache_prior, oracle_in
 from tests.families.scan import moe_model_files
 from tests.golden.faithful import Faithful, recompute_weights
@@ -28,7 +29,16 @@ RUNNABLE = [name for name in FAMILIES if name.partition("+")[0] not in UNTESTED]
 ROUTABLE = [name for name in RUNNABLE if TABLE[name.partition("+")[0]].cache_aware_tested]
 EXACT_ROWS = [
     *(pytest.param(name, None, id=f"{name}-float32") for name in RUNNABLE),
-    *(pytest.param(name, AFFINE4, id=f"{name}-4-bit") for name in RUNNABLE if not ("+" in name or name in UNQUANTISED)),
+    *(
+        pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in FEW else pytest.mark.slow)
+        for name in RUNNABLE
+        if not ("+" in name or name in UNQUANTISED)
+    ),
+]
+#: By day a few, and not quantised; that exact routing is right in every family is above.
+NEUTRAL_ROWS = [
+    pytest.param(*row.values, id=row.id, marks=() if row.values[0] in FEW and not row.values[1] else pytest.mark.slow)
+    for row in EXACT_ROWS
 ]
 
 
@@ -49,7 +59,7 @@ def test_exact_routing_is_bit_equal(
     assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
 
 
-@pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
+@pytest.mark.parametrize(("name", "quantization"), NEUTRAL_ROWS)
 def test_neutral_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any, name: str, quantization: Any
 ) -> None:
@@ -68,7 +78,7 @@ def test_neutral_routing_is_bit_equal(
         assert same(theirs, answer(capped(folder, "100%", routing="cache-prior", route_lambda=0.9)))
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTABLE if name != "phimoe"])
+@pytest.mark.parametrize("name", by_day(name for name in ROUTABLE if name != "phimoe"))
 def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
 ) -> None:
@@ -109,7 +119,7 @@ def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     assert changed == swapped > 0
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", by_day(RUNNABLE))
 def test_decode_in_the_graph_chooses_and_counts_as_read_back_does(
     family_checkpoint: Any, reference: Any, capped: Any, name: str
 ) -> None:

@@ -13,11 +13,13 @@ from moe_mlx.expert_cache import lateness
 from moe_mlx.families.registry import families
 from tests.families.calls import answer, same
 from tests.families.configs import FAMILIES
+from tests.families.few import by_day
 
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-lm"}
 ROUTABLE = [name for name in FAMILIES if TABLE[name.partition("+")[0]].cache_aware_tested]
 LATE = [name for name in ROUTABLE if TABLE[name.partition("+")[0]].late]
-
+#: Of those that wait, by day.
+WAITING = [name for name in ROUTABLE if name not in LATE][:3]
 
 TOKENS = [(29 * place) % 83 + 5 for place in range(24)]
 
@@ -28,7 +30,7 @@ def path_of(model: Any, cache: Any) -> str:
     return next(path for path, block in blocks if getattr(block, "lateness", None) is cache.lateness)
 
 
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("name", by_day(LATE))
 def test_a_block_without_its_late_experts_and_those_are_the_block(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
 ):
@@ -68,7 +70,7 @@ def test_a_block_without_its_late_experts_and_those_are_the_block(
     assert moved > 0
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTABLE if name not in LATE])
+@pytest.mark.parametrize("name", by_day((name for name in ROUTABLE if name not in LATE), WAITING))
 def test_a_family_that_cannot_add_them_waits_and_says_why(
     family_checkpoint: Any, reference: Any, capped: Any, name: str
 ):

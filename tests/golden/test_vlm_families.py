@@ -19,6 +19,7 @@ from moe_mlx.vlm.installed import VERSION, installed
 from moe_mlx_convert import convert
 from tests.checkpoints import AFFINE4
 from tests.families.calls import Outputs, answer, same
+from tests.families.few import by_day
 from tests.families.vlm_configs import VLM_CONFIGS
 from tests.families.vlm_scan import models, moe_packages
 from tests.golden.faithful import check_routing
@@ -26,8 +27,13 @@ from tests.vlm_checkpoints import small_towers, vlm_answer, vlm_checkpoint
 
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-vlm"}
 #: One a kind of cache, of switch and of what is made one; the others' quantised forms run at night.
-SAMPLE = ("deepseek_v4", "glm4v_moe", "hy_v4", "moondream3", "qwen4_exp", "zaya1_vl")
-ROWS = [pytest.param(name, None, id=f"{name}-float32") for name in VLM_CONFIGS] + [
+SAMPLE = ("deepseek_v4", "glm4v_moe", "moondream3")
+#: Families that take more than five seconds each.
+DEAR = ("cohere2_moe", "glm5_next", "minicpmv4_7", "qwen3_5_moe_text", "qwen3_omni_moe", "qwen4_exp", "step3p7")
+ROWS = [
+    pytest.param(name, None, id=f"{name}-float32", marks=pytest.mark.slow if name in DEAR else ())
+    for name in VLM_CONFIGS
+] + [
     pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in SAMPLE else pytest.mark.slow)
     for name in VLM_CONFIGS
     if "+" not in name
@@ -78,7 +84,7 @@ def test_exact_routing_is_bit_equal_to_mlx_vlm(
     assert same(theirs, answer(in_graph))
 
 
-@pytest.mark.parametrize("name", ROUTABLE)
+@pytest.mark.parametrize("name", by_day(ROUTABLE, [name for name in ROUTABLE if name not in DEAR]))
 def test_a_router_s_weights_are_the_model_s_own_and_a_policy_changes_choices(
     made: Any, capped: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

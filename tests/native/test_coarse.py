@@ -14,14 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe_mlx.errors import ExpertReadError
-from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.store import codes
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import damage_thirds, repair
 from tests.native.conftest import loaded
 from tests.native.pair import Pair, assert_alike, changes, outcome
-from tests.native.runs import POLICIES, same, steps, talk
+from tests.native.runs import PAIRS, POLICIES, same, steps, talk
 
 WAYS = ("native", "readback")
 #: Where routers are and what they know differs most: weights known before the choice, by groups, by rank alone.
@@ -47,8 +46,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.parametrize("evict", list(EVICTIONS))
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_eviction(native: Any, nested: Callable[..., Path], policy: str, evict: str):
     for cap, beyond, light in (("62.5%", 0.6, "coarse"), ("75%", 0.2, "late-coarse")):
         options = {**POLICIES[policy], "evict": evict, "light": light, "light_beyond": beyond}

@@ -17,7 +17,6 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import moe_mlx
 from moe_mlx.errors import ExpertReadError, UsageError
-from moe_mlx.expert_cache.eviction import EVICTIONS
 from moe_mlx.expert_cache.residency import QUARANTINED
 from moe_mlx.routing.light import LightRule
 from tests.checkpoints import AFFINE4, tiny_checkpoint
@@ -25,7 +24,7 @@ from tests.damage import flip
 from tests.expert_cache.late_oracle import first_late
 from tests.native.conftest import loaded
 from tests.native.pair import Pair, assert_alike, changes, outcome
-from tests.native.runs import POLICIES, same, talk
+from tests.native.runs import PAIRS, POLICIES, same, talk
 
 FAMILIES = (
     "mixtral",
@@ -55,8 +54,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.mark.parametrize("evict", list(EVICTIONS))
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_eviction(native: Any, deep: Path, policy: str, evict: str):
     for cap, beyond in (("37.5%", 0.6), ("75%", 0.2)):
         options = {**POLICIES[policy], "evict": evict, "light": "late", "light_beyond": beyond}
@@ -93,14 +91,28 @@ def test_families(native: Any, tiny: Callable[..., Path], family: str):
     assert (runs[0][3][0] > 0) == (family != "phimoe")
 
 
+BETWEEN = st.lists(changes("late", "exact", "dropped"), min_size=1, max_size=10)
+
+
 @pytest.fixture
 def pair(native: Any, deep: Path) -> Pair:
     return Pair(deep, "late")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(changes("late", "exact", "dropped"), min_size=1, max_size=10))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BETWEEN)
 def test_whatever_comes_in_between(pair: Pair, made: list[tuple[str, Any]]):
+    stays_alike(pair, made)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BETWEEN)
+def test_whatever_comes_in_between_at_length(pair: Pair, made: list[tuple[str, Any]]):
+    stays_alike(pair, made)
+
+
+def stays_alike(pair: Pair, made: list[tuple[str, Any]]) -> None:
     pair.begin()
     for change, value in made:
         pair.apply(change, value)

@@ -27,6 +27,12 @@ from tests.native.endings import ENDINGS, HEAD, PATIENCE, in_one_thread_after_an
 from tests.native.failing import failure
 from tests.native.runs import CAPS, FAMILIES, PAIRS, POLICIES, same, steps, talk
 
+#: By day one row of exact routing and one of a policy.
+PREFETCHED = [
+    pytest.param(*row.values, marks=pytest.mark.slow if row.values[0] in ("max-rank", "cumulative") else row.marks)
+    for row in PAIRS
+]
+
 
 def guesses(runtime: Any) -> tuple[int, int, int]:
     """Begun, used, wasted bytes."""
@@ -40,7 +46,7 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
-@pytest.mark.parametrize(("policy", "evict"), PAIRS)
+@pytest.mark.parametrize(("policy", "evict"), PREFETCHED)
 def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     begun = used = 0
     for cap in CAPS:

@@ -24,6 +24,7 @@ def test_whoever_leaves_stops_costing_streamed_or_not(running: Running):
     assert running.said(QUESTION) == ANSWER
 
 
+@pytest.mark.slow
 def test_an_answer_without_end_ends_with_the_context(running: Running):
     each = json.loads(running.ask("/v1/messages/count_tokens", {"messages": [user("fox " * 100)]})[2])["input_tokens"]
     text = "fox " * (100 * 1900 // each)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tests.soak.ordeal import DEEDS, FAULTS, FAULTS_IN_PLACE, Ordeal, Setup
 from tests.soak.subject import Subject
 
+History = tuple[Setup, list[tuple[str, str]]]
+
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
@@ -29,9 +31,20 @@ def histories(draw: st.DrawFn) -> tuple[Setup, list[tuple[str, str]]]:
     return setup, draw(st.lists(turn, min_size=1, max_size=8))
 
 
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(histories(), st.integers(0, 1 << 16))
+def test_any_order_of_deeds_and_faults(subject: Subject, history: History, seed: int):
+    endure(subject, history, seed)
+
+
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(histories(), st.integers(0, 1 << 16))
-def test_any_order_of_deeds_and_faults(subject: Subject, history: tuple[Setup, list[tuple[str, str]]], seed: int):
+def test_many_orders_of_deeds_and_faults(subject: Subject, history: History, seed: int):
+    endure(subject, history, seed)
+
+
+def endure(subject: Subject, history: History, seed: int) -> None:
     setup, turns = history
     ordeal = Ordeal(subject, setup, Random(seed))
     try:

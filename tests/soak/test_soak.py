@@ -5,14 +5,16 @@ import pytest
 from tests.soak import exactness, faults
 
 
-def test_random_cases_equal_mlx_lm():
-    done, wrong = exactness.run(36, seed=11, decode="readback", families=("qwen3_moe", "gpt_oss"))
-    assert (done, wrong) == (36, 0)
+@pytest.mark.parametrize("cases", [12, pytest.param(36, marks=pytest.mark.slow)])
+def test_random_cases_equal_mlx_lm(cases: int):
+    done, wrong = exactness.run(cases, seed=11, decode="readback", families=("qwen3_moe", "gpt_oss"))
+    assert (done, wrong) == (cases, 0)
 
 
-def test_faults_end_their_turn_and_nothing_else():
-    counts = faults.run(600, seed=5, decode="readback", turns=60, families=("qwen3_moe", "gpt_oss"))
-    assert counts["answers compared"] == 60
+@pytest.mark.parametrize("turns", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_faults_end_their_turn_and_nothing_else(turns: int):
+    counts = faults.run(600, seed=5, decode="readback", turns=turns, families=("qwen3_moe", "gpt_oss"))
+    assert counts["answers compared"] == turns
     assert counts["turns ended by an error"] > 0
 
 

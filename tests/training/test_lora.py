@@ -123,6 +123,7 @@ def test_the_demo_learns_under_its_cap(data, tmp_path, capsys):
 )
 def test_what_is_refused(words, said, folder, data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read once, when it is imported
     experts = tmp_path / "experts.yaml"
     experts.write_text("lora_parameters:\n  rank: 4\n  scale: 20.0\n  dropout: 0.0\n  keys: [mlp.switch_mlp.up_proj]\n")
     words = [str(experts) if word == "EXPERTS" else word for word in words]

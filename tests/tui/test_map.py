@@ -201,15 +201,18 @@ def looks_of(strips):
     }
 
 
+@pytest.mark.parametrize(
+    "chosen", [("textual-dark", "textual-light"), pytest.param((), id="all", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", [TILES, CELLS, BRAILLE, HALF])
-async def test_the_legend_is_what_the_map_draws_in_every_theme(tmp_path, kind):
+async def test_the_legend_is_what_the_map_draws_in_every_theme(tmp_path, kind, chosen):
     app = scene.chat(scene.idle(), tmp_path)
     cells = bytes([USED, ARRIVED, EVICTED, *range(OLDEST, NEWEST + 1)] * 32)[:256]
     cells = bytes(0 if place % 32 > 20 else cell for place, cell in enumerate(cells))
     async with app.run_test(size=(132, 40)) as pilot:
         app.side.residency.map.mode = kind
         await scene.show(app, pilot, replace(scene.decode("x"), cells=cells))
-        for theme in sorted(app.available_themes):
+        for theme in chosen or sorted(app.available_themes):
             app.theme = theme
             await pilot.pause()
             dark = app.current_theme.dark

@@ -55,14 +55,15 @@ def faint(app):
     return found
 
 
-async def test_every_label_can_be_read_in_every_theme(tmp_path):
+@pytest.mark.parametrize("chosen", [(EMBER.name, PAPER.name), pytest.param((), id="all", marks=pytest.mark.slow)])
+async def test_every_label_can_be_read_in_every_theme(tmp_path, chosen):
     app = scene.chat(scene.idle(), tmp_path)
     found = {}
 
     async with app.run_test(size=(132, 44)) as pilot:
 
         async def look(name):
-            for theme in themes():
+            for theme in chosen or themes():
                 app.theme = theme
                 await pilot.pause()
                 if words := faint(app):

@@ -16,6 +16,7 @@ from moe_mlx.loading.proof import prove
 from moe_mlx.vlm.pictures import decode_picture, with_pictures
 from moe_mlx_convert import convert
 from tests.checkpoints import AFFINE4
+from tests.families.few import by_day
 from tests.families.pictured import PICTURED
 from tests.families.pictures import pictured_checkpoint, png
 from tests.golden.faithful import check_routing
@@ -26,7 +27,9 @@ SHOWN = [decode_picture(png(), "red.png"), decode_picture(png((10, 200, 40), (64
 ASKED = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What?"}]}]
 #: llama4 and zaya1_vl choose one expert a token.
 ROUTED = sorted(PICTURED.keys() - {"llama4", "zaya1_vl"})
-ROWS = [pytest.param(name, None, id=name) for name in PICTURED] + [
+#: The cheapest; the others run at night.
+BY_DAY = ("kimi_vl", "qwen3_vl_moe")
+ROWS = [pytest.param(name, None, id=name, marks=() if name in BY_DAY else pytest.mark.slow) for name in PICTURED] + [
     pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=pytest.mark.slow) for name in PICTURED
 ]
 
@@ -77,7 +80,7 @@ def test_pictures_give_mlx_vlm_s_tokens(tmp_path: Path, name: str, quantize: Any
     assert native == expected
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", by_day(ROUTED, BY_DAY))
 def test_a_family_that_is_built_for_pictures_routes_by_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
