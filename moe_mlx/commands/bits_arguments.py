@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from moe_mlx.errors import UsageError
@@ -105,16 +105,21 @@ def giver_of(
 def given_lines(given: Given) -> list[str]:
     """Returns what is printed of the bits that were given: a line, and a table of the layers."""
     measured = f", by their error on {given.calibration}" if given.calibration else ", the same for all"
-    rows = [
-        [str(index), *(str(bits.count(width)) for width in WIDTHS), *_mean_and_error(bits, given.errors[index])]
-        for index, bits in enumerate(given.bits)
-    ]
-    heads = ["MoE layer", *(f"{width} bits" for width in WIDTHS), "mean", "error of its output"]
     return [
         f"{given.spent:.3f} bits a weight of the experts (asked for {given.asked:g}){measured}",
-        render(heads, rows),
+        bits_table("MoE layer", zip(range(len(given.bits)), given.bits, given.errors, strict=True)),
     ]
 
 
-def _mean_and_error(bits: tuple[int, ...], error: float | None) -> list[str]:
-    return [f"{sum(bits) / len(bits):.2f}", "-" if error is None else f"{error:.3%}"]
+def bits_table(head: str, layers: Iterable[tuple[int, Sequence[int], float | None]]) -> str:
+    """Returns a table of how many of each layer's experts have which bits, and what that changes of its output.
+
+    Args:
+        head: Of the layers' numbers.
+        layers: Number, bits of each expert, and relative error, where that was measured.
+    """
+    rows = []
+    for number, bits, error in layers:
+        counts = [str(bits.count(width)) for width in WIDTHS]
+        rows.append([str(number), *counts, f"{sum(bits) / len(bits):.2f}", "-" if error is None else f"{error:.3%}"])
+    return render([head, *(f"{width} bits" for width in WIDTHS), "mean", "error of its output"], rows)

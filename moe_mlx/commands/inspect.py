@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from moe_mlx.commands.bits_arguments import bits_table
 from moe_mlx.commands.share_arguments import add_share_arguments, curves_of_args
 from moe_mlx.errors import UsageError, one_line
 from moe_mlx.history.file import AUTO
@@ -26,7 +27,7 @@ from moe_mlx.planning.slot_share import Curve, measured_slots
 from moe_mlx.store import ExpertSource, StoreSource, open_source
 from moe_mlx.store.given import bits_words, mean_bits
 from moe_mlx.store.page_cache import page_cache_use
-from moe_mlx.store.parts import COARSE_FORMS, WIDTHS, arranged, version_of
+from moe_mlx.store.parts import COARSE_FORMS, arranged, version_of
 from moe_mlx.store.resolve import resolve
 from moe_mlx.store.spec import ExpertLayer
 from moe_mlx.system.sizes import sizes_alike
@@ -226,15 +227,9 @@ def _sizes_table(source: ExpertSource, described: dict[str, Any]) -> str:
 
 def _bits_table(described: dict[str, Any]) -> str:
     """Bits that were given to experts, by layer, and what that changes of the layer's output."""
-    rows = []
-    for layer in described["layers"]:
-        counts = [str(layer["bits"].count(width)) for width in WIDTHS]
-        error = "-" if layer["error"] is None else f"{layer['error']:.3%}"
-        rows.append([str(layer["layer"]), *counts, f"{sum(layer['bits']) / layer['experts']:.2f}", error])
     text = described["calibration"]
-    return render(["layer", *(f"{width} bits" for width in WIDTHS), "mean", "error of its output"], rows) + (
-        f"\nmeasured on {text}" if text else ""
-    )
+    table = bits_table("layer", ((one["layer"], one["bits"], one["error"]) for one in described["layers"]))
+    return table + (f"\nmeasured on {text}" if text else "")
 
 
 def _caps_table(described: dict[str, Any]) -> str:

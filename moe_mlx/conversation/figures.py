@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_mlx.loading.runtime import Runtime
 from moe_mlx.system.memory import read_memory
+
+if TYPE_CHECKING:
+    from moe_mlx.loading.runtime import Runtime
 
 #: The arrays of a map, and how each is packed.
 MAP = {"slot_of": "<i2", "age": "<i4", "uses": "<u4", "reads": "<u4"}

@@ -7,16 +7,16 @@ of the probability, the token is taken back from the KV cache and computed again
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
 from moe_mlx.errors import UsageError
+from moe_mlx.evaluation.pruned import Pruned
 from moe_mlx.evaluation.scoring import once
-from moe_mlx.routing.policy import Ids, Mask, Scores, descending
+from moe_mlx.loading.cutting import cut_back
 
 
 @dataclass
@@ -35,7 +35,7 @@ class EasyTokens:
 
     def policy(self, top_k: int, experts: int) -> Fewer:
         """Returns the policy of a layer."""
-        return Fewer(self, max(1, top_k // 2), top_k)
+        return Fewer(max(1, top_k // 2), top_k, tokens=self)
 
     def call(self, model: nn.Module, token: int, prompt_cache: list[Any]) -> mx.array:
         """Returns log-probabilities `[V]`, as `scoring.once` does.
@@ -47,38 +47,24 @@ class EasyTokens:
         found = once(model, token, prompt_cache)
         if self.sure <= 0 or found.max().item() >= math.log(self.sure):
             return found
-        if not can_trim_prompt_cache(prompt_cache):
+        if not cut_back(prompt_cache, 1):
             raise UsageError("--routing easy takes tokens back from the KV cache, and this model's cannot give them")
-        trim_prompt_cache(prompt_cache, 1)
         self.whole, self.redone = True, self.redone + 1
         return once(model, token, prompt_cache)
 
 
 @dataclass(frozen=True, slots=True)
-class Fewer:
+class Fewer(Pruned):
     """Keeps the true top `kept`, or all k where the call takes every expert.
 
     Attributes:
         tokens: Whose calls these are.
-        kept: How many an easy token takes.
-        k: The model's top-k.
     """
 
-    tokens: EasyTokens
-    kept: int
-    k: int
     name: str = "easy"
-
-    @property
-    def top_j(self) -> int:
-        """All that are kept are true top experts."""
-        return self.kept
+    tokens: EasyTokens = field(kw_only=True)
 
     @property
     def lossless(self) -> bool:
         """While every expert is taken."""
         return self.tokens.whole or self.kept >= self.k
-
-    def rank(self, scores: Scores, resident: Mask, delta: float, k: int) -> Ids:
-        """See `RoutingPolicy.rank`."""
-        return descending(scores)[: min(self.kept, k)]

@@ -82,11 +82,11 @@ class Evaluation:
         left = [setting for setting in settings if setting.key not in self.report.rows or setting is traced]
         if self.report.reference is not None and not left and trace is None:
             return
-        if self.against is not None:
-            for setting in left:
-                self._measure(setting, self.against, trace if setting is traced else None)
-            return
-        with self.refer(max(sizes, key=sizes.__getitem__), None if traced else trace) as reference:
+        with (
+            self.refer(max(sizes, key=sizes.__getitem__), None if traced else trace)
+            if self.against is None
+            else nullcontext(self.against)
+        ) as reference:
             for setting in left:
                 self._measure(setting, reference, trace if setting is traced else None)
 

@@ -48,12 +48,7 @@ class DbrxBlock:
 
     def __call__(self: Any, x: mx.array) -> mx.array:
         """Computes `[B, L, D]`."""
-        routing, rows = self.routing, x.reshape(-1, x.shape[-1])
-        if routing.takes(self, rows):
-            chosen, weights = routing.choose(self, rows)
-        else:
-            ranking = routing.router.ranking(self, rows)
-            chosen = mx.stop_gradient(ranking.exact)
-            weights = routing.router.weights(self, rows, ranking, chosen)
+        rows = x.reshape(-1, x.shape[-1])
+        chosen, weights = self.routing.routed(self, rows)
         y = self.experts(rows, chosen)
         return (mx.contiguous(y.swapaxes(-1, -2)) * weights[:, None, :]).sum(axis=-1).reshape(x.shape)

@@ -37,6 +37,14 @@ class Routing:
             switch.observe(router.observed(module, x))
         return False
 
+    def routed(self, module: Any, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Returns experts `[..., k]` and weights of a block that is stood in for in every call, exact ones too."""
+        if self.takes(module, x):
+            return self.choose(module, x)
+        ranking = self.router.ranking(module, x)
+        chosen = mx.stop_gradient(ranking.exact)
+        return chosen, self.router.weights(module, x, ranking, chosen)
+
     def choose(self, module: Any, x: mx.array) -> tuple[mx.array, mx.array]:
         """Returns the chosen experts `[..., k]`, to be passed to the switch as they are, and the model's weights.
 

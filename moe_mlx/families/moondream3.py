@@ -42,11 +42,5 @@ class MoondreamBlock:
 
     def __call__(self: Any, x: mx.array) -> mx.array:
         """Computes `[B, L, D]`."""
-        routing = self.routing
-        if routing.takes(self, x):
-            chosen, weights = routing.choose(self, x)
-        else:
-            ranking = routing.router.ranking(self, x)
-            chosen = mx.stop_gradient(ranking.exact)
-            weights = routing.router.weights(self, x, ranking, chosen)
+        chosen, weights = self.routing.routed(self, x)
         return (self.experts(x, chosen) * weights[..., None]).sum(axis=-2)

@@ -5,20 +5,12 @@ mlx-lm says what can be trimmed; a chunked cache says yes although it has let go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
-from moe_mlx.loading.kv_room import is_kind
-
-
-def _parts(cache: Sequence[Any]) -> Iterator[Any]:
-    for one in cache:
-        if is_kind(one, "CacheList"):
-            yield from _parts(one.caches)
-        else:
-            yield one
+from moe_mlx.loading.kv_room import flat_caches, is_kind
 
 
 def can_cut(cache: Sequence[Any]) -> bool:
@@ -28,13 +20,13 @@ def can_cut(cache: Sequence[Any]) -> bool:
 
 def lost_front(cache: Sequence[Any]) -> bool:
     """Returns whether a part of this cache has let go of its first positions though mlx-lm would cut it."""
-    return any(is_kind(one, "ChunkedKVCache") and one.start_position > 0 for one in _parts(cache))
+    return any(is_kind(one, "ChunkedKVCache") and one.start_position > 0 for one in flat_caches(cache))
 
 
 def can_always_cut(empty: Sequence[Any]) -> bool:
     """Returns whether caches of this kind can be cut back however long they get; `empty` is one of them."""
     windowed = ("RotatingKVCache", "ChunkedKVCache")
-    return bool(can_trim_prompt_cache(list(empty))) and not any(is_kind(one, *windowed) for one in _parts(empty))
+    return bool(can_trim_prompt_cache(list(empty))) and not any(is_kind(one, *windowed) for one in flat_caches(empty))
 
 
 def cut_back(cache: list[Any], tokens: int) -> bool:

@@ -124,7 +124,7 @@ def _callable(model: nn.Module) -> Iterator[None]:
 def _asked(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWish) -> KVRoom:
     own = hasattr(model, "make_cache")
     caches = make_prompt_cache(model)
-    flat = list(_flat(caches))
+    flat = list(flat_caches(caches))
     kinds = tuple(dict.fromkeys(type(cache).__name__ for cache in flat))
     tokens = wish.max_kv_size or KV_TOKENS
     if own and wish.rotating:
@@ -155,10 +155,11 @@ def _asked(model: nn.Module, family: str, config: Mapping[str, Any], wish: KVWis
     return KVRoom(family, own, kinds, widths, left, room.unquantisable, tokens, nbytes)
 
 
-def _flat(caches: Iterable[Any]) -> Iterable[Any]:
+def flat_caches(caches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the caches of all layers, those of a list of caches one by one."""
     for cache in caches:
         if is_kind(cache, "CacheList"):
-            yield from _flat(cache.caches)
+            yield from flat_caches(cache.caches)
         else:
             yield cache
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tests.families.configs import FAMILIES, Config
-from tests.families.vlm_configs import MROPE, VISION, VLM_CONFIGS, wrapped
+from tests.families.vlm_configs import MROPE, PIXTRAL, VISION, VLM_CONFIGS, wrapped
 
 QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_IDS = {
@@ -68,17 +68,7 @@ LLAMA4_VISION = {
     "vision_feature_select_strategy": "default",
     "vision_output_dim": 64,
 }
-PIXTRAL = {
-    "model_type": "pixtral",
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 64,
-    "image_size": 64,
-    "patch_size": 8,
-    "num_channels": 3,
-}
+PICTURED_PIXTRAL = {**PIXTRAL, "image_size": 64}
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ PICTURED: dict[str, Pictured] = {
         {"size": {"height": 28, "width": 28}, "max_patches": 2},
     ),
     "mistral3": Pictured(
-        {**FAMILIES["mistral3"], "vision_config": PIXTRAL, "spatial_merge_size": 2},
+        {**FAMILIES["mistral3"], "vision_config": PICTURED_PIXTRAL, "spatial_merge_size": 2},
         ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
         {"image_token_id": "[IMG]", "image_token_index": "[IMG]"},
         "[IMG]",

@@ -81,6 +81,17 @@ def wrapped(text: Config, **rest: Any) -> Config:
     return {"text_config": {**COMMON, **text}, **rest}
 
 
+PIXTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_channels": 3,
+}
 VLM_CONFIGS: dict[str, Config] = {
     "cohere2_moe": {**COMMON, "moe_num_shared_experts": 1, "sliding_window_pattern": 2},
     "cohere2_moe+softmax": {
@@ -231,17 +242,7 @@ VLM_CONFIGS: dict[str, Config] = {
     "minimax_m3+apart": {**MINIMAX_M3, "pack_shared_expert": False},
     "mistral_large3": wrapped(
         {"num_key_value_heads": 4},
-        vision_config={
-            "model_type": "pixtral",
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "head_dim": 16,
-            "intermediate_size": 64,
-            "image_size": 32,
-            "patch_size": 8,
-            "num_channels": 3,
-        },
+        vision_config=PIXTRAL,
     ),
     "moondream3": wrapped(
         {"num_key_value_heads": 4, "rope_dim": 16, "moe_start_layer": 1},

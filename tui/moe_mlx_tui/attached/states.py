@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -13,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moe_mlx.conversation.figures import unpacked
 from moe_mlx.counts.totals import PhaseTotals
 from moe_mlx_tui.drawing.cells import ABSENT, AGE_EDGES, ARRIVED, COARSE, EVICTED, HELD, NEWEST, USED
 from moe_mlx_tui.engine.snapshot import Machine, Memory, ModelFacts
 
-#: Bytes of one array at most, unpacked.
-LARGEST = 1 << 24
 _EDGES = np.array(AGE_EDGES, dtype=np.int64)
 _COUNTERS = {field.name for field in fields(PhaseTotals)}
 _MEMORY = {field.name for field in fields(Memory)}
@@ -77,7 +74,7 @@ class States:
 
     def cells(self, state: Mapping[str, Any]) -> dict[str, bytes]:
         """Returns the map of a snapshot."""
-        slots, ages = _unpacked(state["slot_of"], "<i2"), _unpacked(state["age"], "<i4")
+        slots, ages = unpacked(state, "slot_of").astype(np.int64), unpacked(state, "age").astype(np.int64)
         widths, held = np.array(self.facts.experts), np.array(state["slots_per_layer"])
         if slots.size != widths.sum() or held.size != widths.size:
             raise ValueError("a state of another model")
@@ -92,7 +89,7 @@ class States:
             cells[self._resident & ~resident] = EVICTED
         cells[slots >= np.repeat(held, widths)] |= COARSE
         self._resident = resident
-        counts = {name: _unpacked(state[name], "<u4").astype("<u4").tobytes() for name in ("uses", "reads")}
+        counts = {name: unpacked(state, name).tobytes() for name in ("uses", "reads")}
         return {"cells": cells.tobytes(), "slots": slots.astype("<u2").tobytes(), **counts}
 
 
@@ -131,8 +128,3 @@ def machines_of(told: Mapping[str, Any]) -> tuple[Machine, ...]:
 def totals_of(counts: Mapping[str, Any]) -> PhaseTotals:
     """Returns counters that came by name."""
     return PhaseTotals(**{name: value for name, value in counts.items() if name in _COUNTERS})
-
-
-def _unpacked(text: Any, kind: str) -> NDArray[np.int64]:
-    data = zlib.decompressobj().decompress(base64.b64decode(text), LARGEST)
-    return np.frombuffer(data, dtype=kind).astype(np.int64)
