@@ -17,6 +17,7 @@ from textual.widget import Widget
 
 from moe_mlx.system.terminal import harmless
 from moe_mlx_tui.drawing.arrangement import BESIDE_FROM
+from moe_mlx_tui.drawing.pace import Pace
 from moe_mlx_tui.drawing.themes import EMBER, PAPER
 from moe_mlx_tui.drawing.trends import Trends
 from moe_mlx_tui.engine.orders import Source
@@ -83,6 +84,7 @@ class MoeApp(TerminalApp):
         self.shown: Snapshot | None = None
         self.trends = Trends()
         self.sampling: Timer | None = None
+        self.pace = Pace()
         self.side = SidePanel(plain=plain, id="side")
         self.strip = MapStrip(plain=plain, id="strip")
         self.progress = ProgressLine(plain=plain, id="progress")
@@ -126,7 +128,18 @@ class MoeApp(TerminalApp):
     async def begin(self) -> None:
         """Prepares the screen before the first snapshot."""
 
+    def _puts_off(self, latest: Snapshot) -> bool:
+        """Whether to leave a snapshot out: nothing happened in it but that the model went on, and drawing costs."""
+        shown = self.shown
+        going_on = shown is not None and latest.busy and (latest.phase, latest.turn) == (shown.phase, shown.turn)
+        return going_on and self.source.live and not self.pace.due
+
     async def _sample(self) -> None:
+        latest = self.source.latest
+        if self._puts_off(latest):
+            return
+        if latest is not self.shown:
+            self.pace.take()
         try:
             await self.tick()
         except Exception as error:  # a timer would end the app with it
