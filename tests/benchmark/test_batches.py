@@ -11,6 +11,7 @@ from moe_mlx.native.toolchain import NativeUnavailableError
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 
 
+@pytest.mark.slow
 def test_rows_are_told_beside_mlx_lm(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     try:
         build.load_native(lambda line: None)

@@ -52,6 +52,7 @@ def result(measured: Path) -> BenchResult:
     return read_result(measured)
 
 
+@pytest.mark.slow
 def test_who_was_late_is_counted(result: BenchResult):
     waits, late, whole, whole_late = result.rows
     assert (waits.setting.light, late.setting.light, late.setting.beyond) == ("exact", "late", 0.0)

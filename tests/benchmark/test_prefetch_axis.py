@@ -45,6 +45,7 @@ def measured(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ben
     return read_result(out), out
 
 
+@pytest.mark.slow
 def test_both_ways_read_for_the_same_misses(measured: tuple[BenchResult, Path]):
     result, path = measured
     off, on = result.rows

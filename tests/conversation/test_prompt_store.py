@@ -120,6 +120,7 @@ def test_nobody_else_reads_it(checkpoint: Path, tmp_path: Path):
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("where", [".safetensors", ".tokens"])
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
 def test_what_is_damaged_is_not_used(checkpoint: Path, tmp_path: Path, where: str, how: str):
@@ -158,6 +159,7 @@ def test_bytes_are_bounded_and_the_one_unused_longest_goes(checkpoint: Path, tmp
     assert answer(talk(checkpoint, tmp_path), prompt_of(session, f"0 {LONG}"))[1] < LEAST_TOKENS
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_cut_back_is_used_only_whole(tmp_path: Path):
     checkpoint = tiny_checkpoint("qwen3_next", tmp_path / "model")
     session = talk(checkpoint, tmp_path / "kept")

@@ -114,6 +114,7 @@ DROPPED: dict[str, dict[str, mx.array]] = {
 }
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("family", DROPPED)
 def test_what_loading_drops_is_neither_counted_nor_copied(family: str, tmp_path: Path) -> None:
     source, store = tiny_checkpoint(family, tmp_path / "source"), tmp_path / "store"

@@ -22,7 +22,7 @@ from moe_mlx.errors import UsageError
 from tests.checkpoints import tiny_checkpoint
 from tests.prediction_heads import PROMPT, trained_head
 
-TOKENS = 90
+TOKENS = 40
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,7 @@ def drafted(folder: Path, head: Path, gate: Gate, **wish: Any) -> tuple[list[int
     return made, drafting
 
 
+@pytest.mark.slow
 def test_the_tokens_are_the_model_s_and_training_makes_them_come_in_fewer_steps(
     folder: Path, heads: dict[int, Path], theirs: list[int]
 ):

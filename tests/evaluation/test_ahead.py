@@ -72,6 +72,7 @@ def deep(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     moe_mlx.runtime_of(model).close()
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize(("top_j", "distance"), [(1, 1), (0, 1), (2, 2)])
 def test_it_is_the_rule_on_mlx_lm_s_own_model(deep: tuple[Path, Any], top_j: int, distance: int):
     folder, model = deep

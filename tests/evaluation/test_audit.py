@@ -53,6 +53,7 @@ def counted(receipt: Receipt) -> Receipt:
     return replace(receipt, audit=None, wait_seconds=0.0, host_seconds=0.0, prompt=prompt)
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_audit_does_not_change_the_answer(capped, family):
     model, tokenizer = capped(family, expert_cache="30%", route_lambda=0.5, route_top_j=1)

@@ -55,6 +55,7 @@ def test_it_is_the_rule_on_mlx_lm_s_own_model(capped: Any, checkpoint: Any):
     assert all(bool(mx.allclose(a, b, rtol=1e-4, atol=1e-5)) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_between_half_the_experts_and_all_of_them(evaluate: Callable[..., Any]):
     settings = [
         Setting("50%"),

@@ -108,6 +108,7 @@ def test_a_history_shows_counts_and_says_what_it_lacks(capped, checkpoint, tmp_p
     assert "guesser" not in shown
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -58,6 +58,7 @@ def counted_state(runtime):
     return tables, [replace(one, wait_seconds=0.0, host_seconds=0.0) for one in (stats.decode, stats.prefill)]
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_looking_back_does_not_change_the_answer(capped, monkeypatch, family):
     one = (Rung(0.5, 0.0, 1), Rung(0.5, 1.0, 1))  # whichever is taken, the routing is the same
@@ -79,6 +80,7 @@ def test_looking_back_does_not_change_the_answer(capped, monkeypatch, family):
     assert runtime.plan.extra == 0
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("family", FAMILIES[1:])
 def test_a_look_finds_what_the_resident_model_says(capped, family):
     model, _ = capped(family, expert_cache="30%")
@@ -103,6 +105,7 @@ def test_a_look_finds_what_the_resident_model_says(capped, family):
     keeper.close()
 
 
+@pytest.mark.slow
 def test_in_the_graph_it_is_the_same(capped):
     model, tokenizer = capped(expert_cache="30%", decode="auto")
     if moe_mlx.runtime_of(model).decode_way != "native":

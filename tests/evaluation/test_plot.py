@@ -51,6 +51,7 @@ def test_lines_begin_at_the_exact_point_and_follow_their_parameter():
     assert list(guarded) == ["Cache-Prior (λ), J = 1", "Cache-Prior (λ), J = 0"]
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("name", ["p.svg", "p.png"])
 def test_a_file_comes_out_the_same_each_time(tmp_path, name):
     draw(tmp_path / name, REFERENCE, ROWS, "tiny")

@@ -26,11 +26,13 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.rows_by_day(4)
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.key)
 def test_replay_counts_what_the_runtime_counted(traced, setting):
     agrees(*traced(setting), setting)
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("family", FAMILIES[1:])
 def test_of_every_router_kind(traced, family):
     setting = Setting("50%", "cache-prior", 0.3, 1)
@@ -48,6 +50,7 @@ def agrees(trace, row, setting):
     assert found.swapped_share == pytest.approx(row.swapped)
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_exact_trace_tells_every_cap_and_eviction(evaluate, tmp_path, family):
     path = tmp_path / "exact.npz"

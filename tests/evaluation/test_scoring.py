@@ -107,6 +107,7 @@ def test_a_cap_that_does_not_fit_is_refused_before_anything_is_measured(evaluate
         evaluate([Setting("50%"), Setting("2%")])
 
 
+@pytest.mark.slow
 def test_where_not_all_fits_the_reference_runs_under_the_largest_cap(evaluate, monkeypatch):
     whole = evaluate([Setting("30%"), Setting("50%", "cache-prior", 0.3)])
     monkeypatch.setattr(Evaluation, "_fits_whole", lambda self: False)

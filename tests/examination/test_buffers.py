@@ -21,6 +21,7 @@ def advised(trials: int = 3, **figures: object) -> tuple[object, list[str]]:
     return advice.calibration.get("ops_per_buffer"), list(advice.lines)
 
 
+@pytest.mark.slow
 def test_both_values_are_timed_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(VARIABLE, "50")  # the user's own is left out of MLX's own
     processes = [buffer_rates._start(demo_path(), 4, value) for value in (None, VALUE)]

@@ -72,6 +72,7 @@ def same(left: list[mx.array], right: list[mx.array]) -> bool:
     return all(bool(mx.array_equal(a, b)) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(
     ("cap", "beyond", "form"), [("62.5%", 0.6, "2"), ("75%", 0.3, "2"), ("87.5%", 0.0, "2"), ("75%", 0.3, "2-down4")]
 )
@@ -97,6 +98,7 @@ def test_it_is_the_rule_on_mlx_lm_s_own_model(nested: Any, load: Any, cap: str, 
     assert min(oracle.read.values()) > 0, "a way to be read was not taken"
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(
     ("bits", "row_blocks", "form"), [(4, 1, "2"), (4, 4, "2"), (6, 1, "2"), (8, 2, "2"), (4, 2, "2-down4")]
 )
@@ -236,6 +238,7 @@ class FailingAccess:
         return found
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("light", ["coarse", "late-coarse"])
 @pytest.mark.parametrize("part", ["coarse", "rest"])
 @pytest.mark.parametrize("fault", ["EIO", "slow"])

@@ -50,6 +50,7 @@ def close(left: list[mx.array], right: list[mx.array]) -> bool:
     return all(bool(mx.allclose(a, b, rtol=1e-4, atol=1e-5)) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(
     ("cap", "beyond", "distance"),
     [("50%", 0.6, 1), ("50%", 0.3, 1), ("75%", 0.0, 1), ("37.5%", 0.45, 2)],

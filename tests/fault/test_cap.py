@@ -84,6 +84,7 @@ def test_a_whole_layer_with_a_hole_is_not_served_as_whole(store: Path, decode: s
     assert all(mx.array_equal(a, b) for a, b in zip(run(model), expected, strict=True))
 
 
+@pytest.mark.rows_by_day(6)
 @pytest.mark.parametrize("decode", ["readback", "auto"])
 @pytest.mark.parametrize("cap", ["100%", "75%", "18.75%"])
 @pytest.mark.parametrize("fault", [RuntimeError("[malloc] Unable to allocate"), KeyboardInterrupt()])

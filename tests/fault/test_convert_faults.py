@@ -73,6 +73,7 @@ def sampled(way: str, *values: object, name: str, brief: bool) -> list[Any]:
 BRIEF = {("ENOSPC", True), ("EIO", False)}
 
 
+@pytest.mark.rows_by_day(6)
 @pytest.mark.parametrize(
     ("way", "fault", "lasting", "every"),
     [
@@ -124,6 +125,7 @@ def test_every_operation_fails(
     print(f"{fault}: {tried} of {total} operations, {failed} failed, {resumed} resumed with files taken over")
 
 
+@pytest.mark.rows_by_day(2)
 def test_several_threads_fail_as_one(run: Run, place: Path, reference: dict[str, bytes]) -> None:
     store = place / "threads"
     for at in range(1, operations(run, place), 29):
@@ -136,6 +138,7 @@ def test_several_threads_fail_as_one(run: Run, place: Path, reference: dict[str,
         shutil.rmtree(store)
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads back write-only descriptors through /proc")
 @pytest.mark.parametrize(
     ("way", "names_kept", "every"),

@@ -33,6 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_random_moments(way: str, kills: int, place: Path) -> None:

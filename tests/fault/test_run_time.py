@@ -55,11 +55,13 @@ def nested(pristine: Path) -> Path:
     return pristine.with_name("nested")
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_expert_of_version_2_ends_the_turn_and_only_the_turn(nested: Path, tmp_path: Path, fault: str):
     broken_and_repaired(Path(shutil.copytree(nested, tmp_path / "store")), nested, fault, "cached")
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("io", ["cached", "direct"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_expert_ends_the_turn_and_only_the_turn(store: Path, pristine: Path, fault: str, io: str):
@@ -138,6 +140,7 @@ def test_an_interrupt_during_a_miss_leaves_no_half_filled_slot(
     assert ask(talk, "what is a fox") == ask(session(pristine), "what is a fox")
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("seed", range(2))
 def test_an_interrupt_at_any_line_leaves_no_mark(store: Path, pristine: Path, seed: int):
     """Readers are slow, so that most lines are run while some of them write."""

@@ -106,6 +106,7 @@ def test_a_store_is_its_checkpoint(family_checkpoint: Any, name: str, tmp_path: 
     assert found[0] == found[1]
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_chat_has_every_kv_option_that_its_family_takes(family_checkpoint: Any, name: str):
     folder = family_checkpoint(name)

@@ -48,6 +48,7 @@ def floor(folder: Path) -> str:
         return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
 
 
+@pytest.mark.rows_by_day(36)
 @pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
 def test_exact_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, tmp_path: Path, name: str, quantization: Any
@@ -59,6 +60,7 @@ def test_exact_routing_is_bit_equal(
     assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
 
 
+@pytest.mark.rows_by_day(4)
 @pytest.mark.parametrize(("name", "quantization"), NEUTRAL_ROWS)
 def test_neutral_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any, name: str, quantization: Any
@@ -78,6 +80,7 @@ def test_neutral_routing_is_bit_equal(
         assert same(theirs, answer(capped(folder, "100%", routing="cache-prior", route_lambda=0.9)))
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("name", by_day(name for name in ROUTABLE if name != "phimoe"))
 def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
@@ -119,6 +122,7 @@ def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     assert changed == swapped > 0
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("name", by_day(RUNNABLE))
 def test_decode_in_the_graph_chooses_and_counts_as_read_back_does(
     family_checkpoint: Any, reference: Any, capped: Any, name: str

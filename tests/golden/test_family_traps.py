@@ -130,6 +130,7 @@ MODES = [
 ]
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "nemotron_h"])
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: f"{mode['mode']}{mode.get('bits', '')}")
 def test_every_quantisation_is_bit_equal(

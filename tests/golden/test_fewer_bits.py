@@ -40,6 +40,7 @@ def native() -> Any:
         pytest.skip(f"no in-graph decode here: {error}")
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("made", MADE)
 def test_bit_equal_to_the_rounded_checkpoint(
     native: Any, family_checkpoint: Callable[..., Path], capped: Callable[..., Any], made: str, tmp_path: Path

@@ -30,6 +30,7 @@ def path_of(model: Any, cache: Any) -> str:
     return next(path for path, block in blocks if getattr(block, "lateness", None) is cache.lateness)
 
 
+@pytest.mark.rows_by_day(4)
 @pytest.mark.parametrize("name", by_day(LATE))
 def test_a_block_without_its_late_experts_and_those_are_the_block(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str

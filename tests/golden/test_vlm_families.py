@@ -68,6 +68,7 @@ def floor(folder: Path) -> str:
         return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
 
 
+@pytest.mark.rows_by_day(10)
 @pytest.mark.parametrize(("name", "quantize"), ROWS)
 def test_exact_routing_is_bit_equal_to_mlx_vlm(
     made: Any, capped: Any, tmp_path: Path, name: str, quantize: Any
@@ -84,6 +85,7 @@ def test_exact_routing_is_bit_equal_to_mlx_vlm(
     assert same(theirs, answer(in_graph))
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("name", by_day(ROUTABLE, [name for name in ROUTABLE if name not in DEAR]))
 def test_a_router_s_weights_are_the_model_s_own_and_a_policy_changes_choices(
     made: Any, capped: Any, monkeypatch: pytest.MonkeyPatch, name: str
@@ -100,6 +102,7 @@ def test_the_version_is_the_one_that_is_pinned() -> None:
     assert not constraints.exists() or f"mlx-vlm=={VERSION}" in constraints.read_text(encoding="utf-8").split()
 
 
+@pytest.mark.slow
 def test_a_new_moe_package_of_mlx_vlm_has_a_row_everywhere() -> None:
     found = moe_packages(models())
     by_mlx_lm = {name.lower() for name in {*FAMILIES, *ALIASES}}

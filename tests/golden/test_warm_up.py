@@ -89,6 +89,7 @@ def test_the_file_holds_what_the_tables_counted_whole_layers_and_resets_included
     assert [(layer["uses"], layer["rows"]) for layer in layers] == counted
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("cap", ["12.5%", "25%", "50%", "75%"])
 def test_an_exact_answer_is_the_same_and_its_misses_are_fewer(talk: Open, tmp_path: Path, cap: str):
     remembered(talk, tmp_path / "history")
@@ -115,6 +116,7 @@ def test_the_hottest_are_the_last_to_give_way(talk: Open, tmp_path: Path, evict:
         assert cache.table.hottest() == layer.hottest()[: cache.table.slots]
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("light", ["exact", "late"])
 def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Path, light: str):
     remembered(talk, tmp_path / "history")
@@ -132,6 +134,7 @@ def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Pat
     assert found[0] == found[1]
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("lossy", [{"routing": "cache-prior", "route_lambda": 0.5}, {"light": "late"}])
 def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open, tmp_path: Path, lossy: dict[str, Any]):
     path = remembered(talk, tmp_path / "history")

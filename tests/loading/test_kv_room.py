@@ -49,6 +49,7 @@ def room_of(folder: Path, wish: KVWish) -> kv_room.KVRoom:
         return kv_room.kv_room(build(folder, source).model, "x", source.config, wish)
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("family", KINDS)
 def test_what_is_planned_is_what_it_takes(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tiny_checkpoint(family, tmp_path / family)

@@ -35,6 +35,7 @@ def load(folder: Path, chosen: int, cap: str | int, **options: Any) -> Any:
     return model
 
 
+@pytest.mark.rows_by_day(6)
 @pytest.mark.parametrize("form", ["store", "checkpoint"])
 @pytest.mark.parametrize("chosen", [1, TOP_K - 1, TOP_K + 3, EXPERTS])
 @pytest.mark.parametrize("decode", ["readback", "native"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -50,15 +51,16 @@ class Rank:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports that nothing listens at, and one more after the largest."""
+    """Returns ports that nothing listens at, and one more after the largest.
+
+    Below those that systems give to whoever asks for any: between here and its use one of those is soon another's.
+    """
     while True:
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-        ports = sorted(s.getsockname()[1] for s in sockets)
-        for s in sockets:
-            s.close()
+        first = random.randrange(12_000, 30_000)
         with suppress(OSError):
-            socket.create_server(("127.0.0.1", ports[-1] + 1)).close()
-            return ports
+            for port in range(first, first + count + 1):
+                socket.create_server(("127.0.0.1", port)).close()
+            return list(range(first, first + count))
 
 
 @contextmanager

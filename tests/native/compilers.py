@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 #: A start that decodes in the graph, on its own; it prints what it says and whether it has the extension.
@@ -80,3 +81,11 @@ def is_running(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def end(pids: list[int], within: float = 20) -> bool:
+    """Waits until none of these processes runs, for what was killed is not gone at once; says whether that came."""
+    until = time.monotonic() + within
+    while (running := any(map(is_running, pids))) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not running

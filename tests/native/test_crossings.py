@@ -33,6 +33,7 @@ def decoded(model: Any) -> list[mx.array]:
     return rows
 
 
+@pytest.mark.rows_by_day(6)
 @pytest.mark.parametrize("prefetch", ["off", "on"])
 @pytest.mark.parametrize("routing", POLICIES)
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "gpt_oss"])
@@ -106,6 +107,7 @@ def test_whole_layers_cross_nothing(native: Any, tiny: Callable[..., Path]):
     mx.eval(logits)
 
 
+@pytest.mark.rows_by_day(5)
 @pytest.mark.parametrize("prefetch", ["off", "on"])
 @pytest.mark.parametrize("routing", POLICIES)
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3"])

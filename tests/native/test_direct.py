@@ -20,6 +20,7 @@ def needs_direct(runtime: Any) -> None:
         pytest.skip(runtime.io_reason)
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("store", [True, False], ids=["store", "in place"])
 @pytest.mark.parametrize("way", ["native", "readback"])
 @pytest.mark.parametrize("bounce", [2 << 20, 4096], ids=["one piece", "pieces"])
@@ -65,6 +66,7 @@ def test_the_primitive_leaves_no_page_in_the_page_cache(native: Any, tiny: Calla
         assert use is not None and use.nbytes > 0
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_same_exception_as_cached(native: Any, tiny: Callable[..., Path], tmp_path: Path, fault: str):
     told = []

@@ -16,6 +16,7 @@ from tests.native.conftest import counts, loaded, state
 from tests.native.runs import CAPS, FAMILIES, PAIRS, POLICIES, same, talk
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_cap(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     for cap in CAPS:
@@ -35,6 +36,7 @@ def test_every_policy_and_cap(native: Any, tiny: Callable[..., Path], policy: st
     assert counted[4] > 0 or policy == "exact", "the policy never swapped: the comparison says nothing"
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(native: Any, tiny: Callable[..., Path], family: str):
     folder = tiny(family, quantized=family != "gpt_oss", store=False)

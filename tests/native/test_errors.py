@@ -41,12 +41,14 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_same_exception_as_read_back(native: Any, tiny: Callable[..., Path], store: Path, fault: str):
     in_graph, read_back = (failure(store, tiny(), fault, way) for way in ("native", "readback"))
     assert in_graph == read_back
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("taker", TAKERS)
 def test_whoever_evaluates_gets_it_once(native: Any, tiny: Callable[..., Path], store: Path, taker: str):
     model, _, runtime = loaded(store, "native", routing="exact")

@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from moe_mlx.native import build, kept
 from moe_mlx.native.toolchain import NativeUnavailableError
-from tests.native.compilers import compiler, hanging, is_running, links, said, start, told_by
+from tests.native.compilers import compiler, end, hanging, links, said, start, told_by
 
 
 @pytest.fixture
@@ -61,6 +60,7 @@ DAMAGES: list[Callable[[Path], Any]] = [
 NAMES = ["cut", "hole", "flip", "no seal", "empty", "text", "another seal"]
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("damage", DAMAGES, ids=NAMES)
 def test_what_is_damaged_is_built_anew_once(library: Path, tmp_path: Path, damage: Callable[[Path], Any]):
     cxx = compiler(tmp_path, library)
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_the_build_and_all_it_started(library: Path, tmp_path: Path)
     os.kill(process.pid, signal.SIGINT)  # this process alone, as an app or a supervisor does
     process.communicate(timeout=90)
     assert process.returncode == 130
-    assert not any(map(is_running, pids))
+    assert end(pids)
     assert not list((tmp_path / "moe-mlx/native").glob("*.work-*"))
 
 
@@ -126,10 +126,7 @@ print(open({str(pipe)!r}).read())
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     started = [int(pid) for pid in re.findall(r"\d+", out.splitlines()[-2])]
-    until = time.monotonic() + 20  # killed is not gone at once
-    while any(map(is_running, started)) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not any(map(is_running, started))
+    assert end(started)
 
 
 def test_a_second_start_waits_and_says_what_for(library: Path, tmp_path: Path):

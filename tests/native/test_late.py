@@ -54,6 +54,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_eviction(native: Any, deep: Path, policy: str, evict: str):
     for cap, beyond in (("37.5%", 0.6), ("75%", 0.2)):
@@ -80,6 +81,7 @@ def test_a_threshold_for_each_layer(native: Any, deep: Path):
     assert_alike(*runs)
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(native: Any, tiny: Callable[..., Path], family: str):
     folder = tiny(family, quantized=family != "gpt_oss", store=False)

@@ -20,6 +20,7 @@ from tests.native.conftest import loaded
 from tests.native.endings import ENDINGS, HEAD, PATIENCE, in_one_thread_after_another, within
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_interpreter_ends_while_work_is_queued(native: Any, tiny: Callable[..., Path], ending: str):
     done = subprocess.run(

@@ -34,6 +34,7 @@ def gone(runtime: Any) -> list[tuple[int, int]]:
     ]
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
 @pytest.mark.parametrize("policy", ["exact", "cache-prior"])
 def test_both_ways_are_alike_and_no_pinned_expert_goes(native: Any, tiny: Callable[..., Path], policy: str, evict: str):

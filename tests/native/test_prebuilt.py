@@ -114,6 +114,7 @@ moe_mlx.runtime_of(model).close()
 """
 
 
+@pytest.mark.slow
 def test_it_is_tried_once_and_used_without_a_compiler(library: Path, tmp_path: Path):
     strange = tmp_path / "strange"  # what lies where a start happens is not imported by the trial
     (strange / "moe_mlx").mkdir(parents=True)
@@ -133,6 +134,7 @@ def test_it_is_tried_once_and_used_without_a_compiler(library: Path, tmp_path: P
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("damage", ["text", "cut"])
 def test_what_cannot_be_loaded_ends_its_trial_and_nothing_else(library: Path, damage: str):
     data = library.read_bytes()

@@ -47,6 +47,7 @@ def store(tiny: Callable[..., Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny(), tmp_path / "store"))
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize(("policy", "evict"), PREFETCHED)
 def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, evict: str):
     begun = used = 0
@@ -71,6 +72,7 @@ def test_nothing_changes(native: Any, tiny: Callable[..., Path], policy: str, ev
     assert used > 0 or policy == "strong", "no guess was ever right: the comparison says nothing"
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(native: Any, tiny: Callable[..., Path], family: str):
     folder = tiny(family, quantized=family != "gpt_oss", store=False)
@@ -162,6 +164,7 @@ def test_what_cannot_be_had_is_said(native: Any, tiny: Callable[..., Path], monk
             moe_mlx.load(tiny(), **options)
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_expert_is_nobody_s_trouble_until_it_is_needed(
     native: Any, tiny: Callable[..., Path], store: Path, fault: str
@@ -196,6 +199,7 @@ def test_damaged_experts_that_are_never_chosen_are_never_heard_of(native: Any, t
     assert wasted < (begun - used) * runtime.source.layers[0].expert_nbytes  # the damaged ones were tried
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("stalling", ["every layer", "layers with guesses"])
 def test_a_guess_that_stalls_hangs_nothing(native: Any, tiny: Callable[..., Path], stalling: str):
     model, _, runtime = loaded(tiny(), "native", routing="exact", prefetch="on", prefetch_extra=16)
@@ -282,6 +286,7 @@ def test_graphs_that_are_evaluated_late_together_or_never(native: Any, tiny: Cal
     assert same(ours, theirs)
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_interpreter_ends_while_guesses_are_read(native: Any, tiny: Callable[..., Path], ending: str):
     head = HEAD.replace('decode="native"', 'decode="native", prefetch="on", prefetch_extra=8')

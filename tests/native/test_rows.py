@@ -49,6 +49,7 @@ def prefill(runtime: Any) -> tuple[Any, ...]:
     return tuple(getattr(totals, name) for name in ("steps", "tokens", "hits", "misses", "bytes_read", "choices"))
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mlx_lm_s_own_batches(native: Any, tiny: Callable[..., Path], family: str):
     folder = tiny(family, quantized=family != "gpt_oss", store=False)
@@ -64,6 +65,7 @@ def test_mlx_lm_s_own_batches(native: Any, tiny: Callable[..., Path], family: st
         assert (runs[0][3] < runs[1][3]) == fits or rows > 2, rows
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
 @pytest.mark.parametrize("routing", ["exact", "cache-prior"])
 def test_every_eviction_and_what_a_policy_knows_afterwards(

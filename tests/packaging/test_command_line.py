@@ -171,6 +171,7 @@ def test_the_app_left_after_a_failed_load_says_why():
     assert code == 3 and "moe-mlx chat: no model at /no/such/model" in seen.replace("\r\n", "")
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -188,6 +189,7 @@ def test_what_needs_a_terminal_or_an_app_is_one_line(words: list[str], said: str
     assert said in run.stderr and "\x1b" not in run.stderr
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("continued", [1, 2])
 def test_the_app_ends_with_its_terminal(checkpoint: Path, tmp_path: Path, continued: int):
     pid, terminal = pty.fork()
@@ -213,6 +215,7 @@ def test_the_app_ends_with_its_terminal(checkpoint: Path, tmp_path: Path, contin
     assert ended, "it goes on without a terminal"
 
 
+@pytest.mark.slow
 def test_chat_warms_up_while_its_user_types(checkpoint: Path, tmp_path: Path):
     words = ["chat", "--plain", "--model", str(checkpoint), "--expert-cache", "50%", "--routing", "exact", "-m", "6"]
     words += ["--history", str(tmp_path / "history")]
@@ -264,6 +267,7 @@ def test_the_demo_is_a_model_for_every_verb_that_takes_one(tmp_path: Path):
     assert moe_mlx("convert", "--model", "demo", "--mlx-path", str(tmp_path / "store")).returncode == 0
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_chat_that_is_told_to_end_says_by_whom(checkpoint: Path, number: signal.Signals, code: int):
     words = ["chat", "--plain", "--model", str(checkpoint), "--decode", "readback", "--no-history", "-m", "3"]

@@ -113,6 +113,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("way", ["readback", "auto"])
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_broken_expert_ends_its_request_and_not_the_server(pristine: Path, tmp_path: Path, way: str, batched: bool):
@@ -138,6 +139,7 @@ def test_a_broken_expert_ends_its_request_and_not_the_server(pristine: Path, tmp
         assert ask(url, "what is a fox", temperature=0, **how) == expected
 
 
+@pytest.mark.slow
 def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
     model = ("--model", str(pristine / "store"), "--expert-cache", "25%")
     with served(*model) as (url, _):
@@ -148,6 +150,7 @@ def test_a_draft_model_is_loaded_whole_beside_it(pristine: Path):
         assert planned(url) > alone + weights  # its KV cache too
 
 
+@pytest.mark.slow
 def test_a_draft_model_for_a_cache_that_cannot_be_cut_back_ends_the_start(pristine: Path, tmp_path: Path):
     for family in ("qwen3_next", "gpt_oss"):  # states, and windows that are full at some time
         target = tiny_checkpoint(family, tmp_path / family)
@@ -160,6 +163,7 @@ def test_a_draft_model_for_a_cache_that_cannot_be_cut_back_ends_the_start(pristi
         assert "cannot be cut back" in run.stderr and "Traceback" not in run.stderr
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [(["--model", "/no/such/model"], 3, "no model at"), (["--expert-cache", "3B"], 4, "smallest")],

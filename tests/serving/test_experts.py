@@ -62,6 +62,7 @@ def test_the_app_talks_to_it_and_changes_nothing_of_its_owner_s(running: Running
         source.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_or_is_not_there_is_told():
     with pytest.raises(MoeMlxError, match="no server answers"):
         AttachedSource("http://127.0.0.1:1")

@@ -29,6 +29,7 @@ def job(prompt: list[int], *boundaries: int) -> Job:
     return Job(prompt, Drawing(6), lambda event: None, boundaries)
 
 
+@pytest.mark.rows_by_day(1)
 def test_what_goes_on_repeats_or_goes_another_way(engines: tuple[Engine, Engine]):
     keeps, forgets = engines
     said = answered(keeps, job(PROMPT, 20, 49))

@@ -87,6 +87,7 @@ def test_told_to_end_it_finishes_what_is_short_and_ends_what_is_long():
         long.close()
 
 
+@pytest.mark.slow
 def test_a_prompt_is_not_read_again_after_a_restart(tmp_path: Path):
     text = "The fox and the hen went to the river. " * 20
     words = ("--prompt-store", str(tmp_path), "--max-tokens", "8")

@@ -71,6 +71,7 @@ def test_answers_of_several_models_are_each_model_s_own(
     assert engine.tally.changes == 3 and engine.opening is second
 
 
+@pytest.mark.slow
 def test_what_is_under_way_is_finished_first_and_nobody_overtakes(
     engine: Engine, pair: tuple[CheckpointOpening, CheckpointOpening]
 ):

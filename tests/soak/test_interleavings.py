@@ -31,7 +31,7 @@ def histories(draw: st.DrawFn) -> tuple[Setup, list[tuple[str, str]]]:
     return setup, draw(st.lists(turn, min_size=1, max_size=8))
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(histories(), st.integers(0, 1 << 16))
 def test_any_order_of_deeds_and_faults(subject: Subject, history: History, seed: int):
     endure(subject, history, seed)

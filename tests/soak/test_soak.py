@@ -11,7 +11,7 @@ def test_random_cases_equal_mlx_lm(cases: int):
     assert (done, wrong) == (cases, 0)
 
 
-@pytest.mark.parametrize("turns", [20, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_faults_end_their_turn_and_nothing_else(turns: int):
     counts = faults.run(600, seed=5, decode="readback", turns=turns, families=("qwen3_moe", "gpt_oss"))
     assert counts["answers compared"] == turns

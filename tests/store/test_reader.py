@@ -205,6 +205,7 @@ def descriptor_limit(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("form", ["store", "source"])
 def test_many_threads_with_few_descriptors(form: str, made: Path) -> None:
     held = held_descriptors()

@@ -16,7 +16,7 @@ from moe_mlx_tui.engine.reports import explain
 from moe_mlx_tui.engine.snapshot import CLOSED, DECODE, FAILED, IDLE
 from moe_mlx_tui.recording.codec import decode, encode
 from moe_mlx_tui.recording.recording import Recorder, Recording
-from tests.native.compilers import hanging, is_running, told_by
+from tests.native.compilers import end, hanging, told_by
 from tests.tui.waiting import until
 
 
@@ -274,4 +274,4 @@ def test_closing_ends_the_compiler_that_loading_waits_for(arguments, tmp_path, m
     engine.close()
     assert time.monotonic() - began < 8  # of the ten that a thread is waited for
     assert engine.latest.phase == CLOSED
-    assert not any(map(is_running, pids))
+    assert end(pids)

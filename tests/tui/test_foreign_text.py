@@ -64,6 +64,7 @@ async def test_a_paste_s_escape_sequences_are_shown_and_its_lines_kept(tmp_path)
         assert isinstance(order, Ask) and order.messages[-1]["content"].startswith("one\ntwo\na␛]0;")
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("name", ["[@click=app.leave]press[/]", "[/nothing]", "[bold"])
 async def test_a_tool_s_name_is_no_markup(tmp_path, name):
     app = scene.chat(scene.idle(), tmp_path)

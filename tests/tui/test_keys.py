@@ -293,6 +293,7 @@ async def test_a_question_mark_in_a_message_is_a_question_mark(app):
         assert app.prompt.text == "a?"
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize(
     ("typed", "order"),
     [

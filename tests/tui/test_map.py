@@ -201,6 +201,7 @@ def looks_of(strips):
     }
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize(
     "chosen", [("textual-dark", "textual-light"), pytest.param((), id="all", marks=pytest.mark.slow)]
 )
@@ -294,6 +295,7 @@ async def test_theatre_fills_the_screen_and_the_answer_stays(tmp_path):
         assert not app.in_theatre and app.side.region
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("size", [(60, 20), (80, 24), (100, 30), (200, 60), (30, 10)])
 async def test_theatre_at_any_size_keeps_prompt_and_map(tmp_path, size):
     app = scene.chat(scene.idle(LARGE), tmp_path)

@@ -98,6 +98,7 @@ async def test_what_is_wrong_is_said_and_half_a_download_goes_on(tmp_path):
         assert isinstance(app.screen, BringScreen) and app.screen.model == "mlx/half"
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("how", ["f2", "/model", "/model glm", "palette"])
 async def test_another_model_at_any_time_with_the_conversation_kept(tmp_path, how):
     app = scene.chat(scene.idle(), tmp_path)

@@ -129,6 +129,7 @@ def test_narrow_map(snap_compare, tmp_path, size):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+@pytest.mark.rows_by_day(8)
 @pytest.mark.parametrize("key", ["", "f4"], ids=["chat", "theatre"])
 @pytest.mark.parametrize("shape", [(8, 32), (48, 128)], ids=["8x32", "48x128"])
 @pytest.mark.parametrize("size", MAP_SIZES, ids=[f"{w}x{h}" for w, h in MAP_SIZES])
@@ -145,6 +146,7 @@ def test_map(snap_compare, tmp_path, size, shape, key):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("shape", [(4, 8), (92, 512)], ids=["4x8", "92x512"])
 def test_shapes(snap_compare, tmp_path, shape):
     model = scene.facts(*shape)
@@ -157,6 +159,7 @@ def test_shapes(snap_compare, tmp_path, shape):
     assert snap_compare(app, terminal_size=(132, 40), run_before=before)
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("size", [(132, 40), (80, 24)], ids=["132x40", "80x24"])
 def test_ascii(snap_compare, tmp_path, size):
     app = scene.chat(scene.idle(), tmp_path, plain=True)

@@ -146,6 +146,7 @@ async def test_a_screenshot_makes_its_folder_and_says_where_it_is(tmp_path):
         assert "no screenshot" in [*app._notifications][-1].message
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("size", [(132, 40), (80, 24)])
 async def test_ascii_has_nothing_but_ascii(tmp_path, size):
     app = scene.chat(scene.idle(), tmp_path, plain=True)
@@ -302,6 +303,7 @@ async def test_less_room_leaves_the_end_of_a_short_conversation_in_view(tmp_path
             assert app.transcript.scroll_y == app.transcript.max_scroll_y, "no gap above it"
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("rows", [21, 22, 23])
 async def test_a_receipt_that_makes_the_conversation_too_long_is_seen(tmp_path, rows):
     """Nothing follows it that would scroll the view."""
@@ -318,6 +320,7 @@ async def test_a_receipt_that_makes_the_conversation_too_long_is_seen(tmp_path, 
                 await pilot.pause()
 
 
+@pytest.mark.rows_by_day(3)
 @pytest.mark.parametrize("columns", [40, 52, 58, 60, 66, 72])
 async def test_no_word_of_the_memory_s_figures_is_cut(tmp_path, columns):
     memory = Memory(212_224_000, 992_000, 101_300_000, 555_600_000, 723_400_000, 10**8, 10**9, 25 * 10**9, 0)

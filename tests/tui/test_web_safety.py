@@ -68,6 +68,7 @@ async def test_a_message_that_is_too_long_or_makes_no_sense_ends_its_connection(
             assert await closed(tab) in (1008, 1009), said[:20]
 
 
+@pytest.mark.slow
 async def test_tabs_are_counted_and_the_one_too_many_is_told_why(options, tmp_path):
     async with site(options, tmp_path) as (_, open_tab):
         first, second = await open_tab(ONE), await open_tab(TWO)
@@ -140,6 +141,7 @@ def start(options):
     return process
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("how", ["its pipe ends", "SIGTERM", "SIGHUP"])
 def test_a_tab_whose_output_nobody_reads_ends_all_the_same(options, how):
     process = start(options)
@@ -219,6 +221,7 @@ async def test_only_links_to_the_web_are_opened(tmp_path, monkeypatch):
     assert opened == ["https://example.org/a"]
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("width", [40, 85, 122, 150])
 async def test_the_touch_bar_does_what_its_buttons_say(tmp_path, width):
     tab = app(tmp_path)
