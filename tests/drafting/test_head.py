@@ -125,4 +125,4 @@ def test_what_mlx_vlm_splits_off_a_checkpoint_is_the_same_head(
     split = split_mtp(str(published), str(tmp_path / "split"))
     made, drafting = drafted(folder, split, Gate.held_open())
     assert made == theirs and drafting.count == 1
-    assert drafting.counts.accepted == drafting.counts.drafted > 40
+    assert drafting.counts.accepted == drafting.counts.drafted > TOKENS // 3

@@ -148,6 +148,7 @@ def test_drafts_are_refused_where_routing_is_not_exact(session: Opened, shallow:
     assert talk(one, (STORY,))[0].tokens
 
 
+@pytest.mark.slow
 def test_the_gate_closes_where_rejected_rows_cost_more_than_they_save(session: Opened, shallow: Path):
     one = session(shallow, cap="37.5%", max_tokens=100)
     answer = talk(one, (STORY,))[0]

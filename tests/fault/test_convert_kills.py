@@ -112,6 +112,7 @@ def test_a_disk_that_fills_up(way: str, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_two_converters_on_one_destination(place: Path) -> None:
     words = [sys.executable, "-m", "moe_mlx", "convert", "--model", str(place / "source"), "--mlx-path"]
     store = place / "contested"

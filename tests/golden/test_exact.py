@@ -35,7 +35,7 @@ def capped(checkpoint: Path, cap: str, **options):
     return moe_mlx.load(checkpoint, expert_cache=cap, say=lambda line: None, **{"routing": "exact", **options})
 
 
-@pytest.mark.rows_by_day(8)
+@pytest.mark.rows_by_day(4)
 @pytest.mark.parametrize("cap", CAPS)
 @pytest.mark.parametrize(
     "routing", [{}, {"routing": "cache-prior", "route_lambda": 0.0}, {"routing": "max-rank", "route_max_rank": 1}]

@@ -48,7 +48,7 @@ def floor(folder: Path) -> str:
         return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
 
 
-@pytest.mark.rows_by_day(36)
+@pytest.mark.rows_by_day(26)
 @pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
 def test_exact_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, tmp_path: Path, name: str, quantization: Any

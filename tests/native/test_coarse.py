@@ -46,7 +46,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.rows_by_day(2)
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize(("policy", "evict"), PAIRS)
 def test_every_policy_and_eviction(native: Any, nested: Callable[..., Path], policy: str, evict: str):
     for cap, beyond, light in (("62.5%", 0.6, "coarse"), ("75%", 0.2, "late-coarse")):
@@ -208,6 +208,7 @@ def heavy_nested(heavy: Path) -> Path:
     return heavy.with_name("nested")
 
 
+@pytest.mark.slow
 @pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("light", ["coarse", "late-coarse"])
 def test_a_part_that_stalls_in_the_graph_is_named(native: Any, heavy_nested: Path, light: str):

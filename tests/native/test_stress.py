@@ -46,12 +46,12 @@ def agree(binary: Path, folder: Path, seed: int, blocks: int, steps: int, *more:
     assert done.stdout == f"{blocks} blocks agree\n"
 
 
-@pytest.mark.rows_by_day(1)
+@pytest.mark.slow
 def test_fifteen_hundred_steps(binary: Path, tmp_path: Path):
     agree(binary, tmp_path, seed=1, blocks=25, steps=60)
 
 
-@pytest.mark.rows_by_day(1)
+@pytest.mark.slow
 def test_five_hundred_steps_read_past_the_page_cache(binary: Path, tmp_path: Path):
     (tmp_path / "some").write_bytes(b"x")
     try:

@@ -262,6 +262,7 @@ def test_a_prompt_that_is_no_utf_8_is_answered(checkpoint: Path):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_is_a_model_for_every_verb_that_takes_one(tmp_path: Path):
     assert json.loads(moe_mlx("inspect", "demo", "--json").stdout)["experts"] == 256
     assert moe_mlx("convert", "--model", "demo", "--mlx-path", str(tmp_path / "store")).returncode == 0

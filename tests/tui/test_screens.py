@@ -43,6 +43,7 @@ def test_prefill(snap_compare, tmp_path, size):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+@pytest.mark.rows_by_day(2)
 @pytest.mark.parametrize("size", SIZES, ids=IDS)
 def test_decode(snap_compare, tmp_path, size):
     app = scene.chat(scene.idle(), tmp_path)
@@ -93,6 +94,7 @@ def test_palette(snap_compare, tmp_path, size):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+@pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("size", [(132, 40), (80, 24), (60, 20)], ids=["132x40", "80x24", "60x20"])
 def test_settings(snap_compare, tmp_path, size):
     app = scene.chat(scene.idle(), tmp_path)
@@ -129,7 +131,7 @@ def test_narrow_map(snap_compare, tmp_path, size):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
-@pytest.mark.rows_by_day(8)
+@pytest.mark.rows_by_day(4)
 @pytest.mark.parametrize("key", ["", "f4"], ids=["chat", "theatre"])
 @pytest.mark.parametrize("shape", [(8, 32), (48, 128)], ids=["8x32", "48x128"])
 @pytest.mark.parametrize("size", MAP_SIZES, ids=[f"{w}x{h}" for w, h in MAP_SIZES])

@@ -60,6 +60,7 @@ async def test_a_tab_of_absurd_size_runs_at_the_largest_allowed(options, tmp_pat
     assert not children()
 
 
+@pytest.mark.slow
 async def test_a_message_that_is_too_long_or_makes_no_sense_ends_its_connection(options, tmp_path):
     async with site(options, tmp_path) as (_, open_tab):
         for said in ("x" * (MESSAGE + 1), "no json", '{"a":1}', '["stdin",7]', "[" * 500, '["format the disk"]'):
