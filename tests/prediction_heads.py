@@ -13,7 +13,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
 
 #: What the model is asked, and tokens of its answer that the head learns from.
-PROMPT, LEARNT = [5, 9, 17, 33, 65, 12], 160
+PROMPT, LEARNT = [5, 9, 17, 33, 65, 12], 64
 
 
 def trained_head(model_folder: Path, folder: Path, steps: int) -> Path:

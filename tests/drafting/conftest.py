@@ -33,7 +33,7 @@ def session() -> Iterator[Callable[..., Session]]:
         model, tokenizer = moe_mlx.load("demo", expert_cache=cap, routing="exact", decode=way, say=lambda line: None)
         runtime = moe_mlx.runtime_of(model)
         drafting = None if draft is None else Drafting(runtime, ModelDrafter(mlx_lm.load(str(draft))[0]), count)
-        opened.append(Session(model, tokenizer, Sampling(**{"max_tokens": 60, **more}), drafting=drafting))
+        opened.append(Session(model, tokenizer, Sampling(**{"max_tokens": 32, **more}), drafting=drafting))
         return opened[-1]
 
     yield open_session

@@ -60,7 +60,7 @@ def test_the_tokens_are_those_of_mlx_lm_s_own_speculative_loop(session: Opened, 
     prompt = capped.encode([{"role": "user", "content": STORY}])
     theirs = []
     for token, *_ in speculative_generate_step(
-        mx.array(prompt), model, mlx_lm.load(str(shallow))[0], num_draft_tokens=3, max_tokens=60
+        mx.array(prompt), model, mlx_lm.load(str(shallow))[0], num_draft_tokens=3, max_tokens=32
     ):
         theirs.append(token)
         if token in tokenizer.eos_token_ids:
@@ -87,7 +87,7 @@ def test_a_seed_and_a_penalty_give_the_same_answer(session: Opened, shallow: Pat
 def test_a_cache_is_quantised_between_the_same_tokens(session: Opened, shallow: Path):
     start, found, rounds = 26, [], []
     for draft in (None, shallow):
-        one = session(draft, max_tokens=40)
+        one = session(draft, max_tokens=24)
         one.caching = KVCacheSettings(kv_bits=8, kv_group_size=32, quantized_kv_start=start)
         if one.drafting is not None:
 
@@ -104,7 +104,7 @@ def test_a_cache_is_quantised_between_the_same_tokens(session: Opened, shallow: 
 
 
 def test_left_in_the_midst_of_a_round_the_cache_ends_with_the_last_token(session: Opened):
-    one, plain = session(demo_path(), count=4), session(None)
+    one, plain = session(demo_path(), count=4, max_tokens=18), session(None, max_tokens=18)
     prompt = one.encode([{"role": "user", "content": STORY}])
     for stop_at in (12, 13, 14):  # of a round's five tokens the first, and those after it
         one.forget()
@@ -131,7 +131,7 @@ def test_verified_in_the_graph_it_counts_the_same(session: Opened, shallow: Path
     found = []
     for way in ("readback", "native"):
         for cap in ("50%", "37.5%"):  # four rows of four experts have slots together in 16, not in 12
-            answer = talk(session(shallow, way=way, cap=cap), (STORY,))[0]
+            answer = talk(session(shallow, way=way, cap=cap, max_tokens=18), (STORY,))[0]
             counts = answer.receipt.as_dict()
             names = ("tokens", "hits", "misses", "bytes_read", "drafts")
             found.append((cap, answer.tokens, [counts[name] for name in names], answer.decode.read_backs))
@@ -150,12 +150,12 @@ def test_drafts_are_refused_where_routing_is_not_exact(session: Opened, shallow:
 
 @pytest.mark.slow
 def test_the_gate_closes_where_rejected_rows_cost_more_than_they_save(session: Opened, shallow: Path):
-    one = session(shallow, cap="37.5%", max_tokens=100)
+    one = session(shallow, cap="37.5%", max_tokens=48)
     answer = talk(one, (STORY,))[0]
     assert one.drafting is not None
     gate, counts = one.drafting.gate, answer.receipt.drafts.counts
     assert gate.verdict is not None and gate.verdict.drafted > gate.verdict.plain and not gate.open
     assert counts.drafted < 40 < len(answer.tokens)  # none after the trial of 32 tokens
     assert "drafts are off" in answer.receipt.describe() and answer.receipt.as_dict()["drafts"]["gate"] == "closed"
-    again = talk(session(shallow, cap="37.5%", max_tokens=100), (STORY,))[0]
+    again = talk(session(shallow, cap="37.5%", max_tokens=48), (STORY,))[0]
     assert again.receipt.as_dict()["drafts"] == answer.receipt.as_dict()["drafts"]

@@ -1,10 +1,11 @@
 """Finds the packages of the installed mlx-vlm that hold, or build on, routed experts, by reading their source."""
 
-import ast
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+from tests.families.scan import relative_imports
 
 _COUNTS = re.compile(r"\b(num_experts|n_routed_experts|num_local_experts|moe_num_experts)\b")
 #: What a package takes of another that may bring experts along.
@@ -24,12 +25,16 @@ def moe_packages(folder: Path) -> set[str]:
     A package counts when it imports from ``switch_layers``, names a count of experts, or takes a model, a layer or a
     block from another package that counts.
     """
-    packages = {path.name: list(_imports(path)) for path in folder.iterdir() if path.is_dir() and path.name[0] != "_"}
+    texts = {
+        path.name: [file.read_text(encoding="utf-8") for file in path.rglob("*.py")]
+        for path in folder.iterdir()
+        if path.is_dir() and path.name[0] != "_"
+    }
+    packages = {name: [taken for text in files for taken in _imports(text)] for name, files in texts.items()}
     found = {
         name
         for name, imports in packages.items()
-        if any(module == "switch_layers" for module, _ in imports)
-        or any(_COUNTS.search(file.read_text(encoding="utf-8")) for file in (folder / name).rglob("*.py"))
+        if any(module == "switch_layers" for module, _ in imports) or any(map(_COUNTS.search, texts[name]))
     }
     while (
         grown := {
@@ -43,10 +48,9 @@ def moe_packages(folder: Path) -> set[str]:
     return found
 
 
-def _imports(package: Path) -> Iterator[tuple[str, str]]:
-    """Yields what a package takes of its siblings: (sibling, name)."""
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level >= 2:
-                for alias in node.names:
-                    yield (node.module or alias.name).split(".")[0], alias.name
+def _imports(text: str) -> Iterator[tuple[str, str]]:
+    """Yields what a module takes of its package's siblings: (sibling, name)."""
+    for node in relative_imports(text):
+        if node.level >= 2:
+            for alias in node.names:
+                yield (node.module or alias.name).split(".")[0], alias.name

@@ -31,7 +31,7 @@ from moe_mlx.store import open_source
 from moe_mlx_convert import convert
 from tests.families.configs import FAMILIES
 
-SAMPLE = ("deepseek_v3", "gpt_oss", "qwen3_next")
+SAMPLE = ("deepseek_v3", "gpt_oss", "granitemoehybrid")
 ROWS = [
     pytest.param(name, marks=() if name in SAMPLE else pytest.mark.slow)
     for name in FAMILIES

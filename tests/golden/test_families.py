@@ -16,10 +16,9 @@ from moe_mlx.expert_cache.switch import CappedSwitch
 from moe_mlx.families.registry import BUILT_ON, UNTESTED, families
 from moe_mlx.store.families import FAMILIES as STORED
 from moe_mlx_convert import convert
-from tests.checkpoints import AFFINE4
 from tests.families.calls import CALLS, STEPS, answer, same
-from tests.families.configs import FAMILIES, UNQUANTISED, config
-from tests.families.few import FEW, by_day
+from tests.families.configs import FAMILIES, config
+from tests.families.few import CHEAP, by_day, in_both_forms
 from tests.families.oracle import cache_prior, oracle_in
 from tests.families.scan import moe_model_files
 from tests.golden.faithful import Faithful, recompute_weights
@@ -27,19 +26,10 @@ from tests.golden.faithful import Faithful, recompute_weights
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-lm"}
 RUNNABLE = [name for name in FAMILIES if name.partition("+")[0] not in UNTESTED]
 ROUTABLE = [name for name in RUNNABLE if TABLE[name.partition("+")[0]].cache_aware_tested]
-EXACT_ROWS = [
-    *(pytest.param(name, None, id=f"{name}-float32") for name in RUNNABLE),
-    *(
-        pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in FEW else pytest.mark.slow)
-        for name in RUNNABLE
-        if not ("+" in name or name in UNQUANTISED)
-    ),
-]
-#: By day a few, and not quantised; that exact routing is right in every family is above.
-NEUTRAL_ROWS = [
-    pytest.param(*row.values, id=row.id, marks=() if row.values[0] in FEW and not row.values[1] else pytest.mark.slow)
-    for row in EXACT_ROWS
-]
+#: Linear attention takes one to two seconds a family: by day qwen3_next and kimi_linear stand for what these share.
+AT_NIGHT = {"bailing_moe_v3", "kimi_k3", "kimi_linear+softmax", "prism_hadamard_qwen35", "qwen3_5", "qwen3_5_moe"}
+#: Where a switch is made or quantised in another way: gated or not, with biases, identity experts, latent attention.
+SWITCHES = ("deepseek_v3", "gpt_oss", "longcat_flash", "phixtral")
 
 
 def floor(folder: Path) -> str:
@@ -48,20 +38,26 @@ def floor(folder: Path) -> str:
         return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
 
 
-@pytest.mark.rows_by_day(26)
-@pytest.mark.parametrize(("name", "quantization"), EXACT_ROWS)
+@pytest.mark.parametrize(("name", "quantization"), in_both_forms(RUNNABLE, set(RUNNABLE) - AT_NIGHT, SWITCHES))
 def test_exact_routing_is_bit_equal(
+    family_checkpoint: Any, reference: Any, capped: Any, name: str, quantization: Any
+) -> None:
+    """In place at the smallest cap."""
+    folder = family_checkpoint(name, quantization)
+    assert same(reference(name, quantization), answer(capped(folder, floor(folder), routing="exact")))
+
+
+@pytest.mark.rows_by_day(6)
+@pytest.mark.parametrize(("name", "quantization"), in_both_forms(RUNNABLE, CHEAP, SWITCHES))
+def test_a_store_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, tmp_path: Path, name: str, quantization: Any
 ) -> None:
-    """In place at the smallest cap, and from a converted store."""
-    folder, theirs = family_checkpoint(name, quantization), reference(name, quantization)
-    assert same(theirs, answer(capped(folder, floor(folder), routing="exact")))
-    convert(str(folder), tmp_path / "store")
-    assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
+    convert(str(family_checkpoint(name, quantization)), tmp_path / "store")
+    assert same(reference(name, quantization), answer(capped(tmp_path / "store", "50%", routing="exact")))
 
 
 @pytest.mark.rows_by_day(4)
-@pytest.mark.parametrize(("name", "quantization"), NEUTRAL_ROWS)
+@pytest.mark.parametrize(("name", "quantization"), in_both_forms(RUNNABLE, CHEAP, ()))
 def test_neutral_routing_is_bit_equal(
     family_checkpoint: Any, reference: Any, capped: Any, monkeypatch: Any, name: str, quantization: Any
 ) -> None:
@@ -81,7 +77,7 @@ def test_neutral_routing_is_bit_equal(
 
 
 @pytest.mark.rows_by_day(5)
-@pytest.mark.parametrize("name", by_day(name for name in ROUTABLE if name != "phimoe"))
+@pytest.mark.parametrize("name", by_day((name for name in ROUTABLE if name != "phimoe"), CHEAP))
 def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
 ) -> None:
@@ -123,7 +119,7 @@ def test_cache_aware_routing_is_the_rule_on_the_model_s_own_scores(
 
 
 @pytest.mark.rows_by_day(5)
-@pytest.mark.parametrize("name", by_day(RUNNABLE))
+@pytest.mark.parametrize("name", by_day(RUNNABLE, CHEAP))
 def test_decode_in_the_graph_chooses_and_counts_as_read_back_does(
     family_checkpoint: Any, reference: Any, capped: Any, name: str
 ) -> None:

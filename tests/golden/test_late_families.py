@@ -13,7 +13,7 @@ from moe_mlx.expert_cache import lateness
 from moe_mlx.families.registry import families
 from tests.families.calls import answer, same
 from tests.families.configs import FAMILIES
-from tests.families.few import by_day
+from tests.families.few import CHEAP, by_day
 
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-lm"}
 ROUTABLE = [name for name in FAMILIES if TABLE[name.partition("+")[0]].cache_aware_tested]
@@ -31,7 +31,7 @@ def path_of(model: Any, cache: Any) -> str:
 
 
 @pytest.mark.rows_by_day(4)
-@pytest.mark.parametrize("name", by_day(LATE))
+@pytest.mark.parametrize("name", by_day(LATE, CHEAP))
 def test_a_block_without_its_late_experts_and_those_are_the_block(
     family_checkpoint: Any, capped: Any, monkeypatch: Any, name: str
 ):

@@ -17,27 +17,29 @@ from moe_mlx.store.families import ALIASES, FAMILIES, family_of
 from moe_mlx.store.vlm_families import VLM_FAMILIES, VLM_LEFT, WITH_PICTURES
 from moe_mlx.vlm.installed import VERSION, installed
 from moe_mlx_convert import convert
-from tests.checkpoints import AFFINE4
 from tests.families.calls import Outputs, answer, same
-from tests.families.few import by_day
+from tests.families.few import by_day, in_both_forms
 from tests.families.vlm_configs import VLM_CONFIGS
 from tests.families.vlm_scan import models, moe_packages
 from tests.golden.faithful import check_routing
 from tests.vlm_checkpoints import small_towers, vlm_answer, vlm_checkpoint
 
 TABLE = {row.family: row for row in families() if row.built_by == "mlx-vlm"}
-#: One a kind of cache, of switch and of what is made one; the others' quantised forms run at night.
+#: One a kind of cache, of switch and of what is made one.
 SAMPLE = ("deepseek_v4", "glm4v_moe", "moondream3")
-#: Families that take more than five seconds each.
-DEAR = ("cohere2_moe", "glm5_next", "minicpmv4_7", "qwen3_5_moe_text", "qwen3_omni_moe", "qwen4_exp", "step3p7")
-ROWS = [
-    pytest.param(name, None, id=f"{name}-float32", marks=pytest.mark.slow if name in DEAR else ())
-    for name in VLM_CONFIGS
-] + [
-    pytest.param(name, AFFINE4, id=f"{name}-4-bit", marks=() if name in SAMPLE else pytest.mark.slow)
-    for name in VLM_CONFIGS
-    if "+" not in name
-]
+#: Families that take long, or run another's block; they run at night.
+DEAR = (
+    "cohere2_moe",
+    "deepseekocr_2",
+    "glm5_next",
+    "minicpmv4_7",
+    "minimax_m3+apart",
+    "qwen3_5_moe_text",
+    "qwen3_omni_moe",
+    "qwen4_exp",
+    "step3p7",
+    "unlimited_ocr",
+)
 ROUTABLE = [name for name in VLM_CONFIGS if TABLE[name.partition("+")[0]].cache_aware]
 
 
@@ -68,14 +70,18 @@ def floor(folder: Path) -> str:
         return f"{100 * max(layer.top_k / layer.experts for layer in source.layers)}%"
 
 
-@pytest.mark.rows_by_day(10)
-@pytest.mark.parametrize(("name", "quantize"), ROWS)
-def test_exact_routing_is_bit_equal_to_mlx_vlm(
-    made: Any, capped: Any, tmp_path: Path, name: str, quantize: Any
-) -> None:
-    """In place at the smallest cap, in the graph where that can be had, and from a converted store."""
+@pytest.mark.parametrize(("name", "quantize"), in_both_forms(VLM_CONFIGS, set(VLM_CONFIGS) - set(DEAR), ("glm4v_moe",)))
+def test_exact_routing_is_bit_equal_to_mlx_vlm(made: Any, capped: Any, name: str, quantize: Any) -> None:
+    """In place at the smallest cap."""
     folder, theirs = made(name, quantize)
     assert same(theirs, answer(capped(folder, floor(folder), routing="exact")))
+
+
+@pytest.mark.parametrize(("name", "quantize"), in_both_forms(VLM_CONFIGS, SAMPLE, ()))
+def test_a_store_and_decode_in_the_graph_are_bit_equal_to_mlx_vlm(
+    made: Any, capped: Any, tmp_path: Path, name: str, quantize: Any
+) -> None:
+    folder, theirs = made(name, quantize)
     convert(str(folder), tmp_path / "store", prove=prove, say=lambda line: None)
     assert same(theirs, answer(capped(tmp_path / "store", "50%", routing="exact")))
     try:

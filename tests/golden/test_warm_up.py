@@ -1,6 +1,7 @@
 """History and warm-up: never another answer under exact routing, the same one twice under a lossy one, no failure."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,26 @@ def ask(session: Session, text: str = QUESTION) -> tuple[int, ...]:
     return session.last.tokens
 
 
-def remembered(talk: Open, folder: Path, *texts: str) -> Path:
-    session = talk(history=folder)
-    for text in texts or (QUESTION, "Spell the word house."):
+@pytest.fixture(scope="module")
+def learnt(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that two answers leave behind."""
+    folder = tmp_path_factory.mktemp("learnt") / "history"
+    model = moe_mlx.load(
+        store, expert_cache="50%", routing="exact", decode="readback", say=lambda line: None, history=folder
+    )
+    session = Session(*model, Sampling(max_tokens=12))
+    for text in (QUESTION, "Spell the word house."):
         ask(session, text)
     session.runtime.close()
     (path,) = folder.iterdir()
     return path
+
+
+@pytest.fixture
+def remembered(learnt: Path, tmp_path: Path) -> Path:
+    """A copy of it, in a folder `history` of the test's own."""
+    (tmp_path / "history").mkdir()
+    return Path(shutil.copy(learnt, tmp_path / "history"))
 
 
 def test_nothing_is_kept_unless_asked_for(talk: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -72,7 +86,9 @@ def test_nothing_is_kept_unless_asked_for(talk: Open, tmp_path: Path, monkeypatc
     ask(session)
     session.runtime.close()
     assert not list(tmp_path.iterdir())
-    remembered(talk, tmp_path / "asked")
+    ask(session := talk(history=tmp_path / "asked"))
+    session.runtime.close()
+    assert len(list((tmp_path / "asked").iterdir())) == 1
 
 
 def test_the_file_holds_what_the_tables_counted_whole_layers_and_resets_included(talk: Open, tmp_path: Path):
@@ -91,8 +107,7 @@ def test_the_file_holds_what_the_tables_counted_whole_layers_and_resets_included
 
 @pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("cap", ["12.5%", "25%", "50%", "75%"])
-def test_an_exact_answer_is_the_same_and_its_misses_are_fewer(talk: Open, tmp_path: Path, cap: str):
-    remembered(talk, tmp_path / "history")
+def test_an_exact_answer_is_the_same_and_its_misses_are_fewer(talk: Open, remembered: Path, tmp_path: Path, cap: str):
     cold, warm = talk(expert_cache=cap), talk(expert_cache=cap, history=tmp_path / "history", warm="on")
     runtime = warm.runtime
     runtime.history = None
@@ -109,8 +124,7 @@ def test_an_exact_answer_is_the_same_and_its_misses_are_fewer(talk: Open, tmp_pa
 
 
 @pytest.mark.parametrize("evict", ["lru", "lfu", "router"])
-def test_the_hottest_are_the_last_to_give_way(talk: Open, tmp_path: Path, evict: str):
-    remembered(talk, tmp_path / "history")
+def test_the_hottest_are_the_last_to_give_way(talk: Open, remembered: Path, tmp_path: Path, evict: str):
     warm = talk(expert_cache="25%", evict=evict, history=tmp_path / "history", warm="on")
     for cache, layer in zip(warm.runtime.layers, warm.runtime.history.past, strict=True):
         assert cache.table.hottest() == layer.hottest()[: cache.table.slots]
@@ -118,8 +132,7 @@ def test_the_hottest_are_the_last_to_give_way(talk: Open, tmp_path: Path, evict:
 
 @pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("light", ["exact", "late"])
-def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Path, light: str):
-    remembered(talk, tmp_path / "history")
+def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, remembered: Path, tmp_path: Path, light: str):
     found = []
     for way in ("native", "readback"):
         decode = "auto" if way == "native" else way
@@ -136,9 +149,10 @@ def test_both_ways_of_decoding_go_on_from_a_warm_table(talk: Open, tmp_path: Pat
 
 @pytest.mark.rows_by_day(1)
 @pytest.mark.parametrize("lossy", [{"routing": "cache-prior", "route_lambda": 0.5}, {"light": "late"}])
-def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open, tmp_path: Path, lossy: dict[str, Any]):
-    path = remembered(talk, tmp_path / "history")
-    kept = path.read_bytes()
+def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(
+    talk: Open, remembered: Path, tmp_path: Path, lossy: dict[str, Any]
+):
+    kept = remembered.read_bytes()
     answers = []
     for _ in range(2):
         session = talk(history=tmp_path / "history", warm="on", **lossy)
@@ -146,13 +160,12 @@ def test_under_a_lossy_policy_the_same_history_gives_the_same_answer(talk: Open,
         assert session.runtime.warmed == sum(session.runtime.slots_per_layer)
         answers.append((ask(session, "Tell me a story about a fox."), session.last.decode.misses))
         session.runtime.close()
-        path.write_bytes(kept)
+        remembered.write_bytes(kept)
     assert answers[0] == answers[1]
     assert not talk(history=tmp_path / "history", warm="idle", **lossy).runtime.warmup.pending
 
 
-def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path, said: list[str]):
-    remembered(talk, tmp_path / "history")
+def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, remembered: Path, tmp_path: Path, said: list[str]):
     session = talk(history=tmp_path / "history", warm="idle")
     runtime = session.runtime
     assert (runtime.warmed, runtime.warmup.pending) == (0, True)
@@ -172,17 +185,15 @@ def test_idle_warm_up_gives_way_at_once_and_for_good(talk: Open, tmp_path: Path,
 
 @pytest.mark.parametrize("lossy", [{"routing": "cache-prior"}, {"light": "late"}])
 def test_a_policy_that_turns_lossy_ends_the_idle_warm_up(
-    talk: Open, tmp_path: Path, said: list[str], lossy: dict[str, Any]
+    talk: Open, remembered: Path, tmp_path: Path, said: list[str], lossy: dict[str, Any]
 ):
-    remembered(talk, tmp_path / "history")
     runtime = talk(history=tmp_path / "history", warm="idle").runtime
     runtime.set_routing(**lossy)
     runtime.warm_while_idle(lambda: False, said.append)
     assert (runtime.warmed, runtime.warmup.pending) == (0, False)
 
 
-def test_reset_empties_and_does_not_warm_again(talk: Open, tmp_path: Path):
-    remembered(talk, tmp_path / "history")
+def test_reset_empties_and_does_not_warm_again(talk: Open, remembered: Path, tmp_path: Path):
     session, cold = talk(history=tmp_path / "history", warm="on"), talk()
     moe_mlx.reset(session.model)
     assert session.runtime.warmed == 0
@@ -190,12 +201,11 @@ def test_reset_empties_and_does_not_warm_again(talk: Open, tmp_path: Path):
     assert (ask(session), session.last.prefill.misses) == (ask(cold), cold.last.prefill.misses)
 
 
-def test_an_expert_that_cannot_be_read_ends_the_warm_up_only(talk: Open, store: Path, tmp_path: Path, said: list[str]):
-    import shutil
-
-    path = remembered(talk, tmp_path / "history")
+def test_an_expert_that_cannot_be_read_ends_the_warm_up_only(
+    talk: Open, remembered: Path, store: Path, tmp_path: Path, said: list[str]
+):
     damaged = shutil.copytree(store, tmp_path / "store")
-    hot = max(range(32), key=json.loads(path.read_text())["layers"][3]["uses"].__getitem__)
+    hot = max(range(32), key=json.loads(remembered.read_text())["layers"][3]["uses"].__getitem__)
     (damaged / "experts" / "layer-003" / f"expert-{hot:03d}.safetensors").unlink()
     session = talk(folder=damaged, history=tmp_path / "history", warm="on")
     assert [line for line in said if "warm-up ends early: layer 3" in line]
@@ -204,16 +214,15 @@ def test_an_expert_that_cannot_be_read_ends_the_warm_up_only(talk: Open, store: 
     assert session.runtime.layers[3].table.slot_of[hot] == -1
 
 
-def test_a_damaged_history_is_one_line_and_written_anew(talk: Open, tmp_path: Path, said: list[str]):
-    path = remembered(talk, tmp_path / "history")
-    path.write_text("{")
+def test_a_damaged_history_is_one_line_and_written_anew(talk: Open, remembered: Path, tmp_path: Path, said: list[str]):
+    remembered.write_text("{")
     session = talk(history=tmp_path / "history", warm="on")
     assert [line for line in said if "no history of this model" in line]
     assert session.runtime.warmed == 0
     ask(session)
     session.runtime.close()
     assert len([line for line in said if "no history of this model" in line]) == 1
-    assert json.loads(path.read_text())["layers"]
+    assert json.loads(remembered.read_text())["layers"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(talk: Open, tmp_path: Path, said: list[str], monkeypatch):
