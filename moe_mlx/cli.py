@@ -21,6 +21,8 @@ from moe_mlx.version import __version__
 
 #: `moe-mlx help VERB` is `moe-mlx VERB --help`.
 HELP = "help"
+#: Options that need no verb.
+OWN = ("-h", "--help", "-V", "--version")
 INTERRUPTED, TERMINATED = 130, 143
 #: Set, it lets an error that nobody expected through with its traceback.
 TRACEBACK = "MOE_MLX_TRACEBACK"
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         words = [parser.parse_args(words[1:2]).verb, "--help"]
+    if words[0].startswith("-") and not any(own.startswith(words[0]) for own in OWN):
+        parser.error(f"{one_line(words[0])} needs a verb before it, such as moe-mlx chat {one_line(' '.join(words))}")
     verb = parser.parse_args(words[:1]).verb
     try:
         _end_in_order_when_told()

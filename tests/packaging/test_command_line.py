@@ -50,6 +50,13 @@ def test_an_unknown_verb_is_a_usage_error_that_names_the_verbs():
     assert "chat" in run.stderr
 
 
+def test_an_option_without_a_verb_is_told_where_it_belongs(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main(["--model", "demo"])
+    said = "moe-mlx: --model needs a verb before it, such as moe-mlx chat --model demo. `moe-mlx --help` explains.\n"
+    assert (left.value.code, capsys.readouterr()) == (2, ("", said))
+
+
 def test_no_verb_shows_the_help_as_an_error():
     run = moe_mlx()
     assert (run.returncode, run.stdout) == (2, "")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 #: Of the thread's time, what drawing may take while a model works beside it: both want the interpreter.
 SHARE = 0.05
 #: Seconds after which a frame comes whatever the last one took.
-LONGEST = 1.0
+LONGEST = 0.5
 
 
 class Pace:
