@@ -1,7 +1,7 @@
 """Kills the converter at random moments and resumes it: `python kill_and_resume.py SOURCE WORK KILLS SEED WAY`.
 
-A process of its own, without MLX, so that each conversion is one fork. Prints one JSON object: kills that hit, kills
-that came too late, resumes that took files over, and `wrong`, which must be zero.
+A process of its own, which never asks MLX for anything, so that each conversion is one fork. Prints one JSON object:
+kills that hit, kills that came too late, resumes that took files over, and `wrong`, which must be zero.
 """
 
 from __future__ import annotations
@@ -15,11 +15,34 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fault.ways import WAYS, Run
+from tests.fault.ways import ALL_WAYS, FEWER, Run
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def made(convert: Run, source: Path, store: Path) -> int:
+    """Converts in a child and returns how many files it took over from an earlier one.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(tell, str(convert(source, store).files_resumed).encode())
+            os._exit(0)
+        except BaseException as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+    os.close(tell)
+    with os.fdopen(told) as answer:
+        resumed = answer.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"{store} was not made")
+    return int(resumed)
 
 
 def killed(convert: Run, source: Path, store: Path, after: float) -> bool:
@@ -40,11 +63,13 @@ def killed(convert: Run, source: Path, store: Path, after: float) -> bool:
 
 def main() -> None:
     source, work, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    convert = WAYS[sys.argv[5]]
+    convert = ALL_WAYS[sys.argv[5]]
+    if sys.argv[5] == FEWER:
+        import tests.fewer_bits  # noqa: F401 - once, and not in every child
     chance = random.Random(seed)
     before = contents(source)
     begun = time.monotonic()
-    convert(source, work / "reference")
+    made(convert, source, work / "reference")
     length = time.monotonic() - begun
     reference = contents(work / "reference")
     store, partial = work / "store", work / "store.partial"
@@ -59,9 +84,9 @@ def main() -> None:
             if chance.random() < 0.3 and not store.exists():  # and once more, while it resumes
                 told["again"] += killed(convert, source, store, chance.uniform(0, length))
             if partial.exists():
-                told["resumed"] += convert(source, store).files_resumed > 0
+                told["resumed"] += made(convert, source, store) > 0
             elif not store.exists():
-                convert(source, store)
+                made(convert, source, store)
         if contents(store) != reference or partial.exists() or contents(source) != before:
             told["wrong"] += 1
         shutil.rmtree(store, ignore_errors=True)

@@ -31,7 +31,7 @@ def fewer_bits(source: Path, store: Path, *, workers: int | None = None, fs: Fs 
     return drawn(source, store, fs=fs)
 
 
-#: What needs MLX, and so cannot be forked, is among them.
+#: One that needs MLX is among them: what has used that cannot be forked.
 ALL_WAYS: dict[str, Run] = {**WAYS, FEWER: fewer_bits}
 
 

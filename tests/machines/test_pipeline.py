@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from moe_mlx.store.demo import demo_path
+from tests.fewer_bits import drawn_store
 from tests.machines.ranks import LIMIT, ranks
 
 WORDS = ["-m", "tests.machines.many_answers", "--expert-cache", "50%", "--max-tokens", "24"]
@@ -14,7 +16,11 @@ WORDS = ["-m", "tests.machines.many_answers", "--expert-cache", "50%", "--max-to
 
 @pytest.fixture(scope="module")
 def alone() -> list[dict]:
-    done = subprocess.run([sys.executable, *WORDS], capture_output=True, text=True, timeout=LIMIT, check=True)
+    return by_one()
+
+
+def by_one(*words: str) -> list[dict]:
+    done = subprocess.run([sys.executable, *WORDS, *words], capture_output=True, text=True, timeout=LIMIT, check=True)
     return json.loads(done.stdout)
 
 
@@ -42,3 +48,13 @@ def test_three_processes_answer_as_one(alone: list[dict], tmp_path: Path, words:
     for ours, theirs in zip(found, alone, strict=True):
         assert {**ours, "machines": [], "residency": theirs["residency"]} == theirs
         assert len(ours["machines"]) == 3
+
+
+@pytest.mark.slow
+def test_experts_with_bits_of_their_own_are_answered_from_as_by_one(alone: list[dict], tmp_path: Path):
+    words = ["--model", str(drawn_store(demo_path(), tmp_path / "few"))]
+    expected = by_one(*words)
+    assert all(few["logits"] != whole["logits"] for few, whole in zip(expected, alone, strict=True))
+    for ours, theirs in zip(together(tmp_path, [*words, "--split", "3,5"], 2), expected, strict=True):
+        assert len(ours["machines"]) == 2
+        assert {**ours, "machines": [], "residency": theirs["residency"]} == theirs
