@@ -13,7 +13,7 @@ from moe_mlx.machines.launched import MEETING, Launch
 from moe_mlx.machines.line import Line
 
 #: What ranks speak; raised when messages change.
-PROTOCOL = 1
+PROTOCOL = 2
 #: Seconds that a stranger at the door may take to say who it is, and between two knocks.
 _HELLO, _KNOCK = 5.0, 0.1
 #: Seconds between two signs of life to those that have come.
@@ -83,25 +83,33 @@ def _greet(launch: Launch, line: Line, lines: dict[int, Line]) -> None:
     line.close()
 
 
-def connect(launch: Launch, patience: float) -> Line:
+def connect(launch: Launch, patience: float, say: Callable[[str], None]) -> Line:
     """Knocks at rank 0's door until it opens.
+
+    Args:
+        launch: Who we are.
+        patience: Seconds to knock.
+        say: Told once that rank 0 keeps us waiting.
 
     Raises:
         MachinesError: it did not, or shows us out.
     """
     host, port = launch.meeting
     ends = time.monotonic() + patience
-    reason = "nothing listens there"
-    while time.monotonic() < ends:
+    reason, said = "nothing listens there", False
+    while (left := ends - time.monotonic()) > 0:
+        if not said and patience - left > _SAID_AFTER:
+            said = True
+            say(f"waiting for {launch.named(0)}, {patience - left:.0f} s")
         try:
-            line = Line(socket.create_connection((host, port), timeout=max(_KNOCK, ends - time.monotonic())))
+            line = Line(socket.create_connection((host, port), timeout=max(_KNOCK, min(left, _SAID_AFTER))))
         except OSError as error:
             reason = error.strerror or str(error)
             time.sleep(_KNOCK)
             continue
         try:
             line.send({"hello": launch.rank, "size": launch.size, "protocol": PROTOCOL})
-            found = line.receive(max(_HELLO, patience))
+            found = line.receive(max(_HELLO, ends - time.monotonic()))
         except (OSError, ValueError) as error:
             line.close()
             raise MachinesError(f"{launch.named(0)} at {host}:{port} shows rank {launch.rank} out ({error})") from None

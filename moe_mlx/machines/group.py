@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,44 +10,36 @@ from typing import Any
 import mlx.core as mx
 
 from moe_mlx.errors import MachinesError, MoeMlxError, StepLostError, UsageError, one_line
+from moe_mlx.machines.connecting import limited
 from moe_mlx.machines.cut import cut_connections
 from moe_mlx.machines.meeting import Meeting
 
 #: Seconds that whoever lost a step gets to say why.
 _SAID = 10.0
-#: Waits, says why, and ends its parent: MLX connects with Python's lock held, so no thread of ours could.
-_WATCH = """
-import os, sys, time
-parent = os.getppid()
-time.sleep(float(sys.argv[1]))
-if os.getppid() == parent:
-    print(sys.argv[2], file=sys.stderr, flush=True)
-    os.kill(parent, 9)
-"""
 
 
 def begin(meeting: Meeting) -> Any:
     """Makes MLX's group of the ranks that have met, and lets their meeting end its waits.
 
     Raises:
-        MachinesError: MLX cannot connect them.
+        MachinesError: MLX cannot connect them, or one is gone. Where that is so only once MLX connects, this process
+            ends with that line and exit code 1.
     """
     launch = meeting.launch
-    line = one_line(
-        f"moe-mlx: MLX ({launch.backend}) connected no machines within {meeting.patience:g} s, though all are there: "
-        "does a firewall keep the ports of the hostfile closed?"
+    late = (
+        f"MLX ({launch.backend}) connected no machines within {meeting.patience:g} s, though all are there: does a "
+        "firewall keep the ports of the hostfile closed?"
     )
     meeting.exchange("before MLX", None)
-    watch = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", _WATCH, str(meeting.patience), line], stdin=subprocess.DEVNULL
-    )
+    connections = meeting.connections()
+    names = {rank: one_line(launch.named(rank)) for rank in connections}
     try:
-        group = mx.distributed.init(strict=True, backend=launch.backend)
+        with limited(connections, names, meeting.patience, one_line(late)):
+            if meeting.trouble:  # what was heard until now is not to be heard there any more
+                raise meeting.broken()
+            group = mx.distributed.init(strict=True, backend=launch.backend)
     except (RuntimeError, ValueError) as error:
         raise MachinesError(f"MLX cannot connect the machines: {' '.join(str(error).split())[:300]}") from error
-    finally:
-        watch.kill()
-        watch.wait()
     if (group.rank(), group.size()) != (launch.rank, launch.size):
         raise MachinesError(f"MLX made this rank {group.rank()} of {group.size()}, not {launch.rank} of {launch.size}")
     meeting.cut = partial(cut_connections, launch.ports)

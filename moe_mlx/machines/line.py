@@ -11,6 +11,9 @@ from typing import Any
 #: The longest line: a prompt of a million tokens.
 LONGEST = 16_000_000
 _CHUNK = 65_536
+#: Seconds that stand for no limit. With a limit Python waits first and takes a message once it may run: where something
+#: keeps its lock (`machines.connecting`) what came is still there to be seen.
+_FOREVER = 1e6
 
 
 class Line:
@@ -40,7 +43,7 @@ class Line:
             OSError: the connection is lost, or nothing came.
             ValueError: what came is no message.
         """
-        self._socket.settimeout(seconds)
+        self._socket.settimeout(_FOREVER if seconds is None else seconds)
         try:
             while b"\n" not in self._rest:
                 if len(self._rest) > LONGEST:
@@ -59,6 +62,10 @@ class Line:
         if not isinstance(found, dict):
             raise ValueError("what it sends is no message")
         return found
+
+    def fileno(self) -> int:
+        """Returns the connection's descriptor."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Closes the connection; whoever waits for a message is told so."""

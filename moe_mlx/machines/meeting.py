@@ -71,13 +71,17 @@ class Meeting:
         """
         from moe_mlx.machines.doors import accept_all, connect
 
-        lines = accept_all(launch, patience, say) if launch.rank == 0 else {0: connect(launch, patience)}
+        lines = accept_all(launch, patience, say) if launch.rank == 0 else {0: connect(launch, patience, say)}
         return cls(launch, lines, patience, say)
 
     @property
     def leads(self) -> bool:
         """Whether this is rank 0."""
         return self.launch.rank == 0
+
+    def connections(self) -> dict[int, int]:
+        """Returns the descriptors of this rank's connections, by rank at the other side."""
+        return {rank: line.fileno() for rank, line in self._lines.items()}
 
     def exchange(self, what: str, mine: Any) -> list[Any]:
         """Gives every rank what each has to say; all of them call it, in the same order.

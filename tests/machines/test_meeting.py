@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from moe_mlx.errors import ExpertReadError, MachinesError, UsageError
+from moe_mlx.machines import doors, pulse
 from moe_mlx.machines import meeting as meetings
-from moe_mlx.machines import pulse
 from moe_mlx.machines.facts import compare, differences, facts_here
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.launched import Launch
@@ -61,10 +61,12 @@ def test_ranks_exchange_and_follow_orders():
 
 
 @pytest.mark.parametrize("there", [0, 1])
-def test_a_rank_that_does_not_come_is_named(there: int):
-    launch = launches(2)[there]
+def test_a_rank_that_does_not_come_is_named_and_waited_for_aloud(there: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doors, "_SAID_AFTER", 0.1)
+    launch, said = launches(2)[there], []
     with pytest.raises(MachinesError, match="rank 1 .mac-1. did not come" if there == 0 else "rank 0 .mac-0. did not"):
-        Meeting.open(launch, patience=0.3, say=lambda line: None)
+        Meeting.open(launch, patience=0.9, say=said.append)
+    assert len(said) == 1 and said[0].startswith(f"waiting for rank {1 - there} (mac-{1 - there}), ")
 
 
 def test_who_has_come_is_told_who_has_not():
@@ -97,7 +99,7 @@ def test_strangers_at_the_door_are_shown_out():
     first, second = launches(2)
     with ThreadPoolExecutor(1) as pool:
         early = pool.submit(Meeting.open, first, patience=20, say=lambda line: None)
-        for words in (b"GET / HTTP/1.1\n\n", b'{"hello": 7, "size": 2, "protocol": 1}\n', b"", b"[1]\n", b"\xff\n"):
+        for words in (b"GET / HTTP/1.1\n\n", b'{"hello": 7, "size": 2, "protocol": 2}\n', b"", b"[1]\n", b"\xff\n"):
             while True:
                 try:
                     stranger = socket.create_connection(first.meeting)
@@ -174,7 +176,7 @@ def test_a_rank_that_falls_silent_is_waited_for_aloud_and_then_given_up(monkeypa
                 break
             except ConnectionRefusedError:
                 time.sleep(0.02)
-        line.send({"hello": 1, "size": 2, "protocol": 1})
+        line.send({"hello": 1, "size": 2, "protocol": 2})
         meeting = early.result()
         meeting.cut = cut.set
         with pytest.raises(MachinesError, match=r"rank 1 \(mac-1\) did not answer for 1.5 s"):
