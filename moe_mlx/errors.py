@@ -103,3 +103,7 @@ class DoesNotFitError(MoeMlxError):
     """An expert cache below the floor (top_k slots a layer) or above what memory can hold."""
 
     exit_code = 4
+
+
+class NotTogetherError(DoesNotFitError):
+    """An expert cache that not every one of several machines can have: all of them know, and none changed anything."""

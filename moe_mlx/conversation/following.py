@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,24 +13,27 @@ from moe_mlx.conversation.leading import (
     CHANGES,
     END,
     FORGET,
+    RESIZE,
+    agreed_slots,
     agreement_of,
     forget_if_apart,
     rank_summary,
 )
 from moe_mlx.conversation.sampling import Sampling
 from moe_mlx.conversation.session import Session
-from moe_mlx.errors import MachinesError
+from moe_mlx.errors import MachinesError, NotTogetherError
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.meeting import Meeting
 
 
-def follow(session: Session, meeting: Meeting, group: Any) -> None:
+def follow(session: Session, meeting: Meeting, group: Any, *, by_layers: bool) -> None:
     """Follows rank 0 until it ends.
 
     Args:
         session: Over this rank's part.
         meeting: Where orders come from.
         group: MLX's group.
+        by_layers: Whether ranks have layers of their own; else all share each expert.
 
     Raises:
         MachinesError: rank 0 or another rank is gone, or failed.
@@ -48,6 +52,11 @@ def follow(session: Session, meeting: Meeting, group: Any) -> None:
                 forget_if_apart(session, meeting.exchange("answered", said))
             elif wanted == FORGET:
                 session.forget()
+            elif wanted == RESIZE:
+                cap = order["expert_cache"]
+                with suppress(NotTogetherError):  # rank 0 says so, and all go on as before
+                    slots = agreed_slots(runtime, meeting, cap, by_layers=by_layers)
+                    runtime.sizing.resize(cap, runtime.evict, slots)
             elif wanted == CHANGE and order.get("name") in CHANGES:
                 getattr(session.runtime, order["name"])(**order["arguments"])
             elif wanted == END:

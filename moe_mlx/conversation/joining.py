@@ -133,6 +133,7 @@ def _loaded(
     from moe_mlx.conversation.figures import facts_of
     from moe_mlx.conversation.following import follow
     from moe_mlx.conversation.leading import LeadingSession
+    from moe_mlx.conversation.pressed import PressedTogether
     from moe_mlx.conversation.session import Session
     from moe_mlx.conversation.whole_model import WholeModel
     from moe_mlx.loading.attachment import runtime_of
@@ -161,11 +162,10 @@ def _loaded(
     runtime = runtime_of(loaded)
     parts = meeting.exchange("loaded", facts_of(runtime))
     by_layers = way != TENSOR
-    settings: dict[str, Any] = {"caching": manner.caching}
-    if by_layers:  # else one rank's cap is everyone's, and cannot give way to memory pressure alone
-        settings["between_tokens"] = PressureWatch(runtime, told).between_tokens
+    caching = manner.caching
+    session: Session
     if meeting.leads:
-        return LeadingSession(
+        session = leading = LeadingSession(
             loaded,
             tokenizer,
             manner.sampling,
@@ -174,9 +174,16 @@ def _loaded(
             meeting=meeting,
             group=group,
             whole=WholeModel(runtime, meeting, parts, by_layers=by_layers),
-            **settings,
+            caching=caching,
         )
-    follow(Session(loaded, tokenizer, **settings), meeting, group)
+    else:
+        session = Session(loaded, tokenizer, caching=caching)
+    watch = PressureWatch(runtime, told)
+    # By rows one rank's slots are everyone's.
+    session.between_tokens = (watch if by_layers else PressedTogether(session, watch, meeting)).between_tokens
+    if meeting.leads:
+        return leading
+    follow(session, meeting, group, by_layers=by_layers)
     return None
 
 

@@ -14,16 +14,16 @@ from moe_mlx.conversation.answer import Answer, Piece
 from moe_mlx.conversation.receipt import Receipt
 from moe_mlx.conversation.session import Session
 from moe_mlx.conversation.whole_model import WholeModel, together
-from moe_mlx.errors import MachinesError, MoeMlxError, UsageError
+from moe_mlx.errors import MachinesError, MoeMlxError, NotTogetherError, UsageError
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.machines.agreement import Agreement
 from moe_mlx.machines.group import in_group
 from moe_mlx.machines.meeting import Meeting
 from moe_mlx.store import digest
 
-ANSWER, FORGET, CHANGE, END = "answer", "forget", "change", "end"
+ANSWER, FORGET, CHANGE, RESIZE, END = "answer", "forget", "change", "resize", "end"
 #: What of a runtime may be changed on all ranks, and what each may change by itself while it answers.
-CHANGES = frozenset(("reset", "set_routing", "set_eviction", "use_decode", "resize"))
+CHANGES = frozenset(("reset", "set_routing", "set_eviction", "use_decode"))
 OWN = frozenset(("use_decode", "resize"))
 
 
@@ -37,6 +37,32 @@ def agreement_of(group: Any, runtime: Runtime) -> Agreement:
 
     native = runtime.layers.native
     return Agreement(group, counts, None if native is None else native.failed_by)
+
+
+def agreed_slots(runtime: Runtime, meeting: Meeting, expert_cache: str | int, *, by_layers: bool) -> list[int] | None:
+    """Asks every rank what it could make of a cap; all of them call it.
+
+    Args:
+        runtime: This rank's.
+        meeting: Where the others are asked.
+        expert_cache: The cap.
+        by_layers: Whether ranks have layers of their own; else all need the same slots.
+
+    Returns:
+        The slots a layer that every rank can have; None where each has its own.
+
+    Raises:
+        NotTogetherError: one cannot have that cap. All of them raise it, and nothing was changed.
+    """
+    try:
+        mine: dict[str, Any] = {"slots": runtime.plan_for(expert_cache).slots}
+    except MoeMlxError as error:
+        mine = {"error": str(error)}
+    told = meeting.exchange("resize", mine)
+    for rank, one in enumerate(told):
+        if "error" in one:
+            raise NotTogetherError(f"{meeting.launch.named(rank)}: {one['error']}")
+    return None if by_layers else [min(slots) for slots in zip(*(one["slots"] for one in told), strict=True)]
 
 
 def rank_summary(session: Session, named: str) -> dict[str, Any]:
@@ -97,16 +123,25 @@ class LeadingSession(Session):
         """Whether ranks have layers of their own, and so caps of their own; else all share each expert."""
         return self.whole.by_layers
 
-    def _change(self, name: str, arguments: dict[str, Any]) -> None:
+    def _change(self, name: str, arguments: dict[str, Any]) -> Sequence[int] | None:
         """Lets every rank change what rank 0 changes.
 
         Raises:
-            UsageError: in an answer's midst, where the others would hear of it at another token.
+            UsageError: it is in an answer's midst, where the others would hear of it at another token, or nothing that
+                several machines have.
+            NotTogetherError: a cap that a rank cannot have.
         """
-        if not self._answering:
-            self.meeting.order({"do": CHANGE, "name": name, "arguments": arguments})
-        elif name not in (OWN if self.by_layers else ()):
-            raise UsageError(f"{name.replace('_', ' ')}: all machines change together, when the answer has ended")
+        if self._answering:
+            if name not in (OWN if self.by_layers else ()):
+                raise UsageError(f"{name.replace('_', ' ')}: all machines change together, when the answer has ended")
+            return None
+        if name == "resize":
+            self.meeting.order({"do": RESIZE, **arguments})
+            return agreed_slots(self.runtime, self.meeting, **arguments, by_layers=self.by_layers)
+        if name not in CHANGES or arguments.get("light", "exact") != "exact":
+            raise UsageError(f"{name.replace('_', ' ')}: late and coarse experts run on one machine only")
+        self.meeting.order({"do": CHANGE, "name": name, "arguments": arguments})
+        return None
 
     def answer(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ WARNING_SECONDS = 30.0
 #: Seconds that macOS's level 4 has to last at the floor before an answer ends.
 LASTING_SECONDS = 10.0
 _CRITICAL = 4
+#: What a look may wish for.
+SHRINK, GROW = "shrink", "grow"
 #: A step shrinks the cap to this share of itself.
 STEP = 0.75
 #: Less room than this share of the total is pressure; twice as much is calm.
@@ -102,51 +105,70 @@ class PressureWatch:
         Raises:
             DoesNotFitError: pressure goes on although every layer is down to its top_k slots.
         """
+        if wish := self.look():
+            have = self.runtime.expert_cache_bytes
+            cap = self.begin(wish)
+            with suppress(DoesNotFitError) if wish == GROW else nullcontext():
+                self.runtime.resize(cap)
+                self.end(wish, have)
+
+    def look(self) -> str | None:
+        """Returns what would suit this machine now: SHRINK, GROW or nothing, ""; None where it is too soon to look.
+
+        Raises:
+            DoesNotFitError: pressure goes on although every layer is down to its top_k slots.
+        """
         now = self.clock()
         if now - self._looked < LOOK_SECONDS:
-            return
+            return None
         self._looked = now
         pressure = self.sense()
         if not pressure:
             self._at_floor = None
-        if pressure:
-            self._pressed = now
-            warned = self.warning()
-            if not warned or now - self._shrunk >= WARNING_SECONDS:
-                self._shrink(now, warned)
-        elif pressure is False and self._asked is not None and now - self._pressed >= CALM_SECONDS:
-            self._pressed = now
-            self._grow()
+            calm = pressure is False and now - self._pressed >= CALM_SECONDS
+            return GROW if calm and self._asked is not None else ""
+        self._pressed = now
+        warned = self.warning()
+        if (warned and now - self._shrunk < WARNING_SECONDS) or self._holds(now, warned):
+            return ""
+        return SHRINK
 
-    def _shrink(self, now: float, warned: bool) -> None:
+    def _holds(self, now: float, warned: bool) -> bool:
+        floor = self.runtime.sizing.floor
+        if self.runtime.expert_cache_bytes > floor:
+            return False
+        self._at_floor = now if warned or self._at_floor is None else self._at_floor
+        if warned or now - self._at_floor < self.patience():
+            return True
+        raise DoesNotFitError(
+            f"memory pressure goes on with the expert cache at its floor of {show_bytes(floor)} (top_k experts a "
+            "layer): close other programs, or choose a smaller model"
+        )
+
+    def begin(self, wish: str) -> int:
+        """Begins a step down or up; returns its cap in bytes, one that does not fit where no step up does."""
         runtime = self.runtime
-        have = runtime.expert_cache_bytes
-        floor = runtime.sizing.floor
-        if have <= floor:
-            self._at_floor = now if warned or self._at_floor is None else self._at_floor
-            if warned or now - self._at_floor < self.patience():
-                return
-            raise DoesNotFitError(
-                f"memory pressure goes on with the expert cache at its floor of {show_bytes(floor)} (top_k experts a "
-                "layer): close other programs, or choose a smaller model"
-            )
-        self._shrunk = now
-        self._asked = self._asked or runtime.sizing.budget
-        runtime.resize(max(floor, int(have * STEP)))
-        self.say(f"memory pressure: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")
-
-    def _grow(self) -> None:
-        runtime, asked = self.runtime, self._asked
-        assert asked is not None
-        have = runtime.expert_cache_bytes
-        wanted = have
-        try:
+        have = wanted = runtime.expert_cache_bytes
+        if wish == SHRINK:
+            self._shrunk = self._looked
+            self._asked = self._asked or runtime.sizing.budget
+            return max(runtime.sizing.floor, int(have * STEP))
+        self._pressed = self._looked
+        asked = self._asked or runtime.sizing.budget
+        with suppress(DoesNotFitError):
             # Where a layer has few slots a step may be less than one of them.
             while wanted < asked and runtime.plan_for(wanted).expert_cache <= have:
                 wanted = min(asked, int(wanted / STEP) + 1)
-            runtime.resize(wanted)
-        except DoesNotFitError:
-            return
-        if runtime.sizing.budget >= asked:
+        return wanted
+
+    def end(self, wish: str, before: int) -> None:
+        """Ends a step that was made, and says so.
+
+        Args:
+            wish: Down or up.
+            before: Bytes of the expert cache before it.
+        """
+        if wish == GROW and self._asked is not None and self.runtime.sizing.budget >= self._asked:
             self._asked = None
-        self.say(f"pressure is over: expert cache {show_bytes(have)} -> {show_bytes(runtime.expert_cache_bytes)}")
+        words = "memory pressure" if wish == SHRINK else "pressure is over"
+        self.say(f"{words}: expert cache {show_bytes(before)} -> {show_bytes(self.runtime.expert_cache_bytes)}")

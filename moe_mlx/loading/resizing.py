@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moe_mlx.errors import DoesNotFitError
@@ -72,7 +73,7 @@ class Sizing:
             least = list(slots_for_share(layers, share))
         return cache_bytes(layers, least)
 
-    def resize(self, expert_cache: str | int, evict: str) -> MemoryPlan:
+    def resize(self, expert_cache: str | int, evict: str, most: Sequence[int] | None = None) -> MemoryPlan:
         """Puts another cap in force, between tokens.
 
         Layer by layer the bank is freed, rebuilt, and its hottest experts reread; those that shrink go first, so that
@@ -81,10 +82,14 @@ class Sizing:
         Args:
             expert_cache: The cap.
             evict: Which expert gives way from then on, by name.
+            most: Slots that each layer gets at most, whatever the cap is enough for.
         """
         layers = self.layers
         with layers.lock:
             undivided = self._undivided(expert_cache)
+            if most is not None:
+                slots = tuple(map(min, undivided.slots, most))
+                undivided = replace(undivided, slots=slots, expert_cache=cache_bytes(layers.source.layers, slots))
             plan = self._divided(undivided)
             layers.drain()
             layers.ledger.collect(closing=True)

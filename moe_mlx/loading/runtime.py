@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ class Runtime:
         pictures: What reads pictures for it; None where it cannot be shown any.
         warmup: What warm-up has read since loading or the last reset, and what of it waits for idle time.
         on_change: Told of a change before it is made, by the method's name and arguments, where other processes run
-            parts of the model; raises what forbids it.
+            parts of the model; raises what forbids it, and returns the slots a layer that are agreed on at most.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class Runtime:
     prefetch: Prefetch | None
     history: HistoryKeeper | None
     warmup: Warmup
-    on_change: Callable[[str, dict[str, Any]], None] | None = None
+    on_change: Callable[[str, dict[str, Any]], Sequence[int] | None] | None = None
     pictures: PictureReader | None = None
 
     @property
@@ -188,9 +188,8 @@ class Runtime:
         self._tell("use_decode", way=way)
         self.layers.use_decode(way)
 
-    def _tell(self, change: str, **arguments: Any) -> None:
-        if self.on_change is not None:
-            self.on_change(change, arguments)
+    def _tell(self, change: str, **arguments: Any) -> Sequence[int] | None:
+        return None if self.on_change is None else self.on_change(change, arguments)
 
     def reset(self) -> None:
         """Empties residency, running ranges, counters and records; layers that hold all their experts keep them.
@@ -297,8 +296,7 @@ class Runtime:
             DoesNotFitError: it is below the floor or above what fits, and nothing was changed; or memory that was
                 there when it was asked for has gone since, and some layers have slots as before.
         """
-        self._tell("resize", expert_cache=expert_cache)
-        return self.sizing.resize(expert_cache, self.evict)
+        return self.sizing.resize(expert_cache, self.evict, self._tell("resize", expert_cache=expert_cache))
 
     def warm_while_idle(self, wanted_elsewhere: Callable[[], bool], say: Callable[[str], None]) -> None:
         """Goes on with a warm-up that waits for idle time, until it is done or something better is to be done.

@@ -24,9 +24,10 @@ from moe_mlx.errors import StepLostError
 COUNTS = ("hits", "misses", "bytes_read")
 #: Kilobytes go into 32 bits where bytes would not.
 _KILO = 1024
-#: Places of a sum: rank 0's token, whether it stops, how many ranks' reads failed, how many ranks took part; then each
-#: rank's counts; last, all before it times odd weights, which a sum keeps and parts of one do not.
-_TOKEN, _STOP, _FAILED, _PRESENT, _COUNTS = range(5)
+#: Places of a sum: rank 0's token, whether it stops, how many ranks' reads failed, how many took part, how many ask
+#: for less room, how many for more; then each rank's counts; last, all before it times odd weights, which a sum keeps
+#: and parts of one do not.
+_TOKEN, _STOP, _FAILED, _PRESENT, _DOWN, _UP, _COUNTS = range(7)
 
 
 class Agreement:
@@ -34,6 +35,7 @@ class Agreement:
 
     Attributes:
         stop: Set by any thread of rank 0 to stop; heard by all two tokens later.
+        wish: What this rank wishes of every rank's cache: 1 for larger, -1 for smaller; heard by all two tokens later.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Agreement:
                 None where reads are waited for before anything is computed with them.
         """
         self.stop = threading.Event()
+        self.wish = 0
+        self._passed_over = 0
         self._group, self._counts, self._failed_by = group, counts, failed_by
         self._leads = group.rank() == 0
         self._controls: deque[mx.array] = deque()
@@ -78,7 +82,8 @@ class Agreement:
         return mx.array([int(self._leads and self.stop.is_set())], mx.int32)
 
     def _summed(self, head: list[mx.array], counts: list[int]) -> mx.array:
-        mine = mx.concatenate([*head, mx.array([1, *counts], mx.int32)])
+        wishes = [int(self.wish < 0), int(self.wish > 0)]
+        mine = mx.concatenate([*head, mx.array([1, *wishes, *counts], mx.int32)])
         check = (mine * mx.array(_weights(mine.size))).sum(keepdims=True)
         return mx.distributed.all_sum(mx.concatenate([mine, check]), group=self._group)
 
@@ -102,11 +107,23 @@ class Agreement:
             StepLostError: the token is none: a rank's read failed before it, or a connection did.
         """
         self._latest = self._whole(self._controls.popleft())
+        self._passed_over = max(0, self._passed_over - 1)
 
     @property
     def stops(self) -> bool:
         """Whether all ranks stop after the token that was taken last."""
         return self._latest is not None and bool(self._latest[_STOP])
+
+    @property
+    def wished(self) -> int:
+        """What all caches do after the token taken last: -1 shrink, as one needs room; 1 grow, as none does."""
+        if self._latest is None or self._passed_over:
+            return 0
+        return -1 if self._latest[_DOWN] else int(self._latest[_UP] == self._group.size())
+
+    def pass_over(self) -> None:
+        """Hears no wish of the sums that are under way: they were made before the caches changed."""
+        self._passed_over = len(self._controls) + 1
 
     def prompt_stops(self) -> bool:
         """Returns whether all ranks stop here, between two chunks of a prompt; all of them ask at the same chunks.

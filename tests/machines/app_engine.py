@@ -16,6 +16,9 @@ from moe_mlx_tui.engine.engine import Engine
 from moe_mlx_tui.engine.orders import Ask, Compare, Configure, Load
 from moe_mlx_tui.engine.snapshot import FAILED, IDLE, Snapshot
 
+#: Of bytes, which are more slots where experts have fewer rows.
+SMALL = "0.1MB"
+
 
 def until(engine: Engine, seconds: float = 200, **wanted: object) -> Snapshot:
     """Waits for a snapshot with these fields."""
@@ -44,7 +47,10 @@ def main() -> None:
     answer = asked(engine, "a", "the fox")
     engine.submit(Compare("c", ({"role": "user", "content": "x"},), ("exact", "lambda 0.2")))
     engine.submit(Load(model="demo"))
-    engine.submit(Configure(expert_cache="100%"))
+    for cap in ("1%", SMALL, "100%"):  # the first is below the floor
+        engine.submit(Configure(expert_cache=cap))
+        again = asked(engine, f"after {cap}", "the fox")
+    engine.submit(Configure(routing={"light": "late"}))
     again = asked(engine, "b", "the fox")
     found = {
         "ranks": [] if first.model is None else list(first.model.ranks),

@@ -28,7 +28,7 @@ class Rank:
         return self._size
 
 
-def part_of(rank: int, size: int, *, failed: int = 0, stop: bool = False) -> tuple[Agreement, mx.array]:
+def part_of(rank: int, size: int, *, failed: int = 0, stop: bool = False, wish: int = 0) -> tuple[Agreement, mx.array]:
     """A rank's agreement, and what it brings to a sum."""
     brought: list[mx.array] = []
 
@@ -40,6 +40,7 @@ def part_of(rank: int, size: int, *, failed: int = 0, stop: bool = False) -> tup
         return mx.array([failed], mx.int32)
 
     made = Agreement(Rank(rank, size), lambda: (10 * rank + 3, rank, 4096 * rank), failed_by)
+    made.wish = wish
     if stop:
         made.stop.set()
     with pytest.MonkeyPatch.context() as patch:
@@ -73,6 +74,33 @@ def test_a_whole_sum_is_rank_0_s_token_and_every_rank_s_counts(size: int, stop: 
         ]
 
 
+@pytest.mark.parametrize(
+    ("wishes", "wished"), [((0, 0, 0), 0), ((1, 1, 1), 1), ((1, 0, 1), 0), ((1, 1, -1), -1), ((0, -1, -1), -1)]
+)
+def test_one_rank_s_wish_for_room_is_every_rank_s_and_a_larger_cache_is_all_of_theirs(
+    wishes: tuple[int, ...], wished: int
+):
+    parts = [part_of(rank, 3, wish=wish) for rank, wish in enumerate(wishes)]
+    for agreement, _ in parts:
+        assert taken(agreement, summed(parts)).wished == wished
+
+
+def test_wishes_that_were_under_way_when_the_caches_changed_are_passed_over():
+    parts = [part_of(rank, 2, wish=-rank) for rank in range(2)]
+    agreement, total = parts[0][0], summed(parts)
+    agreement._controls.extend([total] * 4)
+    heard = []
+    for token in range(4):
+        agreement.take()
+        heard.append(agreement.wished)
+        if token == 1:
+            agreement._controls.pop()  # so that one is under way
+            agreement.pass_over()
+            assert agreement.wished == 0
+            agreement._controls.append(total)
+    assert heard == [-1, -1, 0, -1]
+
+
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_no_rank_takes_the_token_of_a_step_that_failed_on_one(failing: int):
     parts = [part_of(rank, 3, failed=int(rank == failing)) for rank in range(3)]
@@ -104,7 +132,7 @@ def test_half_a_sum_gives_no_other_numbers(data: st.DataObject):
     assert np.array_equal(broken[:-1], whole[:-1])
 
 
-@given(st.lists(st.integers(-(1 << 31), (1 << 31) - 1), min_size=11, max_size=11))
+@given(st.lists(st.integers(-(1 << 31), (1 << 31) - 1), min_size=13, max_size=13))
 def test_memory_that_nobody_wrote_to_is_no_sum(numbers: list[int]):
     agreement, _ = part_of(0, 2)
     with pytest.raises(StepLostError):
