@@ -12,6 +12,7 @@ from typing import Any
 from moe_mlx.errors import ExpertReadError, StoreError, UsageError
 from moe_mlx.store import StoreSource, digest, header, is_store
 from moe_mlx.store.files import open_regular
+from moe_mlx.store.held_rows import in_words
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.layout import StoredFile, expert_header
 from moe_mlx.store.manifest import NAME
@@ -101,6 +102,8 @@ class _Verifier:
         talk.clear()
         self._strangers(files)
         remarks = self._token_ids(manifest.resident)
+        if (held := self._source.held_rows) is not None:
+            remarks = (*remarks, f"{self._root}: only {in_words(held)} are here, and nothing else of them was read")
         experts = sum(stored.layer.experts for stored in manifest.layers)
         damage = sorted(self._damage, key=lambda d: (d.layer is not None, d.layer or 0, d.expert or 0, d.file))
         return Report(str(self._root), len(files) + experts + 1, total, tuple(damage), remarks)
@@ -138,13 +141,8 @@ class _Verifier:
         layer = stored.layer
         path = self._source.byte_ranges(index, expert)[0].path
         name = path.relative_to(self._root).as_posix()
-        buffer = self._buffer(layer.expert_nbytes)
-        buffers, begin = [], 0
-        for tensor in layer.tensors:
-            buffers.append(buffer[begin : begin + tensor.nbytes])
-            begin += tensor.nbytes
         try:
-            self._source.read_into(index, expert, buffers)
+            self._read(index, expert)
             if self._prefix(path, stored.data_offset) != expert_header(stored.layout_of(expert), expert):
                 self._damage.append(Damage(name, "its header is not this expert's", layer.layer, expert))
         except ExpertReadError as error:
@@ -152,6 +150,20 @@ class _Verifier:
         except OSError as error:
             self._damage.append(Damage(name, error.strerror or str(error), layer.layer, expert))
         return stored.file_nbytes(expert)
+
+    def _read(self, index: int, expert: int) -> None:
+        held, layout = self._source.held_rows, self._source.layout_of(index, expert)
+        if held is not None:  # the rest is a hole
+            nbytes = sum(run.nbytes for run in layout.runs(blocks=held))
+            self._source.read_parts(index, expert, 0, len(layout.parts), self._buffer(nbytes), held)
+            return
+        layer = self._source.layers[index]
+        buffer = self._buffer(layer.expert_nbytes)
+        buffers, begin = [], 0
+        for tensor in layer.tensors:
+            buffers.append(buffer[begin : begin + tensor.nbytes])
+            begin += tensor.nbytes
+        self._source.read_into(index, expert, buffers)
 
     @staticmethod
     def _prefix(path: Path, nbytes: int) -> bytes:

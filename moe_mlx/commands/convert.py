@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_mlx.commands.bits_arguments import add_bits_arguments, check_bits_arguments, given_lines, giver_of
-from moe_mlx.commands.convert_machines import describe, share_out
+from moe_mlx.commands.convert_machines import RowsOf, Share, describe, share_out, take_out
 from moe_mlx.commands.plan_machines import machine_sizes
 from moe_mlx.commands.progress_argument import add_progress_argument
 from moe_mlx.errors import UsageError, one_line
+from moe_mlx.machines.launched import PIPELINE, TENSOR, WAYS
 
 if TYPE_CHECKING:
     from moe_mlx_convert.proving import Candidate
@@ -61,8 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machines",
         metavar="SIZES",
-        help="memory of each of several, rank 0 first (64GB,32GB): say which files of the store each needs for "
-        "--parallel pipeline, and write a list of them beside the store (docs/machines.md)",
+        help="memory of each of several, rank 0 first (64GB,32GB): say what of the store each needs, and write lists "
+        "of files beside the store, or folders with the rows of each (docs/machines.md)",
+    )
+    parser.add_argument(
+        "--parallel",
+        choices=WAYS,
+        default=PIPELINE,
+        help="with --machines: how they will share the model (default: pipeline, by lists; tensor, by folders)",
     )
     layout.add_argument(
         "--replace", action="store_true", help="with --upgrade: the new store, once whole, takes STORE's name and place"
@@ -135,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     sizes = machine_sizes(args.machines) if args.machines else []
+    if args.parallel == TENSOR and (not sizes or args.row_blocks == 1):
+        raise UsageError("--parallel tensor: give --machines with it, and --row-blocks, for rows are what they share")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     path = args.mlx_path or ("mlx_model" if args.upgrade is None else beside(args.upgrade))
     how = {
@@ -173,7 +182,9 @@ def run(args: argparse.Namespace) -> int:
             said = f"{partial} keeps what is written; the same command goes on from there"
             print(f"moe-mlx convert: {one_line(said)}", file=sys.stderr)
         raise
-    shares = share_out(Path(summary.destination), sizes) if sizes else []
+    shares: list[Share] | list[RowsOf] = []
+    if sizes:
+        shares = (take_out if args.parallel == TENSOR else share_out)(Path(summary.destination), sizes)
     if args.json:
         more = {"machines": [share.as_json() for share in shares]} if shares else {}
         print(json.dumps({**summary.as_json(), **more}))

@@ -1,4 +1,4 @@
-"""`moe-mlx convert --machines`: which files of a store each machine of a pipeline needs, as lists for rsync."""
+"""`moe-mlx convert --machines`: what of a store each machine needs, as lists of files, or rows of every expert."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moe_mlx.errors import UsageError
+from moe_mlx.machines.launched import PIPELINE, TENSOR
 from moe_mlx.system.sizes import show_bytes
 from moe_mlx.system.whole_files import write_whole
 
@@ -70,22 +71,81 @@ def share_out(store: Path, sizes: list[int]) -> list[Share]:
     return shares
 
 
+@dataclass(frozen=True, slots=True)
+class RowsOf:
+    """A rank's rows of every expert, taken out of a store.
+
+    Attributes:
+        blocks: The first and the last of its row blocks.
+        folder: What has them, and everything else of the store.
+        nbytes: The room that it takes.
+    """
+
+    rank: int
+    blocks: tuple[int, int]
+    folder: str
+    nbytes: int
+
+    def as_json(self) -> dict[str, object]:
+        """Returns it for `--json`."""
+        return asdict(self)
+
+
+def take_out(store: Path, sizes: list[int]) -> list[RowsOf]:
+    """Makes a folder beside a store for each machine, with its rows of every expert, and returns what they are.
+
+    Args:
+        store: A whole store.
+        sizes: Memory of each machine in bytes, rank 0 first.
+
+    Raises:
+        UsageError: a model or a store that cannot be shared by rows, or such a folder is there already.
+        StoreError: as `moe_mlx_convert.take_rows`.
+    """
+    from moe_mlx.machines.rows import shareable
+    from moe_mlx.machines.split import split_by_memory
+    from moe_mlx.planning.forecast import usable_memory
+    from moe_mlx.store.store import StoreSource
+    from moe_mlx_convert import take_rows
+
+    source = StoreSource.open(store)
+    with source:
+        if reason := shareable(source, len(sizes)):
+            raise UsageError(f"--parallel tensor: {reason}")
+        most = min(layout.row_blocks for layout in source.layouts)
+        shares, begin = [], 0
+        for rank, count in enumerate(split_by_memory([1] * most, [usable_memory(size) for size in sizes])):
+            folder = store.parent / f"{store.name}.rank-{rank}"
+            nbytes = take_rows(source, range(begin, begin + count), folder)
+            shares.append(RowsOf(rank, (begin, begin + count - 1), str(folder), nbytes))
+            begin += count
+    return shares
+
+
 def _nbytes(path: Path) -> int:
     if path.is_dir():
         return sum(_nbytes(inner) for inner in path.iterdir())
     return path.stat().st_size
 
 
-def describe(store: Path, shares: list[Share]) -> list[str]:
+def describe(store: Path, shares: list[Share] | list[RowsOf]) -> list[str]:
     """Returns who needs what, how to copy it there, and how to run it, a line each."""
     lines = []
     for share in shares:
+        if isinstance(share, RowsOf):
+            folder = shlex.quote(f"{share.folder}/")
+            copy = f"rsync -aS {folder} HOST-{share.rank}:{shlex.quote(f'{store.absolute()}/')}"
+            what = f"rank {share.rank} needs {show_bytes(share.nbytes)}, row blocks {share.blocks[0]}-{share.blocks[1]}"
+            lines.append(f"{what}: {copy}" if share.rank else f"{what}: {folder}, or the store itself")
+            continue
         begin, end = share.layers
         copy = ""
         if share.rank:
             listed, here = shlex.quote(share.list), shlex.quote(f"{store}/")
             copy = f": rsync -ar --files-from={listed} {here} HOST-{share.rank}:{shlex.quote(f'{store.absolute()}/')}"
         lines.append(f"rank {share.rank} needs {show_bytes(share.nbytes)}, experts of layers {begin}-{end}{copy}")
-    split = ",".join(str(share.layers[1] - share.layers[0] + 1) for share in shares)
-    lines.append(f"mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel pipeline --split {split} ...")
+    places = [share.blocks if isinstance(share, RowsOf) else share.layers for share in shares]
+    way = TENSOR if isinstance(shares[0], RowsOf) else PIPELINE
+    split = ",".join(str(last - first + 1) for first, last in places)
+    lines.append(f"mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel {way} --split {split} ...")
     return lines

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moe_mlx.errors import UsageError
 from moe_mlx.machines.launched import LINK_NAMES, TENSOR, WAYS
+from moe_mlx.store.parts import ROW_BLOCKS
 from moe_mlx.system.sizes import parse_size, show_bytes
 from moe_mlx.system.table import render
 
@@ -116,6 +117,8 @@ def _table(
                 "same" if way.same_bits else "last bits differ",
             ]
         )
+    from moe_mlx.machines.cost import row_blocks
+
     lines = [
         f"{shape.name}: experts {show_bytes(shape.experts_nbytes)}, resident weights "
         f"{show_bytes(shape.resident_nbytes)}, on {len(machines.available)} machines, {args.link} between them",
@@ -128,9 +131,11 @@ def _table(
         if chosen.layers:
             lines += _places(chosen)
         if chosen.way == TENSOR:
+            split = ",".join(map(str, row_blocks(machines.available)))
             lines += [
-                "mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel tensor ...",
-                "every rank needs all of a store that was made with row blocks (moe-mlx convert --row-blocks 16)",
+                f"mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel tensor --split {split} ...",
+                f"every rank needs its rows of a store: moe-mlx convert --row-blocks {ROW_BLOCKS} --machines "
+                f"{args.machines} --parallel tensor",
             ]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from moe_mlx.machines.part import pipelined
 from moe_mlx.machines.rows import shareable
 from moe_mlx.planning.shape import local_shape
 from moe_mlx.store import ExpertSource
+from moe_mlx.store.held_rows import in_words
 
 
 def closed_ways(skeleton: Skeleton, source: ExpertSource, ranks: int) -> dict[str, str]:
@@ -26,6 +27,8 @@ def closed_ways(skeleton: Skeleton, source: ExpertSource, ranks: int) -> dict[st
         pipelined(skeleton.model, skeleton.family)
     except UsageError as error:
         closed[PIPELINE] = str(error)
+    if source.held_rows is not None:
+        closed[PIPELINE] = f"only {in_words(source.held_rows)} are in this rank's store"
     if reason := shareable(source, ranks):
         closed[TENSOR] = reason
     elif absent := source.absent_layers():

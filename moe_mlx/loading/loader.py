@@ -11,7 +11,7 @@ from typing import Any
 from mlx import nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from moe_mlx.errors import MoeMlxWarning
+from moe_mlx.errors import MoeMlxWarning, StoreMissingError
 from moe_mlx.expert_cache.eviction import DEFAULT_EVICTION
 from moe_mlx.history.warmup import warm_up
 from moe_mlx.loading.assembling import assemble, read_resident
@@ -38,6 +38,7 @@ from moe_mlx.routing.settings import DEFAULT_LAMBDA, DEFAULT_MASS, RoutingSettin
 from moe_mlx.store.access import CACHED
 from moe_mlx.store.demo import DEMO
 from moe_mlx.store.given import bits_words
+from moe_mlx.store.held_rows import in_words
 from moe_mlx.system.calibration import DEFAULT_READERS
 from moe_mlx.system.sizes import show_bytes
 
@@ -217,6 +218,10 @@ def _load(
         pictures=options.pictures,
     )
     part = options.part
+    if source.held_rows is not None and not isinstance(part, Rows):
+        raise StoreMissingError(
+            f"{source.root}: only {in_words(source.held_rows)} are here, for --parallel tensor: take the whole store"
+        )
     if isinstance(part, Part):
         skeleton = narrowed(skeleton, source, part)
     elif part is not None:

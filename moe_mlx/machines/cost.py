@@ -17,6 +17,7 @@ from moe_mlx.planning.budget import mlx_cache_bytes
 from moe_mlx.planning.kv_cache import first_value
 from moe_mlx.planning.prediction import Rates, assumed_miss_rate
 from moe_mlx.planning.shape import ModelShape
+from moe_mlx.store.parts import ROW_BLOCKS
 
 #: Left to the interpreter and activations on each machine, as a cap of "auto" leaves it.
 HEADROOM = 0.08
@@ -253,7 +254,7 @@ def rows(shape: ModelShape, machines: Machines) -> Outlook:
         ranks,
         tuple(caches),
         share,
-        (shape.nbytes,) * ranks,  # an expert's rows lie in one file, of which each rank reads its own
+        tuple(int(total * blocks / ROW_BLOCKS + shape.resident_nbytes) for blocks in row_blocks(machines.available)),
         (),
         missed * shape.choices,
         missed * chosen,
@@ -263,6 +264,11 @@ def rows(shape: ModelShape, machines: Machines) -> Outlook:
         _fences(shape, machines, share),
         "" if sum(rooms) >= chosen and min(rooms) else "top_k experts a layer do not fit",
     )
+
+
+def row_blocks(available: Sequence[int]) -> list[int]:
+    """Returns how many of an expert's row blocks each machine has, by the bytes that MLX may use on each."""
+    return split_by_memory([1] * ROW_BLOCKS, available)
 
 
 def _hidden(shape: ModelShape) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from moe_mlx.errors import UsageError
 from moe_mlx.store.access import Access, scratch_buffer
+from moe_mlx.store.held_rows import in_words
 from moe_mlx.store.parts import ExpertLayout
 from moe_mlx.store.source import ExpertSource
 from moe_mlx.store.spec import ByteRange, ExpertLayer
@@ -44,6 +45,12 @@ class RowShare(ExpertSource):
                     f"{store.root}: its experts are in {layout.row_blocks} row blocks, so no share of them is "
                     f"{blocks.start} to {blocks.stop - 1}. `moe-mlx convert --row-blocks N` cuts them."
                 )
+        held = store.held_rows
+        if held is not None and not (held.start <= blocks.start and blocks.stop <= held.stop):
+            raise UsageError(
+                f"{store.root}: {in_words(held)} are here, and {in_words(blocks)} are asked for: give every rank the "
+                "--split that the store was shared out by"
+            )
         self.store, self.blocks = store, blocks
         self.root, self.config, self.in_place = store.root, store.config, False
         self.expert_names, self.resident_shards = store.expert_names, store.resident_shards

@@ -97,6 +97,9 @@ class ExpertSource(ABC):
         """Returns the folders of layers that are not there; none where experts lie in shards."""
         return []
 
+    #: Row blocks of every expert that are here, of a store of which one machine has no others; None where all are.
+    held_rows: range | None = None
+
     @abstractmethod
     def _read(self, index: int, expert: int, buffers: Sequence[memoryview]) -> None:
         """Fills byte buffers or raises ExpertReadError."""

@@ -15,6 +15,7 @@ from moe_mlx.store.access import scratch_buffer
 from moe_mlx.store.checkpoint import CheckpointSource
 from moe_mlx.store.descriptors import Descriptors
 from moe_mlx.store.files import drop_pages, open_regular
+from moe_mlx.store.held_rows import read_held
 from moe_mlx.store.hub_snapshot import real_store
 from moe_mlx.store.json_files import read_config
 from moe_mlx.store.layout import Manifest, expert_file
@@ -42,6 +43,7 @@ class StoreSource(ExpertSource):
         self.resident_nbytes = manifest.resident_nbytes
         self.experts_nbytes = manifest.experts_nbytes
         self._take_layouts()
+        self.held_rows = read_held(root, min((layout.row_blocks for layout in self.layouts), default=1))
         rearranged = [m for m in self.layouts if m.rearranged or self.bits]
         self.scratch_nbytes = max((m.layer.expert_nbytes for m in rearranged), default=0)
         self._root_fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
