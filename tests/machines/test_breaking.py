@@ -51,6 +51,7 @@ def one_line(rank: Rank) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_named_and_the_answer_so_far_is_kept(store: Path, tmp_path: Path):
     with answering(tmp_path, [store] * 2) as group:
         begun(group)
@@ -144,10 +145,3 @@ def test_another_store_or_cap_is_refused_by_name(store: Path, tmp_path: Path):
         said = group[0].said.splitlines()
         assert [line.removeprefix("moe-mlx generate: ").partition(":")[0] for line in said] == ["model", "expert cache"]
         assert all("rank 1 (127.0.0.1) has" in line and "rank 0 (127.0.0.1) has" in line for line in said)
-
-
-def test_what_runs_on_one_machine_only_is_refused(store: Path, tmp_path: Path):
-    words = ["-m", "moe_mlx", "generate", "-p", "x", "--parallel", "pipeline", "--model", str(store), "--audit", "4"]
-    with ranks(tmp_path, [words] * 2, start=[0]) as group:
-        assert group[0].wait(60) == 2
-        assert "--audit runs on one machine only" in one_line(group[0])

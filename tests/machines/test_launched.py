@@ -1,13 +1,11 @@
 """What mlx.launch told a process, and verbs that would answer once a machine."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from moe_mlx.cli import main
 from moe_mlx.commands.verbs import VERBS
 from moe_mlx.errors import UsageError
 from moe_mlx.machines.launched import FOR_ITSELF, launched, refuse_alone
@@ -74,16 +72,12 @@ def test_verbs_that_run_a_model_are_refused_and_others_are_not(tmp_path: Path):
             refuse_alone(verb, None, environment)
 
 
-def test_the_command_says_so_in_one_line(tmp_path: Path):
-    environment = {**os.environ, **hostfile(tmp_path, [["127.0.0.1:1"], ["127.0.0.1:2"]])}
-    for verb, *words in (("generate", "--prompt", "hello"), ("serve",)):
-        done = subprocess.run(
-            [sys.executable, "-m", "moe_mlx", verb, *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.count("\n") == 1 and "mlx.launch started 2" in done.stderr
+@pytest.mark.parametrize("words", [("generate", "--prompt", "hello"), ("serve",)])
+def test_the_command_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+):
+    for name, value in hostfile(tmp_path, [["127.0.0.1:1"], ["127.0.0.1:2"]]).items():
+        monkeypatch.setenv(name, value)
+    assert main([*words]) == 2
+    told, said = capsys.readouterr()
+    assert told == "" and said.count("\n") == 1 and "mlx.launch started 2" in said

@@ -19,7 +19,7 @@ from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.machines.ranks import Rank, ranks
 from tests.serving.running import Running, events, open_stream, served, until, user
 
-WORDS = ("--routing", "exact", "--decode", "readback", "--expert-cache", "50%")
+WORDS = ("--routing", "exact", "--expert-cache", "50%")
 #: An answer of the tiny model that has no end of its own.
 LONG = 6000
 
@@ -35,8 +35,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, store: Path, *more: str, way: str = "pipeline") -> Iterator[tuple[Running, list[Rank]]]:
-    words = ["-m", "moe_mlx", "serve", *WORDS, "--port", "0", "--parallel", way, "--model", str(store), *more]
+def serving(
+    folder: Path, store: Path, *more: str, way: str = "pipeline", decode: str = "native"
+) -> Iterator[tuple[Running, list[Rank]]]:
+    words = ["-m", "moe_mlx", "serve", *WORDS, "--port", "0", "--parallel", way, "--decode", decode]
+    words += ["--model", str(store), *more]
     with ranks(folder, [words] * 2) as group:
         group[0].until("serving ")
         line = next(line for line in group[0].said.splitlines() if "serving " in line)
@@ -44,9 +47,14 @@ def serving(folder: Path, store: Path, *more: str, way: str = "pipeline") -> Ite
 
 
 @pytest.fixture(scope="module")
-def running(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(tmp_path_factory.mktemp("group"), store, "--max-kv-size", "8192") as (running, _):
-        yield running
+def both(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[Rank]]]:
+    with serving(tmp_path_factory.mktemp("group"), store, "--max-kv-size", "8192") as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def running(both: tuple[Running, list[Rank]]) -> Running:
+    return both[0]
 
 
 def beginning_of(peer: socket.socket) -> bytes:
@@ -63,6 +71,8 @@ def rest_of(peer: socket.socket) -> bytes:
     return said
 
 
+#: Counters of an answer that are one process's.
+SAME = ("hits", "misses", "bytes_read")
 SCHEMA = {
     "type": "json_schema",
     "json_schema": {
@@ -80,15 +90,37 @@ ASKED: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.fixture(scope="module")
+def alone(store: Path) -> dict[str, list[dict[str, Any]]]:
+    """What one process answers, by decode way."""
+    found = {}
+    for decode in ("native", "readback"):
+        with served("--model", str(store), "--decode", decode, model=WORDS) as one:
+            found[decode] = [json.loads(one.ask("/v1/chat/completions", body)[2]) for body in ASKED]
+    return found
+
+
 @pytest.mark.slow
-def test_two_processes_serve_what_one_does(store: Path, running: Running):
-    with served("--model", str(store), "--expert-cache", "50%") as one:
-        for body in ASKED:
-            alone, ours = (json.loads(s.ask("/v1/chat/completions", body)[2]) for s in (one, running))
-            assert ours.get("choices") == alone["choices"], ours
-            rows = ours["usage"]["moe_mlx"]["machines"]
-            assert [row["layers"] for row in rows] == [[2], [1]]
-            assert ours["usage"]["moe_mlx"]["hits"] == sum(row["decode"]["hits"] for row in rows) > 0
+@pytest.mark.parametrize("decode", ["native", "readback"])
+@pytest.mark.parametrize("way", ["pipeline", "tensor"])
+def test_two_processes_serve_what_one_does(
+    store: Path, alone: dict[str, list[dict[str, Any]]], tmp_path: Path, way: str, decode: str
+):
+    with serving(tmp_path, store, way=way, decode=decode) as (running, _):
+        found = [json.loads(running.ask("/v1/chat/completions", body)[2]) for body in ASKED]
+        health = running.health()["machines"]
+    for ours, theirs in zip(found, alone[decode], strict=True):
+        assert ours.get("choices") == theirs["choices"], ours
+        counted, rows = ours["usage"]["moe_mlx"], ours["usage"]["moe_mlx"]["machines"]
+        assert {row["decode_way"] for row in rows} == {decode}
+        assert [row["layers"] for row in rows] == ([[2], [1]] if way == "pipeline" else [[1, 2]] * 2)
+        assert [counted[name] for name in SAME] == [theirs["usage"]["moe_mlx"][name] for name in SAME]
+        assert sum(row["decode"]["bytes_read"] for row in rows) == counted["bytes_read"]
+    for rank, row in enumerate(health):  # the last answer's figures come with it
+        assert row["decode_way"] == decode
+        for name in SAME:
+            answers = sum(ours["usage"]["moe_mlx"]["machines"][rank]["decode"][name] for ours in found)
+            assert row["decode"][name] >= answers > 0, (rank, name)
 
 
 def test_a_client_that_leaves_ends_its_answer_and_the_next_one_is_right(running: Running):
@@ -135,29 +167,6 @@ def test_the_app_attached_shows_the_layers_of_all_ranks(running: Running):
         source.close()
 
 
-def test_a_rank_that_dies_is_told_to_clients_and_by_health(store: Path, tmp_path: Path):
-    with serving(tmp_path, store) as (running, group):
-        watching = AttachedSource(running.url)
-        watching.start()
-        peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
-        said = beginning_of(peer)
-        group[1].process.kill()
-        said += rest_of(peer)
-        assert b"machine_lost" in said
-        assert b"rank 1 of the machines" in said and b"127.0.0.1" not in said
-        until(lambda: running.ask("/health")[0] == 503)
-        found = running.health()
-        assert found["status"] == "dead" and "rank 1 (127.0.0.1) is gone" in found["trouble"]
-        status, _, body = running.ask("/v1/chat/completions", {"messages": [user("hi")]})
-        assert status == 503 and json.loads(body)["error"]["code"] == "machine_lost"
-        until(lambda: watching.latest.phase == CLOSED)
-        assert "answers no more: rank 1 of the machines" in watching.latest.error
-        assert watching.latest.remarks[-1] == watching.latest.error, "it is told where nobody asks anything, too"
-        watching.close()
-        group[0].process.send_signal(signal.SIGTERM)
-        assert group[0].wait(30) in (0, 143, -signal.SIGTERM)
-
-
 @pytest.mark.slow
 def test_a_rank_that_dies_while_nothing_is_asked_is_told_too(store: Path, tmp_path: Path):
     with serving(tmp_path, store) as (running, group):
@@ -199,19 +208,25 @@ def test_a_grammar_holds_over_machines(tmp_path: Path):
             assert isinstance(said["a"], bool)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["pipeline", "tensor"])
-def test_rows_are_served_too(store: Path, running: Running, tmp_path: Path, way: str):
-    body = {"messages": [user("what is a fox")], "max_tokens": 12}
-    with serving(tmp_path, store, way=way) as (rows, _):
-        ours = json.loads(rows.ask("/v1/chat/completions", body)[2])
-        assert ours["choices"] == json.loads(running.ask("/v1/chat/completions", body)[2])["choices"]
-        assert len(ours["usage"]["moe_mlx"]["machines"]) == 2
-
-
-@pytest.mark.parametrize("words", [("--allow-models",), ("--pictures",)])
-def test_what_a_server_of_one_machine_does_alone_is_refused(store: Path, tmp_path: Path, words: tuple[str, ...]):
-    command = ["-m", "moe_mlx", "serve", "--port", "0", "--parallel", "pipeline", "--model", str(store), *words]
-    with ranks(tmp_path, [command] * 2, start=[1]) as group:
-        assert group[0].wait(60) == 2
-        assert f"{words[0]} runs on one machine only" in group[0].said
+def test_a_rank_that_dies_is_told_to_clients_and_by_health(both: tuple[Running, list[Rank]]):
+    """The last of this file: it is the end of the group that the others share."""
+    running, group = both
+    watching = AttachedSource(running.url)
+    watching.start()
+    peer = open_stream(running, "the fox", stream=True, max_tokens=LONG)
+    said = beginning_of(peer)
+    group[1].process.kill()
+    said += rest_of(peer)
+    assert b"machine_lost" in said
+    assert b"rank 1 of the machines" in said and b"127.0.0.1" not in said
+    until(lambda: running.ask("/health")[0] == 503)
+    found = running.health()
+    assert found["status"] == "dead" and "rank 1 (127.0.0.1) is gone" in found["trouble"]
+    status, _, body = running.ask("/v1/chat/completions", {"messages": [user("hi")]})
+    assert status == 503 and json.loads(body)["error"]["code"] == "machine_lost"
+    until(lambda: watching.latest.phase == CLOSED)
+    assert "answers no more: rank 1 of the machines" in watching.latest.error
+    assert watching.latest.remarks[-1] == watching.latest.error, "it is told where nobody asks anything, too"
+    watching.close()
+    group[0].process.send_signal(signal.SIGTERM)
+    assert group[0].wait(30) in (0, 143, -signal.SIGTERM)

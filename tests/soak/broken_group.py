@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from moe_mlx.commands import generate
+from moe_mlx.conversation.answer import Piece
+from moe_mlx.conversation.opening import open_session
 from moe_mlx_convert.reshard import convert
 from tests.checkpoints import AFFINE4, tiny_checkpoint
 from tests.damage import FAULTS, experts
@@ -21,14 +23,15 @@ from tests.machines.ranks import Rank, ranks
 
 #: Seconds that the ranks which are left may take to say so and end: as long as `--peer-timeout` by default.
 LIMIT = 60
-#: How long any of this may take to begin, on a machine that is busy.
+#: How long processes may take to start and load, on a machine that is busy: nobody waits for another meanwhile.
 PATIENCE = 600
+#: What a rank says of another that is missing, once it has waited for so many seconds.
+WAITS, SAID_AFTER = "waiting for rank", 5.0
 #: A token that the tiny model does not say: its answer has no end.
 UNSAID = "~"
 WORDS = ("-m", "moe_mlx", "generate", "-p", "the fox", "--max-tokens", "-1", "--routing", "exact")
 SHAPE = {"num_hidden_layers": 4, "max_position_embeddings": 1 << 20}
 CAP = ("--expert-cache", "20%", "--peer-timeout", "30")
-UNCONNECTED = "MLX (ring) connected no machines"
 #: Where an expert's data begins in its file.
 DATA = 16384
 
@@ -42,39 +45,29 @@ class Endless:
     """
 
     store: Path
-    _alone: subprocess.Popen[bytes]
-    _text: Path
+    _pieces: Iterator[Piece]
+    _text: bytearray = field(default_factory=bytearray)
 
     @classmethod
     @contextmanager
     def made(cls, folder: Path) -> Iterator[Endless]:
-        """Makes the store, and starts to answer alone."""
+        """Makes the store, and begins to answer alone, in this process."""
         tiny_checkpoint("qwen3_moe", folder / "checkpoint", quantization=AFFINE4, **SHAPE)
         path = folder / "checkpoint" / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": UNSAID}))
         convert(folder / "checkpoint", folder / "store", row_blocks=16)
-        text = folder / "alone.txt"
-        words = [sys.executable, *WORDS, *CAP, "--decode", "readback", "--model", str(folder / "store")]
-        with text.open("wb") as out:
-            alone = subprocess.Popen(words, stdout=out, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            yield cls(folder / "store", alone, text)
-        finally:
-            with suppress(ProcessLookupError):
-                alone.send_signal(signal.SIGCONT)
-                alone.kill()
-            alone.wait()
+        parser = argparse.ArgumentParser()
+        generate.add_arguments(parser)
+        words = [*WORDS[3:], *CAP, "--decode", "readback", "--no-history", "--model", str(folder / "store")]
+        session = open_session(parser.parse_args(words))
+        yield cls(folder / "store", session.answer(session.encode([{"role": "user", "content": "the fox"}])))
+        session.close()
 
     def begins_with(self, told: bytes) -> bool:
         """Returns whether the answer begins so."""
-        ends = time.monotonic() + PATIENCE
-        self._alone.send_signal(signal.SIGCONT)
-        while len(found := self._text.read_bytes()) < len(told):
-            if time.monotonic() > ends or self._alone.poll() is not None:
-                raise TimeoutError("one process answers no further")
-            time.sleep(0.05)
-        self._alone.send_signal(signal.SIGSTOP)
-        return found.startswith(told)
+        while len(self._text) < len(told):
+            self._text += next(self._pieces).text.encode()
+        return self._text.startswith(told)
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,8 @@ class Ended:
     Attributes:
         where: In the midst of what it was broken.
         wrong: What was not as it has to be; "" where all was.
-        seconds: From the blow to the end of the last of the others.
+        seconds: From the blow to the end of the last of the others; where it fell before they had met, from when the
+            last of them waited for another. Of damage, from the end of the rank that has it.
         compared: Bytes of the answer so far.
     """
 
@@ -114,15 +108,28 @@ def begun(group: list[Rank], nbytes: int) -> None:
         time.sleep(0.02)
 
 
-def left(group: list[Rank], rank: int, began: float, limit: float) -> tuple[list[int | None], float]:
-    """Waits for the ranks but one; returns their exit codes, None of those that still run, and the seconds it took."""
-    codes: list[int | None] = []
-    for number, one in enumerate(group):
-        if number != rank:
-            with suppress(subprocess.TimeoutExpired):
-                one.wait(max(0.1, began + limit - time.monotonic()))
-            codes.append(one.process.poll())
-    return codes, time.monotonic() - began
+def left(group: list[Rank], rank: int, began: float, *, early: bool = False) -> tuple[list[int | None], float]:
+    """Waits for the ranks but one; returns their exit codes, None of those that still run, and the seconds it took.
+
+    Args:
+        group: All.
+        rank: The one that was struck.
+        began: When that was.
+        early: Whether the others may still have been starting then: the limit begins when they wait.
+    """
+    others = [one for number, one in enumerate(group) if number != rank]
+    waited: dict[int, float] = {}
+    while running := [number for number, one in enumerate(others) if one.process.poll() is None]:
+        now = time.monotonic()
+        for number in running:
+            if number not in waited and WAITS in others[number].said:
+                waited[number] = now - SAID_AFTER
+        starting = early and not all(number in waited for number in running)
+        if now > (began + PATIENCE if starting else max([began, *waited.values()] if early else [began]) + LIMIT):
+            break
+        time.sleep(0.02)
+    since = max([began, *waited.values()] if early else [began])
+    return [one.process.poll() for one in others], time.monotonic() - since
 
 
 def problem(group: list[Rank], rank: int, codes: list[int | None], endless: Endless, named: str) -> str:
@@ -147,12 +154,9 @@ def killed(folder: Path, endless: Endless, rng: random.Random) -> Ended:
             begun(group, rng.randrange(1, 120))
         began = time.monotonic()
         group[rank].process.kill()
-        # One that is missing at the start is waited for from when the others are there.
-        codes, seconds = left(group, rank, began, LIMIT + (PATIENCE if early else 0))
+        codes, seconds = left(group, rank, began, early=early)
         where = f"{'start' if early else 'answer'} of {size}"
         found = problem(group, rank, codes, endless, f"rank {rank} (127.0.0.1)")
-        if early and found and all(UNCONNECTED in one.said for n, one in enumerate(group) if n != rank):
-            found = ""  # between the meeting and MLX's own, which says no name
         return Ended(where, found, seconds, group[0].out.stat().st_size)
 
 
@@ -171,15 +175,14 @@ def damaged(folder: Path, endless: Endless, rng: random.Random) -> Ended:
             if not early:
                 begun(group, rng.randrange(1, 120))
                 damage(broken, fault)
-            began = time.monotonic()
-            codes, seconds = left(group, rank, began, LIMIT + (PATIENCE if early else 0))
             with suppress(subprocess.TimeoutExpired):
-                group[rank].wait(LIMIT)
+                group[rank].wait(PATIENCE if early else LIMIT)
+            codes, seconds = left(group, rank, time.monotonic())
             where = f"{fault}, {'start' if early else 'answer'} of {size}"
             found = problem(group, rank, codes, endless, f"rank {rank} (127.0.0.1): layer")
             if not found and group[rank].process.poll() != 3:
                 found = f"exit code {group[rank].process.poll()} of the damaged one: {group[rank].said[-500:]}"
-            return Ended(where, found, max(0.0, seconds), group[0].out.stat().st_size)
+            return Ended(where, found, seconds, group[0].out.stat().st_size)
     finally:
         shutil.rmtree(broken)
 
