@@ -1,7 +1,9 @@
 """Counts what a held quality comes to, text by text, beside fixed settings that would keep the same budget.
 
-Without texts it takes three kinds of the demo's held-out ones. What the start rests on is measured on another text
-first (`--start`), as `moe-mlx eval` keeps it for a model; nothing is read from or written to the user's own folder.
+Without texts it takes three kinds of the demo's held-out ones. They are conversations: answers are decoded, and what
+the user says is read as a prompt, as in a chat. `--as text` decodes every token, as it does with texts of your own.
+What the start rests on is measured on another text first (`--start`), as `moe-mlx eval` keeps it for a model; nothing
+is read from or written to the user's own folder.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from moe_mlx.evaluation.documents import digest_of, encode, read_texts
 from moe_mlx.evaluation.progress import Progress
 from moe_mlx.evaluation.results import Report, Row
 from moe_mlx.evaluation.run import Evaluation
-from moe_mlx.evaluation.scoring import PROTOCOL
+from moe_mlx.evaluation.scoring import ANSWERS, PROTOCOL, Turns
 from moe_mlx.evaluation.setting import Setting
 from moe_mlx.evaluation.verdict import verdicts_of
 from moe_mlx.history.verdicts import keep_verdicts
@@ -118,31 +120,43 @@ def main() -> None:
     add("texts", nargs="*", help="text or .jsonl files (default: three kinds of the demo's held-out text)")
     add("--model", default="demo")
     add("--quality", default="0.002,0.001", help="budgets (default: %(default)s)")
-    add("--fixed", default="0,0.07,0.1,0.1:1,0.14:1,0.2:1", help="lambdas, :1 for J = 1 (default: %(default)s)")
+    add("--fixed", default="0,0.07,0.1,0.1:1,0.14:1,0.2:1", help="lambdas, :1 for J = 1; none (default: %(default)s)")
     add("--start", default="demo", help="text that the start is measured on, or none (default: %(default)s)")
     add("--expert-cache", default="50%")
-    add("--limit-tokens", type=int, default=1000, help="of each text (default: %(default)s)")
+    add("--limit-tokens", type=int, default=1000, help="decoded, of each text (default: %(default)s)")
+    add("--start-tokens", type=int, help="of the text that the start is measured on (default: as many)")
+    add("--as", dest="form", choices=("chat", "text"), help="what of a text is decoded (default: chat for the demo's)")
     add("--decode", default="readback")
     add("--resume", type=Path, metavar="FOLDER", help="keep each text's results there, and go on from them")
     add("--json", action="store_true")
     options = parser.parse_args()
     texts = {Path(text).stem: read_texts(text) for text in options.texts} or kinds()
-    qualities, fixed = options.quality.split(","), options.fixed.split(",")
+    form = options.form or ("text" if options.texts else "chat")
+    qualities = options.quality.split(",")
+    fixed = [] if options.fixed == "none" else options.fixed.split(",")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         cap = options.expert_cache
         model, tokenizer = moe_mlx.load(options.model, expert_cache=cap, routing="exact", decode=options.decode)
         identity = identity_of(moe_mlx.runtime_of(model).source)
+        chat = Turns(*tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])) if form == "chat" else None
 
-        def measured(name: str, documents: Sequence[str], settings: dict[str, Setting]) -> dict[str, Row]:
-            encoded = encode(documents, tokenizer, options.limit_tokens)
-            tokens = sum(len(one) - 1 for one in encoded)
-            report = Report(identity, Path(options.model).name, digest_of(encoded, ()), tokens, 0, PROTOCOL)
+        def measured(
+            name: str, documents: Sequence[str], settings: dict[str, Setting], limit: int, turns: Turns | None
+        ) -> dict[str, Row]:
+            if turns is None:
+                encoded = encode(documents, tokenizer, limit)
+                tokens = sum(len(one) - 1 for one in encoded)
+            else:
+                encoded = turns.first(encode(documents, tokenizer, None), limit)
+                tokens = sum(sum(turns.decoded(one[:-1])) for one in encoded)
+            protocol = PROTOCOL if turns is None else ANSWERS
+            report = Report(identity, Path(options.model).name, digest_of(encoded, ()), tokens, 0, protocol)
             if options.resume is not None:
-                report.resume(options.resume / f"{name}.json")
+                report.resume(options.resume / f"{name}{'' if turns is None else '-chat'}.json")
             progress = Progress(1 + len(settings))
             try:
-                Evaluation(model, tokenizer, encoded, (), report, progress).run(list(settings.values()))
+                Evaluation(model, tokenizer, encoded, (), report, progress, turns=turns).run(list(settings.values()))
             finally:
                 progress.finish()
             return {called: report.rows[setting.key] for called, setting in settings.items()}
@@ -151,12 +165,13 @@ def main() -> None:
             starts = {f"{lam:g}": Setting(cap, "cache-prior", lam) for lam in STARTS}
             judged = {document for documents in texts.values() for document in documents}
             others = [document for document in read_texts(options.start) if document not in judged]
-            keep_verdicts(identity, verdicts_of(list(measured("start", others, starts).values())))
+            tokens = options.start_tokens or options.limit_tokens
+            keep_verdicts(identity, verdicts_of(list(measured("start", others, starts, tokens, None).values())))
         settings = {f"lambda {one}": fixed_setting(one, cap) for one in fixed}
         settings |= {f"held at {one}": Setting(cap, quality=one) for one in qualities}
         found: dict[str, dict[str, Row]] = {}
         for name, documents in texts.items():
-            found[name] = measured(name, documents, settings)
+            found[name] = measured(name, documents, settings, options.limit_tokens, chat)
             if not options.json:
                 print(table(name, found[name], qualities), flush=True)
     told: dict[str, Any] = {name: {key: asdict(row) for key, row in rows.items()} for name, rows in found.items()}

@@ -22,8 +22,8 @@ from moe_mlx.routing.holding import Pace, QualityHolder
 from moe_mlx.routing.price import KL, Price, read_price
 from moe_mlx.routing.settings import RoutingSettings
 
-#: Tokens at an answer's end that are not looked at, if they are fewer.
-FEW = 128
+#: Tokens at an answer's end that are not looked at then, if they are fewer.
+FEW = 64
 
 
 class Keeper:
@@ -59,6 +59,7 @@ class Keeper:
         self.pace = None if price.speed is None else Pace(price.speed)
         self.place = 0 if self.holder is None or self.pace is not None else self.holder.place
         self._entered, self._skipped, self.unaudited = False, 0, ""
+        self._units: list[float] = []  # what the rungs of the tokens since the last look were expected to lose
         self._before = self.runtime.routing
         self._in_force = self._before
         self._move()
@@ -72,13 +73,10 @@ class Keeper:
         """Starts the account of the next answer."""
         self.unaudited = ""
         self._used: Counter[int] = Counter()
-        self._units: list[float] = []
         self._kls = self._agreed = self._seconds = self._squares = 0.0
         self._audited = self._unseen = 0
+        self._earlier = 0 if self._look is None else self._look.waiting  # of answers before
         self._bytes_before = 0 if self._look is None else self._look.scratch.bytes_read
-        if self._look is not None:  # of an answer that nobody has settled
-            self._skipped += self._look.waiting
-            self._look.forget()
 
     @property
     def why(self) -> str:
@@ -98,6 +96,7 @@ class Keeper:
         tokens = max(1, self._audited)
         quality = self.price.quality
         kl, agreement = self._kls / tokens, self._agreed / tokens
+        unseen = self._unseen + (0 if self._look is None else self._look.waiting - self._earlier)
         spent = 0.0 if quality is None else kl if quality.measure == KL else 1 - agreement
         return HeldSummary(
             every=1,
@@ -109,8 +108,8 @@ class Keeper:
             measure="" if quality is None else quality.measure,
             budget=0.0 if quality is None else quality.budget,
             spent=spent,
-            unseen=self._unseen,
-            spent_error=unseen_error(self._squares / tokens - spent * spent, self._audited, self._unseen),
+            unseen=unseen,
+            spent_error=unseen_error(self._squares / tokens - spent * spent, self._audited, unseen),
             settings=tuple((self.ladder[place].describe(), self._used[place]) for place in sorted(self._used)),
             why=self.why,
             seconds=self._seconds,
@@ -140,39 +139,57 @@ class Keeper:
             self.released = "closed"
 
     def settle(self) -> None:
-        """Ends an answer: looks at the tokens that are left, or leaves them out where they are few.
+        """Ends an answer: looks at the tokens since the last look, unless they are few.
 
-        A look reads almost as much for few tokens as for many; so none comes for fewer than `FEW` since the last one
-        (or than the next look waits for), and tokens that were left out count as the next ones do.
+        A look reads almost as much for few tokens as for many; so none comes for fewer than `FEW` (or than the next
+        look waits for). They wait for the conversation to go on, and are looked at with what is said then.
         """
-        if (look := self._look) is not None and self.holder is not None and not self.released:
-            if look.waiting and look.waiting + self._skipped >= min(FEW, self.holder.stretch):
-                try:
-                    self._take(look.look())
-                except ExpertReadError as error:
-                    self.unaudited = f"the last tokens were not audited: {error}"
-            else:
-                self._skipped += look.waiting
-                self._unseen += look.waiting
-            look.forget()
+        look, holder = self._look, self.holder
+        waiting = 0 if look is None or holder is None or self.released else look.waiting
+        if look and holder and waiting and waiting + self._skipped >= min(FEW, holder.stretch):
+            try:
+                self._take(look.look())
+            except ExpertReadError as error:
+                self.unaudited = f"the last tokens were not audited: {error}"
         if self.pace is not None:
             self.pace.pause()
 
+    def _leave(self) -> None:
+        """Ends a conversation: tokens that nobody has looked at by now count as the next ones do."""
+        self.settle()
+        if self._look is not None:
+            self._leave_out(self._look.waiting)
+            self._look.forget()
+
+    def _leave_out(self, tokens: int) -> None:
+        """Takes tokens that nobody will look at: first those of answers before."""
+        earlier = min(tokens, self._earlier)
+        self._earlier -= earlier
+        self._skipped += tokens
+        self._unseen += tokens - earlier
+
     def step(self, call: Any, inputs: Any, prompt_cache: Any, **kwargs: Any) -> Any:
         """Makes one model call; a decode step may be looked back at before."""
+        look = self._look
         if prompt_cache is None or inputs.size != 1 or self.released:
-            self.settle()
+            anew = self.released or prompt_cache is None or bool(kwargs)
+            if anew or look is None or not look.told(inputs, prompt_cache):
+                self._leave()
+            elif self.pace is not None:
+                self.pace.pause()
             return call(inputs, cache=prompt_cache, **kwargs)
         if self.runtime.routing != self._in_force:
             self.released = "the routing was changed by hand: the price is not held any more"
             return self.step(call, inputs, prompt_cache, **kwargs)
-        look = self._look
         if look is not None and self.holder is not None:
-            if look.waiting >= self.holder.stretch:
-                self._take(look.look())
-            if not look.goes_on(prompt_cache):
-                self.settle()
+            goes_on = look.goes_on(prompt_cache)
+            dropped, look.dropped = look.dropped, 0
+            self._leave_out(dropped)
+            if not goes_on:
+                self._leave()
                 look.begin(prompt_cache)
+            elif look.waiting and (look.waiting >= self.holder.stretch or look.full):
+                self._take(look.look())
         if self.pace is not None and self.pace.token(time.perf_counter(), self.place, self._most()):
             self._move(self.pace.place)
         self._used[self.place] += 1
@@ -189,6 +206,7 @@ class Keeper:
     def _take(self, looked: Looked) -> None:
         assert self.holder is not None and self.price.quality is not None
         self._audited += len(looked.kls)
+        self._earlier = 0
         self._kls += sum(looked.kls)
         self._agreed += sum(looked.agreed)
         self._seconds += looked.seconds

@@ -1,7 +1,8 @@
 """A look back: the tokens of an answer so far are read once more as a prompt, exactly, and compared one by one.
 
 The exact forward goes on in a KV cache of its own, which begins as a copy of the answer's: so it is what exact routing
-would have made of the conversation as it stood when the answer began, and every token of it is compared, not a sample.
+would have made of the conversation as it stood then, and every token of it is compared, not a sample. Where the
+conversation goes on, so does that cache: what was said in between is read along, and several answers are one look.
 As in any prompt a layer's absent experts are read once for all tokens of a look, into scratch slots; the answer's
 residency, ranges and counts do not notice. Rows that are computed together differ in their last bits from rows that
 are computed one by one, which shows as a divergence that no routing caused; on the CPU it was below 1e-6.
@@ -10,6 +11,7 @@ are computed one by one, which shows as a divergence that no routing caused; on 
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ import mlx.core as mx
 
 from moe_mlx.conversation.divergence import divergence_of, log_probabilities
 from moe_mlx.conversation.scratch import Scratch
+from moe_mlx.loading.cutting import cut_back
+from moe_mlx.loading.kv_room import flat_caches
 from moe_mlx.loading.runtime import Runtime
 from moe_mlx.planning.kv_cache import first_value
 from moe_mlx.system.sizes import show_bytes
@@ -30,6 +34,14 @@ _LOGIT_NBYTES = 4
 #: Logits, exact ones and as they were, that a look may hold, and how many tokens it has whatever these come to: many
 #: tokens of a look read little more than few, but logits of a large vocabulary are large.
 _LOGITS_NBYTES, _LEAST, _MOST = 320 * 10**6, 128, 384
+#: Rows of logits that a look computes or compares at most: its tokens twice, and once what was said between answers.
+_MOST_ROWS = 1024
+
+
+def length_of(prompt_cache: Any) -> int | None:
+    """Returns the tokens that a KV cache has heard; None where none of its parts counts them."""
+    heard = [getattr(part, "offset", None) for part in flat_caches(prompt_cache)]
+    return max((one for one in heard if isinstance(one, int)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class LookBack:
 
     Attributes:
         most: Tokens that a look may have.
+        dropped: Decode steps that were cut off the KV cache before anybody looked at them.
         scratch: Slots of its own, and what was read into them.
     """
 
@@ -65,11 +78,12 @@ class LookBack:
         Raises:
             DoesNotFitError: the plan has no room for them.
         """
-        self.runtime, self._call = runtime, call
+        self.runtime, self._call, self.dropped = runtime, call, 0
         words = first_value(runtime.config, "vocab_size")
         row = 2 * (words if isinstance(words, int) else 0) * _LOGIT_NBYTES
         self.most = min(_MOST, max(_LEAST, _LOGITS_NBYTES // max(1, row)))
-        self._nbytes = runtime.plan.kv_cache + self.most * row
+        self._rows = max(2 * self.most, min(_MOST_ROWS, 2 * _LOGITS_NBYTES // max(1, row)))
+        self._nbytes = runtime.plan.kv_cache + self._rows * row // 2
         what = f"--quality needs {show_bytes(self._nbytes)} for a second KV cache and logits"
         runtime.sizing.reserve(self._nbytes, what)
         try:
@@ -87,31 +101,63 @@ class LookBack:
         self._nbytes = 0
 
     def forget(self) -> None:
-        """Forgets the answer; the next token begins another."""
+        """Forgets the conversation; the next token begins another."""
         self._exact: list[Any] | None = None
         self._of: Any = None
-        self._inputs: list[mx.array] = []
-        self._logits: list[mx.array] = []
+        self._begun = 0
+        self._steps: list[tuple[mx.array, mx.array | None]] = []  # what was heard, and the logits of decode steps
 
     @property
     def waiting(self) -> int:
-        """Tokens since the last look."""
-        return len(self._inputs)
+        """Decode steps since the last look."""
+        return sum(logits is not None for _, logits in self._steps)
+
+    @property
+    def full(self) -> bool:
+        """Whether a look may have no further token."""
+        return self._heard() + self.waiting + 2 > self._rows
+
+    def _heard(self) -> int:
+        return sum(inputs.size for inputs, _ in self._steps)
 
     def goes_on(self, prompt_cache: Any) -> bool:
-        """Tells whether a decode step goes on from the one before: in the same KV cache, of the same kind."""
-        kinds = [type(part) for part in prompt_cache]  # mlx-lm may have quantised it meanwhile
-        return self._exact is not None and self._of is prompt_cache and [type(part) for part in self._exact] == kinds
+        """Tells whether a model call goes on from the one before: in the same KV cache, of the same kind.
+
+        Steps that were cut off that cache since are no part of the conversation, and dropped.
+        """
+        if self._exact is None or self._of is not prompt_cache:
+            return False
+        if [type(part) for part in self._exact] != [type(part) for part in prompt_cache]:
+            return False  # mlx-lm has quantised it meanwhile
+        length = length_of(prompt_cache)
+        if length is None:
+            return True
+        excess = self._begun + self._heard() - length
+        while excess > 0 and self._steps:
+            inputs, logits = self._steps.pop()
+            excess -= inputs.size
+            self.dropped += logits is not None
+        if excess > 0 and cut_back(self._exact, excess):
+            self._begun, excess = self._begun - excess, 0
+        return excess == 0
 
     def begin(self, prompt_cache: Any) -> None:
         """Takes the KV cache before an answer's first decode step: exact routing goes on from it."""
         self.forget()
         self._exact, self._of = copy.deepcopy(prompt_cache), prompt_cache
+        self._begun = length_of(prompt_cache) or 0
+
+    def told(self, inputs: mx.array, prompt_cache: Any) -> bool:
+        """Takes what is said between answers, `[1, T]`, if it goes on from them and a look has room for it."""
+        fits = self._heard() + inputs.size + self.waiting + 2 <= self._rows
+        if not fits or length_of(prompt_cache) is None or not self.goes_on(prompt_cache):
+            return False
+        self._steps.append((inputs, None))
+        return True
 
     def took(self, inputs: mx.array, logits: mx.array) -> None:
         """Takes a decode step: its token `[1, 1]` and its logits `[1, 1, V]`."""
-        self._inputs.append(inputs)
-        self._logits.append(logits)
+        self._steps.append((inputs, logits))
 
     def look(self) -> Looked:
         """Compares the tokens since the last look, between two model calls.
@@ -120,14 +166,13 @@ class LookBack:
             ExpertReadError: an expert could not be read; the answer's own state is whole.
         """
         started = time.perf_counter()
-        inputs, self._inputs = self._inputs, []
-        logits, self._logits = self._logits, []
+        steps, self._steps = self._steps, []
         layers = self.runtime.layers
         self.runtime.drain()
         for layer in layers:
             layer.aside = self.scratch.compute
         try:
-            exact = self._call(mx.concatenate(inputs, axis=1), cache=self._exact)
+            exact = self._call(mx.concatenate([inputs for inputs, _ in steps], axis=1), cache=self._exact)
             mx.eval(exact)
         except BaseException:
             self.forget()
@@ -135,11 +180,14 @@ class LookBack:
         finally:
             for layer in layers:
                 layer.aside = None
+        ends = itertools.accumulate(inputs.size for inputs, _ in steps)
+        rows = [(end - 1, logits) for end, (_, logits) in zip(ends, steps, strict=True) if logits is not None]
+        self._begun += sum(inputs.size for inputs, _ in steps)
         kls: list[float] = []
         agreed: list[bool] = []
-        for start in range(0, len(logits), _ROWS):
-            rows = range(start, min(start + _ROWS, len(logits)))
-            pairs = [(log_probabilities(exact[0, row]), log_probabilities(logits[row][0, -1])) for row in rows]
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            pairs = [(log_probabilities(exact[0, row]), log_probabilities(logits[0, -1])) for row, logits in some]
             found = [(divergence_of(p, q), mx.argmax(p) == mx.argmax(q)) for p, q in pairs]
             mx.eval(found)
             kls += [kl.item() for kl, _ in found]

@@ -26,7 +26,7 @@ from moe_mlx.evaluation.progress import Progress
 from moe_mlx.evaluation.reference import Reference
 from moe_mlx.evaluation.results import Report, Row
 from moe_mlx.evaluation.rounded import Rounded
-from moe_mlx.evaluation.scoring import Score, score, score_reference, vocabulary_of
+from moe_mlx.evaluation.scoring import Score, Turns, score, score_reference, vocabulary_of
 from moe_mlx.evaluation.setting import WHOLE, Setting
 from moe_mlx.evaluation.trace import Recorder
 from moe_mlx.evaluation.unwaited import ReadBehind
@@ -49,6 +49,8 @@ class Evaluation:
         progress: Hears how far it is.
         by_layer: Thresholds of a fit, for the settings that take them.
         against: What another model said of the same tokens, to be compared with instead of this one's exact run.
+        turns: Which tokens are answers, for a quality that is held and fixed settings beside it; the report's tokens
+            are then those. None: every token is decoded.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Evaluation:
     progress: Progress
     by_layer: tuple[float, ...] = ()
     against: Reference | None = None
+    turns: Turns | None = None
 
     def __post_init__(self) -> None:
         self.runtime: Runtime = runtime_of(self.model)
@@ -140,7 +143,7 @@ class Evaluation:
         self.runtime.reset()
         with _Watch(self.runtime, recorder) as watch:
             tick = self.progress.stage(f"{setting.cache} exact, the reference", self.report.tokens, "tokens")
-            score_reference(self.model, self.documents, reference, tick)
+            score_reference(self.model, self.documents, reference, tick, self.turns)
         self.choices = recorder.choices
         if trace is not None:
             self._save(recorder, watch, setting, trace)
@@ -170,7 +173,7 @@ class Evaluation:
         recorder = self._recorder(keep_scores=True) if trace is not None else None
         with _Watch(self.runtime, recorder) as watch:
             tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
-            found = score(self.model, self.documents, reference, tick)
+            found = score(self.model, self.documents, reference, tick, turns=self.turns)
         if trace is not None and recorder is not None:
             self._save(recorder, watch, setting, trace)
         self.report.add(setting.key, self._row(setting, found, watch.totals, watch.lifetime()))
@@ -186,7 +189,7 @@ class Evaluation:
 
         at_levels = Rounded(self.runtime, int(setting.value or 0)) if setting.routing == ROUNDED else nullcontext()
         with _Watch(self.runtime, None) as watch, at_levels:
-            found = score(self.model, self.documents, reference, tick)
+            found = score(self.model, self.documents, reference, tick, turns=self.turns)
         return self._row(setting, found, watch.totals + behind.totals, watch.lifetime(), ask=False)
 
     def _held(self, setting: Setting, reference: Reference) -> Row:
@@ -194,7 +197,7 @@ class Evaluation:
         try:
             with _Watch(self.runtime, None) as watch, keeper:
                 tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
-                found = score(self.model, self.documents, reference, tick)
+                found = score(self.model, self.documents, reference, tick, turns=self.turns)
             keeper.settle()
             held = keeper.summary()
         finally:
@@ -207,7 +210,7 @@ class Evaluation:
         assert setting.value is not None
         tick = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
         with looking_ahead(self.runtime.layers, int(setting.value)) as ahead, _Watch(self.runtime, None) as watch:
-            found = score(self.model, self.documents, reference, tick)
+            found = score(self.model, self.documents, reference, tick, turns=self.turns)
         row = self._row(setting, found, watch.totals, watch.lifetime(), ask=False)
         sizes = [cache.spec.expert_nbytes for cache in self.runtime.layers]
         wasted = sum(one.wasted * nbytes for one, nbytes in zip(ahead, sizes, strict=True))

@@ -24,9 +24,42 @@ PROTOCOL = (
     "token by token at decode; each document starts with an empty KV cache, residency and running ranges go on; "
     "everything is reset before each setting"
 )
+ANSWERS = "answers token by token at decode; what is said between them is read as a prompt, exactly, and not scored"
 Tick = Callable[[int], None]
 #: Model, token and KV cache -> log-probabilities `[V]` of the next token (float32, lazy).
 Call = Callable[[nn.Module, int, list[Any]], mx.array]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Which tokens of a conversation a model answered with.
+
+    Attributes:
+        begins: Token after which an answer begins.
+        ends: Token that ends it.
+    """
+
+    begins: int
+    ends: int
+
+    def decoded(self, document: Sequence[int]) -> list[bool]:
+        """Returns of each token whether a decode step hears it: those of answers, and the one before each of them."""
+        found, answering = [], False
+        for token in document:
+            answering = token == self.begins or (answering and token != self.ends)
+            found.append(answering)
+        return found
+
+    def first(self, documents: Sequence[list[int]], limit: int) -> list[list[int]]:
+        """Returns documents up to where so many decode steps have been made."""
+        found, left = [], limit
+        for document in documents:
+            steps = list(itertools.accumulate(map(int, self.decoded(document[:-1]))))
+            if not left or not steps or not steps[-1]:
+                continue
+            found.append(document if steps[-1] <= left else document[: steps.index(left) + 2])
+            left -= min(left, steps[-1])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +101,33 @@ def once(model: nn.Module, token: int, prompt_cache: list[Any]) -> mx.array:
 
 
 def next_tokens(
-    model: nn.Module, documents: Sequence[Sequence[int]], call: Call = once
+    model: nn.Module, documents: Sequence[Sequence[int]], call: Call = once, turns: Turns | None = None
 ) -> Iterator[tuple[mx.array, int]]:
-    """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one `call` each."""
+    """Yields log-probabilities `[V]` (float32, lazy) and the token that follows, one `call` each.
+
+    With `turns` only those of answers; what lies between is a prompt.
+    """
     for document in documents:
         prompt_cache = make_prompt_cache(model)
-        for token, following in itertools.pairwise(document):
+        decoded = [True] * len(document) if turns is None else turns.decoded(document)
+        said: list[int] = []
+        for (token, following), answers in zip(itertools.pairwise(document), decoded, strict=False):
+            if not answers:
+                said.append(token)
+                continue
+            if said:
+                mx.eval(model(mx.array([said]), cache=prompt_cache))
+                said = []
             yield call(model, token, prompt_cache), following
 
 
-def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick) -> None:
+def score_reference(
+    model: nn.Module,
+    documents: Sequence[Sequence[int]],
+    reference: Reference,
+    tick: Tick,
+    turns: Turns | None = None,
+) -> None:
     """Fills the reference from a model that routes exactly.
 
     Args:
@@ -85,8 +135,9 @@ def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], refere
         documents: Tokens.
         reference: Gets every distribution.
         tick: Called with the number of tokens done.
+        turns: Which tokens are answers; None: every token is decoded.
     """
-    for place, (logp, following) in enumerate(next_tokens(model, documents)):
+    for place, (logp, following) in enumerate(next_tokens(model, documents, turns=turns)):
         row = np.array(logp)
         reference.rows[place] = row
         reference.nll[place] = -float(row[following])
@@ -94,12 +145,17 @@ def score_reference(model: nn.Module, documents: Sequence[Sequence[int]], refere
 
 
 def score(
-    model: nn.Module, documents: Sequence[Sequence[int]], reference: Reference, tick: Tick, call: Call = once
+    model: nn.Module,
+    documents: Sequence[Sequence[int]],
+    reference: Reference,
+    tick: Tick,
+    call: Call = once,
+    turns: Turns | None = None,
 ) -> Score:
     """Scores a model under its current routing; arguments as in `score_reference`, and how a token is computed."""
     nll = np.zeros_like(reference.nll)
     kls, agreed = np.zeros_like(reference.nll), 0
-    for place, (logp, following) in enumerate(next_tokens(model, documents, call)):
+    for place, (logp, following) in enumerate(next_tokens(model, documents, call, turns)):
         exact = mx.array(reference.rows[place])
         divergence = divergence_of(exact, logp)
         same = mx.argmax(exact) == mx.argmax(logp)

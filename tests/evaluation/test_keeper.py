@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm import stream_generate
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 
 import moe_mlx
@@ -73,8 +73,8 @@ def test_looking_back_does_not_change_the_answer(capped, monkeypatch, family):
     assert answer == plain
     assert counted_state(runtime) == before
     summary = keeper.summary()
-    assert summary.tokens + keeper._skipped == len(plain) + 1, "all of them, the step that runs ahead too"
-    assert summary.tokens >= 64 and summary.unseen == keeper._skipped
+    assert summary.tokens + summary.unseen == len(plain) + 1, "all of them, the step that runs ahead too"
+    assert summary.tokens >= 64 and summary.unseen == keeper._look.waiting
     assert summary.kl > 0 and summary.bytes_read > 0 and summary.spent == summary.kl
     keeper.close()
     assert runtime.plan.extra == 0
@@ -102,6 +102,52 @@ def test_a_look_finds_what_the_resident_model_says(capped, family):
     expected = [divergence_of(*map(log_probabilities, step)).item() for step in steps]
     assert np.allclose(seen, expected, rtol=1e-2, atol=2e-6)
     assert max(expected) > 1e-4
+    keeper.close()
+
+
+def test_answers_of_one_conversation_are_one_look(capped):
+    model, _ = capped(expert_cache="30%")
+    whole, _ = capped(expert_cache="100%", routing="exact")
+    keeper = Keeper(model, PRICE)
+    seen, expected, take = [], [], keeper._take
+    keeper._take = lambda looked: (seen.append(looked.kls), take(looked))
+    keeper.runtime.set_routing(route_lambda=0.8, route_top_j=1, routing="cache-prior")
+    keeper._in_force = keeper.runtime.routing
+    theirs, ours = make_prompt_cache(whole), make_prompt_cache(model)
+    for turn in range(5):  # answers of 15 tokens; what is said between them is no part of the loss, and in the cache
+        keeper.reset()
+        with keeper:
+            said = mx.array([[3, 40 + turn, 41, 42]])
+            mx.eval(whole(said, cache=theirs), model(said, cache=ours))
+            for token in range(30, 45):
+                step = [one(mx.array([[token + turn]]), cache=to) for one, to in ((whole, theirs), (model, ours))]
+                pair = [log_probabilities(logits[0, -1]) for logits in step]
+                expected.append(divergence_of(*pair).item())
+            keeper.settle()
+        assert keeper.summary().unseen == (15 if turn < 4 else 11)
+    assert len(seen) == 1 and np.allclose(seen[0], expected[:64], rtol=1e-2, atol=2e-6) and max(expected) > 1e-4
+    keeper.close()
+
+
+def test_what_was_cut_off_before_a_look_is_left_out_and_counted(capped):
+    model, _ = capped(expert_cache="30%")
+    keeper, cache = Keeper(model, PRICE), make_prompt_cache(model)
+
+    def answer(tokens):
+        for token in range(tokens):
+            mx.eval(model(mx.array([[30 + token]]), cache=cache))
+
+    with keeper:
+        mx.eval(model(mx.array([PROMPT]), cache=cache))
+        answer(70)
+        assert (keeper.summary().tokens, keeper.summary().unseen) == (64, 6)
+        keeper.settle()
+        keeper.reset()
+        trim_prompt_cache(cache, 70)  # asked for once more: back to the prompt
+        answer(20)
+        assert (keeper._skipped, keeper.summary().unseen, keeper._look.waiting) == (6, 20, 20)
+        keeper._look.look()
+        assert cache[0].offset == keeper._look._exact[0].offset
     keeper.close()
 
 

@@ -16,7 +16,7 @@ from moe_mlx.evaluation.answering import accuracy, answer, prompt_tokens
 from moe_mlx.evaluation.documents import WINDOW, Task, encode, read_tasks, read_texts, spread
 from moe_mlx.evaluation.reference import Reference
 from moe_mlx.evaluation.run import Evaluation
-from moe_mlx.evaluation.scoring import score, score_reference
+from moe_mlx.evaluation.scoring import Turns, next_tokens, score, score_reference
 from moe_mlx.evaluation.setting import Setting
 
 DOCUMENTS = [[3, 40, 41, 60, 61, 62, 33, 34], [70, 71, 72, 73, 50, 51]]
@@ -64,6 +64,24 @@ def test_every_call_is_a_decode_step_and_residency_goes_on(capped):
     assert stats.decode.tokens == SCORED
     assert stats.prefill.tokens == 0
     assert moe_mlx.runtime_of(model).layers[0].table.resident
+
+
+def test_of_a_conversation_answers_are_decoded_and_the_rest_is_a_prompt(capped):
+    model, _ = capped(routing="exact")
+    turns = Turns(begins=40, ends=60)
+    assert turns.decoded([3, 40, 41, 60, 61, 40, 34]) == [False, True, True, False, False, True, True]
+    documents = [[3, 5, 40, 41, 60, 61, 62, 40, 34, 35], [70, 71, 40, 72, 73, 60, 51]]
+    assert turns.first(documents, 3) == [[3, 5, 40, 41, 60, 61, 62, 40, 34]]
+    assert turns.first(documents, 100) == documents
+    every = list(next_tokens(model, documents))
+    moe_mlx.reset(model)
+    some = list(next_tokens(model, documents, turns=turns))
+    assert [then for _, then in some] == [41, 60, 34, 35, 72, 73, 60]
+    heard = [answers for document in documents for answers in turns.decoded(document[:-1])]
+    kept = [row for (row, _), answers in zip(every, heard, strict=True) if answers]
+    assert np.allclose(np.array([row for row, _ in some]), np.array(kept), atol=1e-4)
+    stats = moe_mlx.stats(model)
+    assert (stats.decode.tokens, stats.prefill.tokens) == (7, 7)
 
 
 def test_large_distributions_go_to_a_file_that_is_removed(monkeypatch):
