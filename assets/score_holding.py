@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import moe_mlx
-from moe_mlx.evaluation.documents import digest_of, encode, read_texts
+from moe_mlx.evaluation.documents import WINDOW, digest_of, encode, read_texts
 from moe_mlx.evaluation.progress import Progress
 from moe_mlx.evaluation.results import Report, Row
 from moe_mlx.evaluation.run import Evaluation
@@ -35,6 +35,8 @@ HELDOUT = Path(__file__).parent / "demo" / "heldout"
 SUMS = ("arithmetic", "sorting", "reversing", "counting")
 #: A budget is kept where the loss is at most this share of it away, either way.
 KEPT = 0.1
+#: Documents that are one chat, of about 1,000 tokens.
+TOGETHER = 4
 #: What the start is measured with.
 STARTS = (0.05, 0.1)
 
@@ -67,8 +69,8 @@ def off(row: Row, quality: str) -> float:
 
 
 def mean_bytes(rows: Sequence[Row]) -> float:
-    """Returns bytes a token, looks included, over texts that count alike."""
-    return sum(row.bytes_per_token + row.audit_bytes for row in rows) / len(rows)
+    """Returns bytes a token, looks and prompts included, over texts that count alike."""
+    return sum(row.bytes_per_token + row.audit_bytes + row.prompt_bytes for row in rows) / len(rows)
 
 
 def best_fixed(found: Mapping[str, Sequence[Row]], quality: str) -> str | None:
@@ -88,6 +90,8 @@ def judgement(held: Sequence[Row], fixed: Mapping[str, Sequence[Row]], quality: 
     lines = [f"held at {quality}: within {KEPT:.0%} on {within} of {len(held)} texts"]
     looks = sum(row.audit_bytes for row in held) / len(held)
     read = f"{show_bytes(mean_bytes(held))} a token, {show_bytes(looks)} of it for looks"
+    if prompts := sum(row.prompt_bytes for row in held) / len(held):
+        read += f" and {show_bytes(prompts)} by prompts"
     best = best_fixed(fixed, quality)
     if best is None:
         lines.append(f"it reads {read}; no fixed setting that was tried keeps it on every text")
@@ -102,14 +106,19 @@ def judgement(held: Sequence[Row], fixed: Mapping[str, Sequence[Row]], quality: 
 
 def table(name: str, rows: Mapping[str, Row], qualities: Sequence[str]) -> str:
     """Returns the figures of one text as a table."""
-    lines = [f"\n{name}\n", "| setting | KL | off | top-1 | read a token | for looks |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"\n{name}\n",
+        "| setting | KL | off | top-1 | read a token | for looks | by prompts |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for setting, row in rows.items():
         far = (
             f"{off(row, row.quality):+.0%}" if row.quality else ", ".join(f"{off(row, one):+.0%}" for one in qualities)
         )
         looks = show_bytes(row.audit_bytes) if row.quality else ""
         cells = (setting, f"{row.kl:.2g} ± {row.kl_error:.1g}", far, f"{row.agreement:.1%}")
-        lines.append(f"| {' | '.join(cells)} | {show_bytes(row.bytes_per_token)} | {looks} |")
+        prompts = show_bytes(row.prompt_bytes) if row.prompt_bytes else ""
+        lines.append(f"| {' | '.join(cells)} | {show_bytes(row.bytes_per_token)} | {looks} | {prompts} |")
     return "\n".join(lines)
 
 
@@ -148,7 +157,8 @@ def main() -> None:
                 encoded = encode(documents, tokenizer, limit)
                 tokens = sum(len(one) - 1 for one in encoded)
             else:
-                encoded = turns.first(encode(documents, tokenizer, None), limit)
+                chats = ["".join(documents[at : at + TOGETHER]) for at in range(0, len(documents), TOGETHER)]
+                encoded = turns.first(encode(chats, tokenizer, None, WINDOW * TOGETHER), limit)
                 tokens = sum(sum(turns.decoded(one[:-1])) for one in encoded)
             protocol = PROTOCOL if turns is None else ANSWERS
             report = Report(identity, Path(options.model).name, digest_of(encoded, ()), tokens, 0, protocol)

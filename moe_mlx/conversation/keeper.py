@@ -1,9 +1,9 @@
 """Keeps the price that was asked for (`--quality`, `--speed`) while a model answers, and accounts for it.
 
 It stands in front of the model's own call, as an `Auditor` does, and is given to a `Session` in its place. Every 64 to
-384 tokens, between two model calls, it looks back at them (`look_back.LookBack`) and moves the routing to the rung that
-`routing.holding` names. Steps that are queued by then are waited for, once a look; nothing is read back otherwise.
-Where somebody else changes the routing, it lets go and says so.
+384 tokens, and with each prompt of a conversation that goes on, it looks back at them (`look_back.LookBack`) and moves
+the routing to the rung that `routing.holding` names. Steps that are queued by then are waited for, once a look; nothing
+is read back otherwise. Where somebody else changes the routing, it lets go and says so.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from moe_mlx.routing.holding import Pace, QualityHolder
 from moe_mlx.routing.price import KL, Price, read_price
 from moe_mlx.routing.settings import RoutingSettings
 
-#: Tokens at an answer's end that are not looked at then, if they are fewer.
-FEW = 64
+#: Tokens at an answer's and at a conversation's end that are not looked at then, if they are fewer.
+FEW, FEWER = 128, 64
 
 
 class Keeper:
@@ -138,15 +138,15 @@ class Keeper:
             self._put(self._before)
             self.released = "closed"
 
-    def settle(self) -> None:
+    def settle(self, few: int = FEW) -> None:
         """Ends an answer: looks at the tokens since the last look, unless they are few.
 
-        A look reads almost as much for few tokens as for many; so none comes for fewer than `FEW` (or than the next
-        look waits for). They wait for the conversation to go on, and are looked at with what is said then.
+        A look reads almost as much for few tokens as for many; so none comes for fewer than `few` (or than the next
+        look waits for). They wait for the conversation to go on, and are read along with its next prompt.
         """
         look, holder = self._look, self.holder
         waiting = 0 if look is None or holder is None or self.released else look.waiting
-        if look and holder and waiting and waiting + self._skipped >= min(FEW, holder.stretch):
+        if look and holder and waiting and waiting + self._skipped >= min(few, holder.stretch):
             try:
                 self._take(look.look())
             except ExpertReadError as error:
@@ -156,10 +156,14 @@ class Keeper:
 
     def _leave(self) -> None:
         """Ends a conversation: tokens that nobody has looked at by now count as the next ones do."""
-        self.settle()
+        self.settle(FEWER)
         if self._look is not None:
             self._leave_out(self._look.waiting)
             self._look.forget()
+
+    def _leave_out_dropped(self, look: LookBack) -> None:
+        dropped, look.dropped = look.dropped, 0
+        self._leave_out(dropped)
 
     def _leave_out(self, tokens: int) -> None:
         """Takes tokens that nobody will look at: first those of answers before."""
@@ -172,23 +176,27 @@ class Keeper:
         """Makes one model call; a decode step may be looked back at before."""
         look = self._look
         if prompt_cache is None or inputs.size != 1 or self.released:
-            anew = self.released or prompt_cache is None or bool(kwargs)
-            if anew or look is None or not look.told(inputs, prompt_cache):
-                self._leave()
-            elif self.pace is not None:
-                self.pace.pause()
+            plain = prompt_cache is not None and not kwargs and not self.released
+            if plain and look is not None and look.may_read_along(inputs, prompt_cache):
+                self._leave_out_dropped(look)
+                logits, looked = look.read_along(call, inputs, prompt_cache)
+                if looked.kls:
+                    self._take(looked)
+                if self.pace is not None:
+                    self.pace.pause()
+                return logits
+            self._leave()
             return call(inputs, cache=prompt_cache, **kwargs)
         if self.runtime.routing != self._in_force:
             self.released = "the routing was changed by hand: the price is not held any more"
             return self.step(call, inputs, prompt_cache, **kwargs)
         if look is not None and self.holder is not None:
             goes_on = look.goes_on(prompt_cache)
-            dropped, look.dropped = look.dropped, 0
-            self._leave_out(dropped)
+            self._leave_out_dropped(look)
             if not goes_on:
                 self._leave()
                 look.begin(prompt_cache)
-            elif look.waiting and (look.waiting >= self.holder.stretch or look.full):
+            elif look.waiting >= self.holder.stretch:
                 self._take(look.look())
         if self.pace is not None and self.pace.token(time.perf_counter(), self.place, self._most()):
             self._move(self.pace.place)

@@ -1,17 +1,17 @@
 """A look back: the tokens of an answer so far are read once more as a prompt, exactly, and compared one by one.
 
 The exact forward goes on in a KV cache of its own, which begins as a copy of the answer's: so it is what exact routing
-would have made of the conversation as it stood then, and every token of it is compared, not a sample. Where the
-conversation goes on, so does that cache: what was said in between is read along, and several answers are one look.
-As in any prompt a layer's absent experts are read once for all tokens of a look, into scratch slots; the answer's
-residency, ranges and counts do not notice. Rows that are computed together differ in their last bits from rows that
-are computed one by one, which shows as a divergence that no routing caused; on the CPU it was below 1e-6.
+would have made of the conversation as it stood then, and every token of it is compared, not a sample. As in any prompt
+a layer's absent experts are read once for all tokens of a look, into scratch slots; the answer's residency, ranges and
+counts do not notice. Where the conversation goes on, its next prompt is read behind those tokens, in one: that look
+costs hardly more than the prompt, and leaves the conversation as exact routing has it. Rows that are computed together
+differ in their last bits from rows that are computed one by one, which shows as a divergence that no routing caused; on
+the CPU it was below 1e-6.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _LOGIT_NBYTES = 4
 #: Logits, exact ones and as they were, that a look may hold, and how many tokens it has whatever these come to: many
 #: tokens of a look read little more than few, but logits of a large vocabulary are large.
 _LOGITS_NBYTES, _LEAST, _MOST = 320 * 10**6, 128, 384
-#: Rows of logits that a look computes or compares at most: its tokens twice, and once what was said between answers.
+#: Rows of logits that a look with a prompt behind it may hold: of its tokens twice, of the prompt once.
 _MOST_ROWS = 1024
 
 
@@ -105,20 +105,13 @@ class LookBack:
         self._exact: list[Any] | None = None
         self._of: Any = None
         self._begun = 0
-        self._steps: list[tuple[mx.array, mx.array | None]] = []  # what was heard, and the logits of decode steps
+        self._inputs: list[mx.array] = []
+        self._logits: list[mx.array] = []
 
     @property
     def waiting(self) -> int:
-        """Decode steps since the last look."""
-        return sum(logits is not None for _, logits in self._steps)
-
-    @property
-    def full(self) -> bool:
-        """Whether a look may have no further token."""
-        return self._heard() + self.waiting + 2 > self._rows
-
-    def _heard(self) -> int:
-        return sum(inputs.size for inputs, _ in self._steps)
+        """Tokens since the last look."""
+        return len(self._inputs)
 
     def goes_on(self, prompt_cache: Any) -> bool:
         """Tells whether a model call goes on from the one before: in the same KV cache, of the same kind.
@@ -132,11 +125,10 @@ class LookBack:
         length = length_of(prompt_cache)
         if length is None:
             return True
-        excess = self._begun + self._heard() - length
-        while excess > 0 and self._steps:
-            inputs, logits = self._steps.pop()
-            excess -= inputs.size
-            self.dropped += logits is not None
+        excess = self._begun + self.waiting - length
+        if (cut := min(self.waiting, excess)) > 0:
+            del self._inputs[-cut:], self._logits[-cut:]
+            self.dropped, excess = self.dropped + cut, excess - cut
         if excess > 0 and cut_back(self._exact, excess):
             self._begun, excess = self._begun - excess, 0
         return excess == 0
@@ -147,17 +139,10 @@ class LookBack:
         self._exact, self._of = copy.deepcopy(prompt_cache), prompt_cache
         self._begun = length_of(prompt_cache) or 0
 
-    def told(self, inputs: mx.array, prompt_cache: Any) -> bool:
-        """Takes what is said between answers, `[1, T]`, if it goes on from them and a look has room for it."""
-        fits = self._heard() + inputs.size + self.waiting + 2 <= self._rows
-        if not fits or length_of(prompt_cache) is None or not self.goes_on(prompt_cache):
-            return False
-        self._steps.append((inputs, None))
-        return True
-
     def took(self, inputs: mx.array, logits: mx.array) -> None:
         """Takes a decode step: its token `[1, 1]` and its logits `[1, 1, V]`."""
-        self._steps.append((inputs, logits))
+        self._inputs.append(inputs)
+        self._logits.append(logits)
 
     def look(self) -> Looked:
         """Compares the tokens since the last look, between two model calls.
@@ -166,28 +151,65 @@ class LookBack:
             ExpertReadError: an expert could not be read; the answer's own state is whole.
         """
         started = time.perf_counter()
-        steps, self._steps = self._steps, []
         layers = self.runtime.layers
         self.runtime.drain()
         for layer in layers:
             layer.aside = self.scratch.compute
         try:
-            exact = self._call(mx.concatenate([inputs for inputs, _ in steps], axis=1), cache=self._exact)
+            exact = self._read(self._call, self._inputs)
+        finally:
+            for layer in layers:
+                layer.aside = None
+        return self._compared(exact, started)
+
+    def may_read_along(self, inputs: mx.array, prompt_cache: Any) -> bool:
+        """Tells whether a prompt `[1, T]` goes on from the tokens since the last look, and a look has room for it."""
+        fits = 2 * self.waiting + inputs.size <= self._rows
+        return fits and length_of(prompt_cache) is not None and self.goes_on(prompt_cache)
+
+    def read_along(self, call: Callable[..., Any], inputs: mx.array, prompt_cache: Any) -> tuple[mx.array, Looked]:
+        """Reads a prompt behind the tokens since the last look, and compares these.
+
+        The prompt's KV cache is then the exact one. Reads count as the prompt's do.
+
+        Args:
+            call: The model's own call.
+            inputs: `[1, T]`, the prompt or a chunk of it, which `may_read_along`.
+            prompt_cache: The conversation's.
+
+        Returns:
+            The prompt's logits `[1, T, V]`, lazily, and what the look found, of no token where none waited.
+
+        Raises:
+            ExpertReadError: an expert could not be read; the prompt was not.
+        """
+        started, waiting = time.perf_counter(), self.waiting
+        logits = self._read(call, [*self._inputs, inputs])
+        for part, exact in zip(flat_caches(prompt_cache), flat_caches(self._exact or ()), strict=True):
+            vars(part).update(vars(exact))
+        looked = self._compared(logits, started)
+        self.forget()
+        return logits[:, waiting:], looked
+
+    def _read(self, call: Callable[..., Any], inputs: list[mx.array]) -> mx.array:
+        """Returns logits `[1, T, V]` of tokens in the exact KV cache."""
+        try:
+            exact: mx.array = call(mx.concatenate(inputs, axis=1), cache=self._exact)
             mx.eval(exact)
         except BaseException:
             self.forget()
             raise
-        finally:
-            for layer in layers:
-                layer.aside = None
-        ends = itertools.accumulate(inputs.size for inputs, _ in steps)
-        rows = [(end - 1, logits) for end, (_, logits) in zip(ends, steps, strict=True) if logits is not None]
-        self._begun += sum(inputs.size for inputs, _ in steps)
+        return exact
+
+    def _compared(self, exact: mx.array, started: float) -> Looked:
+        """Compares the tokens since the last look with the first rows of `[1, T, V]`, and waits for new ones."""
+        logits, self._inputs, self._logits = self._logits, [], []
+        self._begun += len(logits)
         kls: list[float] = []
         agreed: list[bool] = []
-        for start in range(0, len(rows), _ROWS):
-            some = rows[start : start + _ROWS]
-            pairs = [(log_probabilities(exact[0, row]), log_probabilities(logits[0, -1])) for row, logits in some]
+        for start in range(0, len(logits), _ROWS):
+            rows = range(start, min(start + _ROWS, len(logits)))
+            pairs = [(log_probabilities(exact[0, row]), log_probabilities(logits[row][0, -1])) for row in rows]
             found = [(divergence_of(p, q), mx.argmax(p) == mx.argmax(q)) for p, q in pairs]
             mx.eval(found)
             kls += [kl.item() for kl, _ in found]

@@ -98,8 +98,8 @@ def spread(tasks: Sequence[Task], limit: int | None) -> list[Task]:
     return [tasks[place * len(tasks) // limit] for place in range(limit)]
 
 
-def encode(texts: Sequence[str], tokenizer: Any, limit: int | None = None) -> list[list[int]]:
-    """Returns documents as tokens, none longer than `WINDOW`, with at most `limit` scored tokens in all.
+def encode(texts: Sequence[str], tokenizer: Any, limit: int | None = None, window: int = WINDOW) -> list[list[int]]:
+    """Returns documents as tokens, none longer than `window`, with at most `limit` scored tokens in all.
 
     The first token of a document is given; every other one is scored.
 
@@ -111,8 +111,8 @@ def encode(texts: Sequence[str], tokenizer: Any, limit: int | None = None) -> li
     for text in texts:
         bare = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         tokens = list(tokenizer.encode(text, add_special_tokens=not bare))
-        for start in range(0, len(tokens), WINDOW):
-            piece = tokens[start : start + min(WINDOW, left + 1)]
+        for start in range(0, len(tokens), window):
+            piece = tokens[start : start + min(window, left + 1)]
             if len(piece) > 1:
                 documents.append(piece)
                 left -= len(piece) - 1

@@ -58,6 +58,7 @@ class Row:
         spent: Loss a token that its audits found, in the measure of `quality`.
         audit_bytes: Expert bytes read for them, a token; not in `bytes_per_token`.
         redone: Share of tokens that were computed again, with all experts.
+        prompt_bytes: Expert bytes that prompts read between answers, a token scored; in no other count.
     """
 
     cache: str
@@ -96,6 +97,7 @@ class Row:
     spent: float = 0.0
     audit_bytes: float = 0.0
     redone: float = 0.0
+    prompt_bytes: float = 0.0
 
     @property
     def over_budget(self) -> float | None:

@@ -176,7 +176,8 @@ class Evaluation:
             found = score(self.model, self.documents, reference, tick, turns=self.turns)
         if trace is not None and recorder is not None:
             self._save(recorder, watch, setting, trace)
-        self.report.add(setting.key, self._row(setting, found, watch.totals, watch.lifetime()))
+        row = self._row(setting, found, watch.totals, watch.lifetime())
+        self.report.add(setting.key, replace(row, prompt_bytes=watch.prompt_bytes / row.tokens))
 
     def _refused(self, setting: Setting, reference: Reference) -> Row:
         stage = self.progress.stage(f"{setting.cache} {setting.describe}", self.report.tokens, "tokens")
@@ -203,7 +204,9 @@ class Evaluation:
         finally:
             keeper.close()
         row = self._row(setting, found, watch.totals, watch.lifetime(), ask=False)
-        return replace(row, quality=setting.quality, spent=held.spent, audit_bytes=held.bytes_read / row.tokens)
+        audit_bytes, prompt_bytes = held.bytes_read / row.tokens, watch.prompt_bytes / row.tokens
+        row = replace(row, quality=setting.quality, spent=held.spent)
+        return replace(row, audit_bytes=audit_bytes, prompt_bytes=prompt_bytes)
 
     def _ahead(self, setting: Setting, reference: Reference) -> Row:
         """What was foreseen is not waited for, as if every read arrived in time; read for nothing it counts too."""
@@ -303,6 +306,7 @@ class _Watch:
     def __init__(self, runtime: Runtime, recorder: Recorder | None) -> None:
         self.runtime, self.recorder = runtime, recorder
         self.totals = PhaseTotals()
+        self.prompt_bytes = 0
         self._misses: list[tuple[int, ...]] = []
 
     def _heard(self, record: StepRecord) -> None:
@@ -317,7 +321,7 @@ class _Watch:
     def __exit__(self, *exception: object) -> None:
         self.runtime.drain()
         self.runtime.layers.ledger.collect(closing=True)
-        self.totals = self.runtime.stats.decode
+        self.totals, self.prompt_bytes = self.runtime.stats.decode, self.runtime.stats.prefill.bytes_read
         self.runtime.layers.ledger.listeners.remove(self._heard)
         self.runtime.record(None)
 

@@ -105,27 +105,30 @@ def test_a_look_finds_what_the_resident_model_says(capped, family):
     keeper.close()
 
 
-def test_answers_of_one_conversation_are_one_look(capped):
+def test_an_answer_is_read_along_with_the_next_prompt_and_the_conversation_is_then_the_exact_one(capped):
     model, _ = capped(expert_cache="30%")
     whole, _ = capped(expert_cache="100%", routing="exact")
     keeper = Keeper(model, PRICE)
     seen, expected, take = [], [], keeper._take
     keeper._take = lambda looked: (seen.append(looked.kls), take(looked))
-    keeper.runtime.set_routing(route_lambda=0.8, route_top_j=1, routing="cache-prior")
-    keeper._in_force = keeper.runtime.routing
     theirs, ours = make_prompt_cache(whole), make_prompt_cache(model)
-    for turn in range(5):  # answers of 15 tokens; what is said between them is no part of the loss, and in the cache
+    for turn in range(4):  # answers of 15 tokens, too few for a look of their own
         keeper.reset()
         with keeper:
+            keeper._move(len(keeper.ladder) - 1)
             said = mx.array([[3, 40 + turn, 41, 42]])
-            mx.eval(whole(said, cache=theirs), model(said, cache=ours))
+            logits = [one(said, cache=to) for one, to in ((whole, theirs), (model, ours))]
+            assert logits[1].shape == logits[0].shape and np.allclose(*map(np.array, logits), atol=1e-4)
+            for part, exact in zip(ours, theirs, strict=True):  # nothing that an answer's routing did is left
+                assert part.offset == exact.offset
+                assert np.allclose(np.array(part.state[0]), np.array(exact.state[0]), atol=1e-4)
             for token in range(30, 45):
                 step = [one(mx.array([[token + turn]]), cache=to) for one, to in ((whole, theirs), (model, ours))]
-                pair = [log_probabilities(logits[0, -1]) for logits in step]
-                expected.append(divergence_of(*pair).item())
+                expected.append(divergence_of(*[log_probabilities(logits[0, -1]) for logits in step]).item())
             keeper.settle()
-        assert keeper.summary().unseen == (15 if turn < 4 else 11)
-    assert len(seen) == 1 and np.allclose(seen[0], expected[:64], rtol=1e-2, atol=2e-6) and max(expected) > 1e-4
+        assert (keeper.summary().tokens, keeper.summary().unseen) == (15 if turn else 0, 15)
+    assert keeper.summary().bytes_read == 0, "the prompt's own reads were enough"
+    assert np.allclose(np.concatenate(seen), expected[:45], rtol=1e-2, atol=2e-6) and max(expected) > 1e-4
     keeper.close()
 
 
