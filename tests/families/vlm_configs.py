@@ -127,7 +127,8 @@ VLM_CONFIGS: dict[str, Config] = {
     "ernie4_5_moe_vl": {
         **COMMON,
         "head_dim": 16,
-        "moe_num_experts": [EXPERTS, 8],
+        # No more than the packed columns of a router in 4 bits: mlx-vlm takes a taller one for the transposed form.
+        "moe_num_experts": [8, 6],
         "moe_k": TOP_K,
         "moe_layer_start_index": [1, 1],
         "moe_layer_end_index": [2, 2],
