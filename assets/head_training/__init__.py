@@ -1,0 +1,1 @@
+"""What only training a model with a prediction head needs: MLX alone, and mlx-vlm for the head."""
