@@ -11,8 +11,9 @@ Quality, in ten lines (docs/holding.md). A *look* brings the loss of every token
 4. a = B; where the period would then end more than `SLACK` of its budget off, what ends it there: 0 to `MOST` * B.
 5. The highest rung with s * e[r] <= a is next; its e is at most `UP` times the present one's, or a quarter of B.
 6. Where even the first is above a, it is exact routing.
-7. The next look comes after `SHARE` of the tokens left in the period, at least `SHORT`, at most as many as a look may
-   have; at its end where fewer than `LAST` would be left. From a guess, after `SHORT`, then twice that, and so on.
+7. The next look comes with the conversation's next prompt; else after `SHARE` of the tokens left in the period, at
+   least `SHORT`, at most as many as a look may have; at its end where fewer than `LAST` would be left. From a guess,
+   after `SHORT`, then twice that, and so on.
 8. What a period leaves or owes goes into the next one, at most `CARRY` of its budget.
 """
 
@@ -29,7 +30,7 @@ PERIOD, CARRY = 1000, 0.25
 #: Share of a period's budget that its end may be off before it is corrected: what is saved by chasing no chance.
 SLACK = 0.03
 #: Budgets a token that may be spent at most, where much was left; how many times more may be expected at once.
-MOST, UP = 2.0, 4.0
+MOST, UP = 4.0, 4.0
 #: Tokens that the start counts for, and after which what was found weighs half: of lossy routing, of exact.
 KNOWN, GUESSED, RECENT, SHORTLY = 256, 64, 512, 128
 #: Tokens between two looks at least, the share of the period's rest, and a rest that is not parted.
@@ -101,20 +102,27 @@ class QualityHolder:
             self._found = self._found * fade + self._begun * self._expected * (1 - fade)
         size = self._found / self._expected
         self._pass(tokens, mean)
-        rest, left, slack = PERIOD - self._done, self._left, SLACK * PERIOD * self.budget
-        if rest < SHORT:  # the next look lies in the next period
+        rest, left = PERIOD - self._done, self._left
+        allowed = self._allowed(left, rest)
+        if rest < min(SHORT, tokens):  # the next look may lie in the next period: nothing is made up for in this one
             rest, left = rest + PERIOD, left + PERIOD * self.budget
-        allowed = max(min(self.budget, (left + slack) / rest), (left - slack) / rest)
-        allowed = min(MOST * self.budget, max(0.0, allowed))
+            allowed = min(allowed, self._allowed(left, rest))
         most = max(UP * self.ladder[self.place].loss, self.budget / size / 4) if size else math.inf
         self.place = self._highest(size, allowed, most)
-        self._patience = min(self.longest, 2 * self._patience)
+        if tokens >= SHORT:  # looks that ride on a prompt may be of few tokens
+            self._patience = min(self.longest, 2 * self._patience)
         self.stretch = self._next(rest)
         self.why = (
             f"{self.ladder[self.place].describe()}: {self.spent:.2g} a token over {self.tokens}, {allowed:.2g} may "
             f"be for the next {rest}, {size * self.ladder[self.place].loss:.2g} expected"
         )
         return self.place
+
+    def _allowed(self, left: float, rest: int) -> float:
+        """Returns the loss a token with which so many end where so much is left; the budget where that is near."""
+        slack = SLACK * PERIOD * self.budget
+        allowed = max(min(self.budget, (left + slack) / rest), (left - slack) / rest)
+        return min(MOST * self.budget, max(0.0, allowed))
 
     def _next(self, rest: int) -> int:
         """Returns how many tokens come before the next look, of those that are left."""

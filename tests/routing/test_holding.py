@@ -168,6 +168,18 @@ def test_looks_become_rare_and_the_last_of_a_period_ends_it():
     assert guess.stretch == 2 * SHORT
 
 
+@pytest.mark.parametrize(("last", "place"), [(10.0, 0), (1.0, None), (0.0, -1)])
+def test_short_looks_steer_to_a_periods_very_end(last, place):
+    holder = QualityHolder(measured_ladder(LADDER, [("cache-prior 0.1", 1.0)]), 1.0, LONGEST, measured=True)
+    for _ in range(47):  # a chat: each of its prompts brings a look
+        holder.looked([1.0] * 20, expected=1.0)
+    even = holder.place
+    holder.looked([last] * 20, expected=1.0)
+    holder.looked([last] * 20, expected=1.0)
+    wanted = {0: holder.place == 0, None: holder.place == even, -1: holder.place > even}
+    assert wanted[place] and holder._done == 980, "20 tokens are left, and one look more comes in time"
+
+
 def test_a_surge_is_answered_by_exact_routing_and_the_next_period_owes_a_bounded_part():
     surge = run(1.0, 1.0, measured=1.0, level=lambda token: 40.0 if 1000 <= token < 1300 else 1.0, tokens=5 * PERIOD)
     _, losses, places = surge
