@@ -4,9 +4,9 @@ The exact forward goes on in a KV cache of its own, which begins as a copy of th
 would have made of the conversation as it stood then, and every token of it is compared, not a sample. As in any prompt
 a layer's absent experts are read once for all tokens of a look, into scratch slots; the answer's residency, ranges and
 counts do not notice. Where the conversation goes on, its next prompt is read behind those tokens, in one: that look
-costs hardly more than the prompt, and leaves the conversation as exact routing has it. Rows that are computed together
-differ in their last bits from rows that are computed one by one, which shows as a divergence that no routing caused; on
-the CPU it was below 1e-6.
+costs a part of what the prompt does, and leaves the conversation as exact routing has it. Rows that are computed
+together differ in their last bits from rows that are computed one by one, which shows as a divergence that no routing
+caused; on the CPU it was below 1e-6.
 """
 
 from __future__ import annotations
