@@ -11,6 +11,8 @@ import pytest
 import moe_mlx
 from moe_mlx.bits.giving import Giving
 from moe_mlx.cli import main
+from moe_mlx.conversation.sampling import Sampling
+from moe_mlx.conversation.session import Session
 from moe_mlx.errors import ExpertReadError, MoeMlxError, UnsupportedModelError, UsageError
 from moe_mlx.store import ExpertSource, StoreSource, open_source
 from moe_mlx.store.given import bits_words, mean_bits
@@ -18,6 +20,8 @@ from moe_mlx.store.identity import identity_of
 from moe_mlx.store.row_share import RowShare
 from moe_mlx.store.store import read_manifest
 from moe_mlx_convert import convert, give_bits, upgrade, verify
+from moe_mlx_tui.engine.reports import receipt_of
+from moe_mlx_tui.widgets.answer_view import receipt_line
 from tests.checkpoints import AFFINE4, make_checkpoint, tiny_checkpoint
 from tests.convert.contents import contents
 from tests.damage import experts, flip
@@ -94,6 +98,17 @@ def test_every_face_says_so(made: Path, capsys: pytest.CaptureFixture[str]) -> N
     err = capsys.readouterr().err
     assert f"its experts have {bits}, which is not the model that they were made of" in err
     assert f"experts of {bits}" in err.splitlines()[-1]
+
+
+def test_the_app_s_answers_say_so(made: Path) -> None:
+    model, tokenizer = moe_mlx.load(made / "store", expert_cache="50%", decode="readback", say=lambda line: None)
+    session = Session(model, tokenizer, Sampling(max_tokens=2))
+    list(session.answer(session.encode([{"role": "user", "content": "a"}])))
+    assert session.last is not None
+    line = receipt_line(receipt_of(session.last, session)).plain
+    assert f" · experts of {bits_words(session.runtime.source)}" in line
+    assert "of 4 a weight" in line
+    session.close()
 
 
 def test_what_is_read_is_counted_as_it_is_stored(made: Path) -> None:

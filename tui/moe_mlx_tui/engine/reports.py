@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from moe_mlx.errors import MoeMlxError
 from moe_mlx.machines.rank_lines import describe_ranks
+from moe_mlx.store.given import bits_words
 from moe_mlx_tui.engine.snapshot import TurnReceipt
 
 if TYPE_CHECKING:
@@ -45,5 +46,6 @@ def receipt_of(answer: Answer, session: Session) -> TurnReceipt:
         "profile": session.runtime.profile,
         "machines": tuple(describe_ranks(session.machines())),
         "drafts": "" if answer.receipt.drafts is None else answer.receipt.drafts.short,
+        "bits": bits_words(session.runtime.source),
     }
     return TurnReceipt(**{**counts, **beside})

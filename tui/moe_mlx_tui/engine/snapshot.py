@@ -133,6 +133,7 @@ class TurnReceipt:
         counted: False where nothing but tokens and seconds is known: an answer of a server that was stopped.
         machines: What each of several machines said of it, a line each.
         drafts: Drafts and those accepted, in a few words; empty where none were made.
+        bits: The mean bits of experts that have bits of their own, in a few words; empty where none have.
     """
 
     tokens: int
@@ -155,6 +156,7 @@ class TurnReceipt:
     profile: str = ""
     machines: tuple[str, ...] = ()
     drafts: str = ""
+    bits: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "machines", tuple(map(harmless, self.machines)))

@@ -159,6 +159,7 @@ def receipt_line(receipt: TurnReceipt) -> Content:
             f"waited {receipt.wait_seconds:.2f} s",
             *([receipt.drafts] if receipt.drafts else []),
             *([f"profile {receipt.profile}"] if receipt.profile else []),
+            *([f"experts of {receipt.bits}"] if receipt.bits else []),
         ]
     else:
         words.append("hits and reads unknown")
