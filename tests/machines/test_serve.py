@@ -184,7 +184,7 @@ def test_a_rank_that_stands_still_is_waited_for_and_then_given_up(store: Path, t
         said = beginning_of(peer)
         group[1].process.send_signal(signal.SIGSTOP)
         until(lambda: running.health()["machines"][1]["silent_seconds"] > 3)
-        assert "waiting for rank 1 (127.0.0.1)" in group[0].said
+        until(lambda: "waiting for rank 1 (127.0.0.1)" in group[0].said)
         said += rest_of(peer)
         assert b"machine_lost" in said
         assert running.ask("/health")[0] == 503
