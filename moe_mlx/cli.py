@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         words = [parser.parse_args(words[1:2]).verb, "--help"]
-    if words[0].startswith("-") and not any(own.startswith(words[0]) for own in OWN):
+    if words[0].startswith("-") and not get_close_matches(words[0], OWN, cutoff=0.7):
         parser.error(f"{one_line(words[0])} needs a verb before it, such as moe-mlx chat {one_line(' '.join(words))}")
     verb = parser.parse_args(words[:1]).verb
     try:

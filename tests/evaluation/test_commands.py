@@ -59,11 +59,11 @@ def test_an_interrupted_evaluation_goes_on_from_its_file(base, tmp_path, capsys,
     scored = []
     score = run_module.score
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         if len(scored) == 2:
             raise KeyboardInterrupt
         scored.append(1)
-        return score(*args)
+        return score(*args, **options)
 
     monkeypatch.setattr(run_module, "score", interrupted)
     assert main(words) == 130
@@ -71,7 +71,7 @@ def test_an_interrupted_evaluation_goes_on_from_its_file(base, tmp_path, capsys,
     before = json.loads(kept.read_text())
     assert len(before["rows"]) == 2
     again = []
-    monkeypatch.setattr(run_module, "score", lambda *args: again.append(1) or score(*args))
+    monkeypatch.setattr(run_module, "score", lambda *args, **more: again.append(1) or score(*args, **more))
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(again) == 2  # only what was missing

@@ -1,6 +1,7 @@
 """A token of a failed step is never given out, though the evaluation that it came from returned as if all were well."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,14 @@ def test_the_graph_says_itself_that_a_step_failed(native: Any, tiny: Callable[..
         flip(path)
     runtime.reset()
     flags = [failed_by_a_step(), failed_by_a_step()]
-    raised = 0
-    while raised < 8:  # each step that was under way raises its own fault, at this call or at a later one
+    raised, until = 0, time.monotonic() + 60
+    while time.monotonic() < until:  # calls raise for as long as a step that has failed is under way
         try:
             mx.eval(flags)
             break
         except ExpertReadError:
             raised += 1
-    assert 1 <= raised < 8
+    assert raised and time.monotonic() < until
     state(runtime)
     assert [np.array(flag).tolist() for flag in flags] == [[1], [1]]
     for path in experts(store):
