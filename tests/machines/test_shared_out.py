@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,19 @@ def copied(store: Path, share: dict, to: Path) -> Path:
     return to
 
 
+def answer_of_one(words: list[str], store: Path) -> dict[str, Any]:
+    """What one process makes of the whole store, as `--json` tells it."""
+    done = subprocess.run(
+        [sys.executable, *words, "--no-history", "--model", str(store)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def test_each_layer_goes_to_one_machine_and_the_larger_has_more(shared: tuple[Path, list[dict]]):
     store, shares = shared
     folders = [{name for name in share["names"] if name.startswith("experts/")} for share in shares]
@@ -66,14 +80,7 @@ def test_two_parts_answer_as_the_whole_store(shared: tuple[Path, list[dict]], tm
     ) as group:
         assert [rank.wait() for rank in group] == [0, 0], [rank.said for rank in group]
         found = json.loads(group[0].told)
-    done = subprocess.run(
-        [sys.executable, *words, "--no-history", "--model", str(store)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=True,
-    )
-    alone = json.loads(done.stdout)
+    alone = answer_of_one(words, store)
     names = ("tokens", "hits", "misses", "bytes_read")
     assert [found[name] for name in names] == [alone[name] for name in names]
 
@@ -153,12 +160,5 @@ def test_two_processes_with_their_rows_alone_answer_as_the_whole_store(rows: tup
     with ranks(tmp_path, [[*words, *more, "--model", share["folder"]] for share in shares]) as group:
         assert [rank.wait() for rank in group] == [0, 0], [rank.said for rank in group]
         found = json.loads(group[0].told)
-    done = subprocess.run(
-        [sys.executable, *words, "--no-history", "--model", str(store)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=True,
-    )
-    alone = json.loads(done.stdout)
+    alone = answer_of_one(words, store)
     assert [found[name] for name in ("tokens", "bytes_read")] == [alone[name] for name in ("tokens", "bytes_read")]
