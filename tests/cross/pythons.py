@@ -20,9 +20,14 @@ def headers_of(version: str) -> Path | None:
     found += [Path(prefix) / include for prefix in ("/usr", "/usr/local", "/opt/homebrew")]
     if (told := _told_by_interpreter(version)) is not None:
         found.insert(0, told)
-    return next(
-        (folder for folder in found if (folder / "Python.h").is_file() and version in _version_in(folder)), None
-    )
+    return next((folder for folder in found if _serves(folder, version)), None)
+
+
+def _serves(folder: Path, version: str) -> bool:
+    """Whether it has that version's headers for any system; Debian's pick those of one of its own."""
+    if not (folder / "Python.h").is_file() or version not in _version_in(folder):
+        return False
+    return "unknown multiarch" not in (folder / "pyconfig.h").read_text()
 
 
 def _told_by_interpreter(version: str) -> Path | None:

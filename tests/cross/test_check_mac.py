@@ -8,6 +8,7 @@ import pytest
 
 from tests.cross import check_mac, wheels
 from tests.cross.macho import read_symbols
+from tests.cross.pythons import headers_of
 
 TAG = b"nanobind_system_libcpp_abi1_a1_v22\0"
 NEEDED = "__ZN3mlx4core5arrayD1Ev"
@@ -52,3 +53,16 @@ def test_a_package_that_cannot_be_had_is_no_pass(
     monkeypatch.setattr(sys, "argv", ["check_mac", "--macos", "14"])
     assert check_mac.main() == check_mac.NOT_CHECKED
     assert "NOT CHECKED: macOS; a package cannot be had: mlx-metal" in capsys.readouterr().err
+
+
+def test_headers_that_serve_one_system_alone_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Debian's pyconfig.h includes that of the machine it is compiled on, and nothing for macOS."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    for home, config in (("a-debian", "#error unknown multiarch location for pyconfig.h\n"), ("b-own", "")):
+        folder = tmp_path / "versions" / home / "include/python3.12"
+        folder.mkdir(parents=True)
+        (folder / "Python.h").touch()
+        (folder / "patchlevel.h").write_text('#define PY_VERSION "3.12.1"\n')
+        (folder / "pyconfig.h").write_text(config)
+    assert headers_of("3.12") == tmp_path / "versions/b-own/include/python3.12"
