@@ -99,9 +99,7 @@ def show(args: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> in
         )
     print(render(("contender", "tokens equal", "tok/s", "beside moe_offload", "MLX's peak", "process's peak"), rows))
     various = len(set(theirs[0]["chosen"]))
-    print(
-        f"\ncap {args.cap}, {args.trials} trials of {args.tokens} tokens after {PROMPT}; {various} different ones"
-    )
+    print(f"\ncap {args.cap}, {args.trials} trials of {args.tokens} tokens after {PROMPT}; {various} different ones")
     return int(differ)
 
 
