@@ -16,6 +16,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     if sizes:
         shares = (take_out if args.parallel == TENSOR else share_out)(Path(summary.destination), sizes)
     if args.json:
-        more = {"machines": [share.as_json() for share in shares]} if shares else {}
+        more = {"machines": [asdict(share) for share in shares]} if shares else {}
         print(json.dumps({**summary.as_json(), **more}))
         return 0
     s = summary

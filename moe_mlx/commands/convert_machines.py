@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from moe_mlx.errors import UsageError
 from moe_mlx.machines.launched import PIPELINE, TENSOR
@@ -29,9 +31,21 @@ class Share:
     nbytes: int
     list: str
 
-    def as_json(self) -> dict[str, object]:
-        """Returns it for `--json`."""
-        return asdict(self)
+    way: ClassVar[str] = PIPELINE
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """What `--split` counts, its first and its last."""
+        return self.layers
+
+    def line(self, store: Path) -> str:
+        """Returns what it needs and how to copy it there."""
+        copy = ""
+        if self.rank:
+            listed, here = shlex.quote(self.list), shlex.quote(f"{store}/")
+            copy = f": rsync -ar --files-from={listed} {here} HOST-{self.rank}:{shlex.quote(f'{store.absolute()}/')}"
+        begin, end = self.layers
+        return f"rank {self.rank} needs {show_bytes(self.nbytes)}, experts of layers {begin}-{end}{copy}"
 
 
 def share_out(store: Path, sizes: list[int]) -> list[Share]:
@@ -86,9 +100,20 @@ class RowsOf:
     folder: str
     nbytes: int
 
-    def as_json(self) -> dict[str, object]:
-        """Returns it for `--json`."""
-        return asdict(self)
+    way: ClassVar[str] = TENSOR
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """What `--split` counts, its first and its last."""
+        return self.blocks
+
+    def line(self, store: Path) -> str:
+        """Returns what it needs and how to copy it there."""
+        folder = shlex.quote(f"{self.folder}/")
+        copy = f"rsync -aS {folder} HOST-{self.rank}:{shlex.quote(f'{store.absolute()}/')}"
+        begin, end = self.blocks
+        what = f"rank {self.rank} needs {show_bytes(self.nbytes)}, row blocks {begin}-{end}"
+        return f"{what}: {copy}" if self.rank else f"{what}: {folder}, or the store itself"
 
 
 def take_out(store: Path, sizes: list[int]) -> list[RowsOf]:
@@ -102,8 +127,8 @@ def take_out(store: Path, sizes: list[int]) -> list[RowsOf]:
         UsageError: a model or a store that cannot be shared by rows, or such a folder is there already.
         StoreError: as `moe_mlx_convert.take_rows`.
     """
+    from moe_mlx.machines.cost import row_blocks
     from moe_mlx.machines.rows import shareable
-    from moe_mlx.machines.split import split_by_memory
     from moe_mlx.planning.forecast import usable_memory
     from moe_mlx.store.store import StoreSource
     from moe_mlx_convert import take_rows
@@ -114,7 +139,7 @@ def take_out(store: Path, sizes: list[int]) -> list[RowsOf]:
             raise UsageError(f"--parallel tensor: {reason}")
         most = min(layout.row_blocks for layout in source.layouts)
         shares, begin = [], 0
-        for rank, count in enumerate(split_by_memory([1] * most, [usable_memory(size) for size in sizes])):
+        for rank, count in enumerate(row_blocks([usable_memory(size) for size in sizes], most)):
             folder = store.parent / f"{store.name}.rank-{rank}"
             nbytes = take_rows(source, range(begin, begin + count), folder)
             shares.append(RowsOf(rank, (begin, begin + count - 1), str(folder), nbytes))
@@ -128,24 +153,8 @@ def _nbytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def describe(store: Path, shares: list[Share] | list[RowsOf]) -> list[str]:
+def describe(store: Path, shares: Sequence[Share] | Sequence[RowsOf]) -> list[str]:
     """Returns who needs what, how to copy it there, and how to run it, a line each."""
-    lines = []
-    for share in shares:
-        if isinstance(share, RowsOf):
-            folder = shlex.quote(f"{share.folder}/")
-            copy = f"rsync -aS {folder} HOST-{share.rank}:{shlex.quote(f'{store.absolute()}/')}"
-            what = f"rank {share.rank} needs {show_bytes(share.nbytes)}, row blocks {share.blocks[0]}-{share.blocks[1]}"
-            lines.append(f"{what}: {copy}" if share.rank else f"{what}: {folder}, or the store itself")
-            continue
-        begin, end = share.layers
-        copy = ""
-        if share.rank:
-            listed, here = shlex.quote(share.list), shlex.quote(f"{store}/")
-            copy = f": rsync -ar --files-from={listed} {here} HOST-{share.rank}:{shlex.quote(f'{store.absolute()}/')}"
-        lines.append(f"rank {share.rank} needs {show_bytes(share.nbytes)}, experts of layers {begin}-{end}{copy}")
-    places = [share.blocks if isinstance(share, RowsOf) else share.layers for share in shares]
-    way = TENSOR if isinstance(shares[0], RowsOf) else PIPELINE
-    split = ",".join(str(last - first + 1) for first, last in places)
-    lines.append(f"mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel {way} --split {split} ...")
-    return lines
+    split = ",".join(str(last - first + 1) for first, last in (share.places for share in shares))
+    run = f"mlx.launch --hostfile hosts.json -- moe-mlx generate --parallel {shares[0].way} --split {split} ..."
+    return [*(share.line(store) for share in shares), run]

@@ -266,9 +266,9 @@ def rows(shape: ModelShape, machines: Machines) -> Outlook:
     )
 
 
-def row_blocks(available: Sequence[int]) -> list[int]:
+def row_blocks(available: Sequence[int], blocks: int = ROW_BLOCKS) -> list[int]:
     """Returns how many of an expert's row blocks each machine has, by the bytes that MLX may use on each."""
-    return split_by_memory([1] * ROW_BLOCKS, available)
+    return split_by_memory([1] * blocks, available)
 
 
 def _hidden(shape: ModelShape) -> int:
